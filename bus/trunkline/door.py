@@ -1,0 +1,119 @@
+"""The interface a protocol implements.
+
+A :class:`Door` is one protocol's way in and out. For each peer that connects the core makes a
+:class:`Transport` (the peer's socket, or something simulated) and asks the door for a
+:class:`Connection`: a plain object that is told what arrived and writes what should leave. Nothing
+here is ``async``, so thousands of connections cost no task switch; see :mod:`trunkline.net`.
+
+The core calls every method of a connection from one thread, never while another one of its calls
+runs; no method of a transport calls back into its connection before it returns.
+A connection that raises is closed and logged, and touches nobody else.
+``RemoteProtocolError`` (the peer broke the rules) is logged in one line; anything else is a bug, with traceback.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+if TYPE_CHECKING:
+    from trunkline.broker import Broker
+
+__all__ = ["Connection", "Door", "DoorContext", "DoorFactory", "Transport"]
+
+
+class Transport(ABC):
+    """One peer, as its connection sees it. The core makes it; a connection keeps it and calls it."""
+
+    peer: str
+    """Who is at the other end, for logs: ``127.0.0.1:40312``."""
+
+    local: tuple[str, int]
+    """The address the peer connected to."""
+
+    idle_timeout_s: float
+    """Close (after ``Connection.timed_out``) when nothing arrived for so long; ``math.inf`` at first."""
+
+    is_congested: bool
+    """True from when too much is waiting to be sent until ``Connection.writable`` is called."""
+
+    is_closing: bool
+    """True once ``close`` or ``abort`` was called or the peer went away; writes are then dropped."""
+
+    @abstractmethod
+    def write(self, data: bytes) -> None:
+        """Send ``data`` after what was written before, at the end of this round, one send for all of it.
+
+        Never blocks and never fails. When more than the outbound limit is waiting, ``is_congested``
+        turns true and the core stops reading from the peer; producers of data stop writing until ``writable``.
+        """
+
+    @abstractmethod
+    def established(self) -> None:
+        """The peer has introduced itself: lifts the handshake deadline and the small limit before it."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """End the connection once everything written is sent, or a grace period is over."""
+
+    @abstractmethod
+    def abort(self) -> None:
+        """End the connection now; what was not sent is dropped."""
+
+
+class Connection(ABC):
+    """One peer's protocol state. Sans-I/O: no sockets, no clock, no ``await``."""
+
+    @abstractmethod
+    def receive_data(self, data: bytes) -> None:
+        """Bytes arrived: 1 to 64 KiB, cut anywhere. May write, stage appends, or raise RemoteProtocolError."""
+
+    @abstractmethod
+    def closed(self, error: Exception | None) -> None:
+        """The connection is over (``error`` is None after a clean end): release what it held. Called once, last."""
+
+    def writable(self) -> None:  # noqa: B027 - a door that never streams needs nothing here
+        """The outbound buffer has drained after ``is_congested``; go on writing."""
+
+    def timed_out(self) -> None:  # noqa: B027 - most protocols just close
+        """``idle_timeout_s`` is over; a last word may be written. The transport is closed after this."""
+
+    def shutting_down(self) -> None:  # noqa: B027
+        """The broker is closing: say so if the protocol can. Appends staged before are still acknowledged."""
+
+
+class Door(ABC):
+    """One protocol, opened once by a broker."""
+
+    async def open(self) -> None:  # noqa: B027 - most doors need nothing
+        """Get ready (make topics, read state) before anything connects. Cancellation: nothing is kept."""
+
+    async def close(self) -> None:  # noqa: B027
+        """All connections are gone; write what must be kept."""
+
+    @abstractmethod
+    def connect(self, transport: Transport) -> Connection:
+        """A peer has connected. Raise to refuse it."""
+
+    def statistics(self) -> dict[str, int | float]:
+        """Counters and gauges for metrics, by name."""
+        return {}
+
+
+class DoorContext(msgspec.Struct, frozen=True):
+    """What the core gives a door when it makes one.
+
+    Attributes:
+      broker: topics, partitions, publishing and reading; see :class:`trunkline.broker.Broker`.
+      settings: an instance of the settings class that the door was registered with, or None.
+    """
+
+    broker: Broker
+    settings: Any = None
+
+
+DoorFactory = Callable[[DoorContext], Door]
+"""What a protocol registers: called once, at start, for each door that is opened."""

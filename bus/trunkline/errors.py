@@ -1,0 +1,214 @@
+"""Every exception of Trunkline, named for what is wrong.
+
+An error says the fact, the place and the next step, and carries as attributes what a caller needs
+to act on it. Errors that can cross a socket have a ``code`` (the class name), and their keyword
+details survive the trip: :func:`from_wire` gives the client the same class with the same attributes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+__all__ = [
+    "TrunklineError",
+    "UnknownTopic",
+    "UnknownPartition",
+    "TopicExists",
+    "InvalidTopicName",
+    "InvalidSetting",
+    "OffsetOutOfRange",
+    "RecordTooLarge",
+    "CorruptBatch",
+    "InvalidBatch",
+    "UnsupportedCompression",
+    "DecompressionLimitExceeded",
+    "OutOfOrderSequence",
+    "ProducerFenced",
+    "NotLeader",
+    "LogStopped",
+    "CorruptLog",
+    "DataDirectoryLocked",
+    "BrokerClosing",
+    "Overloaded",
+    "ConfigurationError",
+    "InsecureListener",
+    "ListenFailed",
+    "PluginError",
+    "RemoteProtocolError",
+    "LocalProtocolError",
+    "ConnectionFailed",
+    "DeliveryTimeout",
+    "BufferFull",
+    "ClientClosed",
+    "UnsupportedRequest",
+    "from_wire",
+]
+
+
+class TrunklineError(Exception):
+    """Base of all errors raised by Trunkline on purpose.
+
+    Attributes:
+      retriable: whether the same call may succeed later without anything being changed.
+      details: the keyword arguments it was made with; also readable as attributes.
+    """
+
+    retriable: ClassVar[bool] = False
+
+    def __init__(self, message: str, **details: Any) -> None:
+        super().__init__(message)
+        self.details: Mapping[str, Any] = details
+
+    def __getattr__(self, name: str) -> Any:
+        details = self.__dict__.get("details", {})
+        if name in details:
+            return details[name]
+        raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+
+    @property
+    def code(self) -> str:
+        """The stable name of this error in protocols, logs and metrics."""
+        return type(self).__name__
+
+
+class UnknownTopic(TrunklineError):
+    """There is no such topic (and it is not made on first use). ``topic`` names it."""
+
+
+class UnknownPartition(TrunklineError):
+    """The topic has no such partition. ``topic``, ``partition``, ``partitions`` (how many there are)."""
+
+
+class TopicExists(TrunklineError):
+    """A topic of this name is already there; nothing was changed. ``topic`` names it."""
+
+
+class InvalidTopicName(TrunklineError):
+    """The name is not 1 to 249 of ``a-z A-Z 0-9 . _ -``, or is ``.`` or ``..``."""
+
+
+class InvalidSetting(TrunklineError):
+    """A topic setting is unknown or has a value that is not allowed. ``setting`` names it."""
+
+
+class OffsetOutOfRange(TrunklineError):
+    """The offset is outside ``[log_start_offset, high_watermark]``; both are attributes."""
+
+
+class RecordTooLarge(TrunklineError):
+    """A record or batch is larger than allowed; nothing was written. ``size_bytes``, ``limit_bytes``."""
+
+
+class CorruptBatch(TrunklineError):
+    """The bytes are not an intact record batch (length, CRC, counts); nothing was written."""
+
+
+class InvalidBatch(TrunklineError):
+    """The batch is intact but may not be written as it is; nothing was written."""
+
+
+class UnsupportedCompression(TrunklineError):
+    """The batch names a compression that is not one of gzip, snappy, lz4, zstd."""
+
+
+class DecompressionLimitExceeded(TrunklineError):
+    """The records would unpack to more than the stated limit; they were not unpacked."""
+
+
+class OutOfOrderSequence(TrunklineError):
+    """An idempotent producer left a gap in its sequence; nothing was written. ``expected``, ``received``."""
+
+
+class ProducerFenced(TrunklineError):
+    """A newer epoch of this producer id has written; this producer must stop. ``current_epoch``."""
+
+
+class NotLeader(TrunklineError):
+    """Another broker leads this partition; nothing was written. ``leader`` says where to go, if known."""
+
+    retriable = True
+
+
+class LogStopped(TrunklineError):
+    """The partition's log met a write or fsync error and takes no more writes until the broker restarts."""
+
+
+class CorruptLog(TrunklineError):
+    """A stored file is damaged before the recovery point. ``file`` and ``position`` say where."""
+
+
+class DataDirectoryLocked(TrunklineError):
+    """Another broker is using this data directory."""
+
+
+class BrokerClosing(TrunklineError):
+    """The broker is shutting down; nothing was written. Retry against it once it is up again."""
+
+    retriable = True
+
+
+class Overloaded(TrunklineError):
+    """A limit on memory or connections is reached; nothing was written. Retry after a pause."""
+
+    retriable = True
+
+
+class ConfigurationError(TrunklineError):
+    """A configuration file, variable or flag has an unknown key or a value that is not allowed."""
+
+
+class InsecureListener(ConfigurationError):
+    """Listening beyond loopback without authentication was refused."""
+
+
+class ListenFailed(TrunklineError):
+    """An address could not be listened on (in use, not permitted, not local)."""
+
+
+class PluginError(TrunklineError):
+    """A plugin that was asked for by name is missing or cannot load. ``plugin``, ``reason``."""
+
+
+class RemoteProtocolError(TrunklineError):
+    """The peer broke its protocol's rules; the connection is ended."""
+
+
+class LocalProtocolError(TrunklineError):
+    """Our caller asked for something the protocol does not allow in this state."""
+
+
+class UnsupportedRequest(TrunklineError):
+    """The server does not know this request or this version of it. ``request`` names it."""
+
+
+class ConnectionFailed(TrunklineError):
+    """The server cannot be reached, or the connection broke and the call was not safe to repeat."""
+
+    retriable = True
+
+
+class DeliveryTimeout(TrunklineError):
+    """A record was not acknowledged within the delivery timeout. It may or may not have been written."""
+
+
+class BufferFull(TrunklineError):
+    """The client's send buffer is full and the caller asked not to wait."""
+
+    retriable = True
+
+
+class ClientClosed(TrunklineError):
+    """The client was closed; the call was not made."""
+
+
+def _tree(root: type[TrunklineError]) -> dict[str, type[TrunklineError]]:
+    found = {root.__name__: root}
+    for child in root.__subclasses__():
+        found.update(_tree(child))
+    return found
+
+
+def from_wire(code: str, message: str, details: Mapping[str, Any]) -> TrunklineError:
+    """Rebuild an error that a server sent: the class named ``code``, or TrunklineError if unknown here."""
+    return _tree(TrunklineError).get(code, TrunklineError)(message, **details)

@@ -1,0 +1,205 @@
+"""The interface a store implements: a plugin author's whole world.
+
+A :class:`Store` holds many logs, one for each partition of each topic. A :class:`Log` is a run of
+record batches (Kafka's RecordBatch v2, see :mod:`trunkline.records`) with offsets that only grow.
+The core decides everything about them (offsets, epochs, idempotence, when to flush, what retention
+removes); a store only keeps bytes, finds them again, and tells the truth about what is durable.
+
+All methods are plain blocking functions. A store says with :attr:`Store.blocking` what they cost:
+
+* ``False``: ``append`` and ``read_nowait`` only touch memory or the page cache. The core calls them
+  in its I/O round, so each must return within microseconds.
+* ``True``: they may wait (a database, a network). The core calls them in a worker thread.
+
+``flush`` and ``read`` may always wait; the core calls ``flush`` in its commit thread, ``read`` in a worker.
+
+What the core promises a log:
+
+* calls that change it (``append``, ``truncate``, ``trim``, ``save_state``, ``close``) never overlap each other;
+* ``flush``, ``read``, ``read_nowait`` and ``find_timestamp`` may overlap each other and one ``append``;
+* ``flush`` never overlaps ``truncate``, ``trim`` or ``close``; nothing is called after ``close``;
+* batches given to ``append`` are intact (length, CRC, counts), start exactly at ``end_offset``
+  and follow each other without a gap;
+* after ``append`` or ``flush`` has raised, the core appends nothing more to that log until it is reopened.
+
+All ranges are half-open. Offsets and sizes are ints; timestamps are milliseconds since the epoch.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from trunkline.disk import Disk
+from trunkline.settings import TopicSettings
+
+__all__ = ["Log", "SavedState", "Store", "StoreContext", "StoreFactory", "TimestampedOffset", "TopicPartition"]
+
+
+class TopicPartition(NamedTuple):
+    """Names one log. ``topic`` obeys :func:`trunkline.settings.check_topic_name`; ``partition`` counts from 0."""
+
+    topic: str
+    partition: int
+
+    def __str__(self) -> str:
+        return f"{self.topic}/{self.partition}"
+
+
+class TimestampedOffset(NamedTuple):
+    """A record's offset and its timestamp."""
+
+    offset: int
+    timestamp: int
+
+
+class SavedState(NamedTuple):
+    """An opaque snapshot of the core's, true of the log at exactly ``offset``."""
+
+    offset: int
+    state: bytes
+
+
+class Log(ABC):
+    """One partition's batches."""
+
+    @property
+    @abstractmethod
+    def start_offset(self) -> int:
+        """First offset still readable. Only ``trim`` moves it, and it never goes back."""
+
+    @property
+    @abstractmethod
+    def end_offset(self) -> int:
+        """The offset that the next record will get; equals ``start_offset`` in an empty log."""
+
+    @abstractmethod
+    def append(self, batches: Sequence[bytes]) -> None:
+        """Add whole encoded batches at ``end_offset``; their offsets and epochs are already in them.
+
+        Readable at once, durable only after ``flush``. The bytes may be kept, they never change.
+
+        Raises:
+          OSError: what was written is unknown; the core stops using this log.
+        """
+
+    @abstractmethod
+    def flush(self) -> int:
+        """Make durable what was appended before this call; return the end offset that is now durable.
+
+        Batches appended while it runs may or may not be included in what it returns.
+        Raises OSError if durability is in doubt; it is then never called again on this log.
+        """
+
+    @abstractmethod
+    def read(self, offset: int, max_bytes: int, end_offset: int) -> bytes:
+        """Whole batches from the one that holds ``offset``, up to but without offset ``end_offset``.
+
+        Args:
+          offset: in ``[start_offset, end_offset]``; may be inside a batch (the whole batch is given).
+          max_bytes: stop before the batch that would pass this; the first batch is given whatever its size.
+          end_offset: a batch boundary at or below ``self.end_offset`` (the high watermark).
+
+        Returns:
+          The batches one after another as stored; empty if there is none in the range.
+
+        Raises:
+          OffsetOutOfRange: ``offset`` is outside ``[start_offset, self.end_offset]``.
+          CorruptLog: a stored batch is damaged (where the store checks on reading).
+        """
+
+    def read_nowait(self, offset: int, max_bytes: int, end_offset: int) -> bytes | None:
+        """Like ``read`` if that needs no waiting, else None. The default never tries."""
+        return None
+
+    @abstractmethod
+    def find_timestamp(self, timestamp: int, end_offset: int) -> TimestampedOffset | None:
+        """The first record in offset order, below ``end_offset``, whose timestamp is at or after ``timestamp``.
+
+        Timestamps of a log may go back; the answer is still the first by offset. None if there is none.
+        """
+
+    @abstractmethod
+    def truncate(self, offset: int) -> None:
+        """Remove every record at or past ``offset``, a batch boundary in ``[start_offset, end_offset]``.
+
+        Durable when it returns. Saved states past ``offset`` are forgotten. Replication uses it.
+        """
+
+    @abstractmethod
+    def trim(self, offset: int) -> None:
+        """Move ``start_offset`` up to ``offset``, in ``[start_offset, end_offset]``; durable when it returns.
+
+        Records below it can be removed now or later, but are never given out again.
+        """
+
+    @abstractmethod
+    def size_bytes(self) -> int:
+        """Bytes the records take in the store, roughly; O(1)."""
+
+    @abstractmethod
+    def save_state(self, state: SavedState) -> None:
+        """Keep the core's snapshot beside the log, atomically; older ones may be dropped (keep two).
+
+        ``state.offset`` is at or below what is durable.
+        """
+
+    @abstractmethod
+    def load_state(self) -> SavedState | None:
+        """The intact saved state with the largest offset at or below ``end_offset``, or None."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Flush, and write what makes the next open quick. A log is closed once."""
+
+
+class Store(ABC):
+    """A place that keeps logs. Made by a :data:`StoreFactory`, closed by the core after all its logs."""
+
+    blocking: bool = False
+    """Whether ``Log.append`` may wait; see the module's docstring."""
+
+    @abstractmethod
+    def list(self) -> list[TopicPartition]:
+        """The logs that exist, in any order."""
+
+    @abstractmethod
+    def open(self, name: TopicPartition, settings: TopicSettings) -> Log:
+        """Open a log, making it if it is missing; recover it if it was not closed.
+
+        A torn tail (an append that never finished) is cut off and reported by a log message that
+        names file, byte and offset. Never open twice at a time.
+
+        Raises:
+          CorruptLog: records that had been durable are damaged; nothing was changed.
+        """
+
+    @abstractmethod
+    def delete(self, name: TopicPartition) -> None:
+        """Remove a log that is not open; nothing happens if there is none."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Release files, locks and connections."""
+
+
+class StoreContext(msgspec.Struct, frozen=True):
+    """What the core gives a store when it makes one.
+
+    Attributes:
+      directory: the store's own directory; it exists, and no other broker uses it.
+      disk: how to touch files. Stores on files use only this, so that crashes can be simulated.
+      settings: an instance of the settings class that the store was registered with, or None.
+    """
+
+    directory: Path
+    disk: Disk
+    settings: object = None
+
+
+StoreFactory = Callable[[StoreContext], Store]
+"""What a store registers: called once, in a worker thread, at start."""

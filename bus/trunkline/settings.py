@@ -1,0 +1,141 @@
+"""Topic names and topic settings, by Kafka's names where Kafka has one. Decides only; no I/O."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Literal, NamedTuple, cast
+
+import msgspec
+
+from trunkline.errors import InvalidSetting, InvalidTopicName
+
+__all__ = ["TOPIC_SETTINGS", "Durability", "TopicSettings", "check_topic_name"]
+
+Durability = Literal["fsync", "os"]
+
+MAX_TOPIC_NAME = 249  # Kafka's limit: leaves room for "-partition.suffix" in a 255 byte file name
+_TOPIC_NAME = re.compile(rf"[a-zA-Z0-9._-]{{1,{MAX_TOPIC_NAME}}}\Z")
+
+
+def check_topic_name(name: str) -> str:
+    """Return ``name`` if it may name a topic: 1 to 249 of ``a-zA-Z0-9._-``, not ``.`` or ``..``.
+
+    Raises InvalidTopicName. The rule keeps names usable as directory names on every system.
+    """
+    if _TOPIC_NAME.match(name) is None or name in (".", ".."):
+        raise InvalidTopicName(
+            f"topic name {name[:300]!r} is not allowed: use 1 to {MAX_TOPIC_NAME} of a-z A-Z 0-9 . _ -, not . or ..",
+            topic=name[:300],
+        )
+    return name
+
+
+class _Setting(NamedTuple):
+    attribute: str
+    default: str
+    parse: Callable[[str], Any]
+    allowed: str
+    meaning: str
+
+
+def _integer(minimum: int, maximum: int = 2**63 - 1) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        value = int(text)
+        if not minimum <= value <= maximum:
+            raise ValueError(text)
+        return value
+
+    return parse
+
+
+def _one_of(*allowed: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text not in allowed:
+            raise ValueError(text)
+        return text
+
+    return parse
+
+
+def _store_name(text: str) -> str:
+    if text and not re.fullmatch(r"[a-z][a-z0-9_-]*", text):
+        raise ValueError(text)
+    return text
+
+
+TOPIC_SETTINGS: Final[Mapping[str, _Setting]] = {
+    "durability": _Setting(
+        "durability",
+        "fsync",
+        _one_of("fsync", "os"),
+        "fsync or os",
+        "when a record is acknowledged: after fsync, or once the operating system has it (lost on power failure)",
+    ),
+    "index.interval.bytes": _Setting(
+        "index_interval_bytes", "4096", _integer(0, 2**31 - 1), "0 to 2147483647", "log bytes between two index entries"
+    ),
+    "max.message.bytes": _Setting(
+        "max_message_bytes",
+        str(1024 * 1024 + 12),
+        _integer(61, 256 * 1024 * 1024),
+        "61 to 268435456",
+        "largest record batch taken, as encoded",
+    ),
+    "message.timestamp.type": _Setting(
+        "message_timestamp_type",
+        "CreateTime",
+        _one_of("CreateTime", "LogAppendTime"),
+        "CreateTime or LogAppendTime",
+        "whose clock stamps a record: the producer's, or the broker's on append",
+    ),
+    "segment.bytes": _Setting(
+        "segment_bytes", str(1024**3), _integer(1024, 2**31 - 1), "1024 to 2147483647", "roll a segment at this size"
+    ),
+    "segment.ms": _Setting(
+        "segment_ms",
+        str(7 * 24 * 3600 * 1000),
+        _integer(1),
+        "1 or more",
+        "roll a segment when its records span this time, by their timestamps",
+    ),
+    "storage": _Setting(
+        "storage", "", _store_name, "the name of a store", "which store keeps it; empty: the broker's default"
+    ),
+}
+"""Every topic setting: Kafka's name (ours where it has none), default, what is allowed, what it means."""
+
+
+class TopicSettings(msgspec.Struct, frozen=True, kw_only=True):
+    """The settings of one topic, parsed. Make it with :meth:`parse`; each attribute is a row of TOPIC_SETTINGS."""
+
+    durability: Durability = "fsync"
+    index_interval_bytes: int = 4096
+    max_message_bytes: int = 1024 * 1024 + 12
+    message_timestamp_type: Literal["CreateTime", "LogAppendTime"] = "CreateTime"
+    segment_bytes: int = 1024**3
+    segment_ms: int = 7 * 24 * 3600 * 1000
+    storage: str = ""
+
+    @classmethod
+    def parse(cls, given: Mapping[str, str]) -> TopicSettings:
+        """Settings from their text form; what is not given has its default. Raises InvalidSetting."""
+        values: dict[str, Any] = {}
+        for name, text in given.items():
+            setting = TOPIC_SETTINGS.get(name)
+            if setting is None:
+                near = difflib.get_close_matches(name, TOPIC_SETTINGS, n=1)
+                hint = f"; did you mean {near[0]}?" if near else f"; known: {', '.join(TOPIC_SETTINGS)}"
+                raise InvalidSetting(f"unknown topic setting {name!r}{hint}", setting=name)
+            try:
+                values[setting.attribute] = setting.parse(str(text))
+            except ValueError:
+                raise InvalidSetting(
+                    f"topic setting {name}: {text!r} is not allowed, use {setting.allowed}", setting=name
+                ) from None
+        return cls(**values)
+
+    def as_text(self) -> dict[str, str]:
+        """Every setting by its Kafka name, as text; ``parse`` of it gives an equal object."""
+        return {name: str(cast(object, getattr(self, row.attribute))) for name, row in TOPIC_SETTINGS.items()}
