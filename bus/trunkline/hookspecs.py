@@ -47,9 +47,7 @@ class RegisterStore(Protocol):
 class RegisterDoor(Protocol):
     """Offers a protocol; see :func:`register_doors`."""
 
-    def __call__(
-        self, name: str, factory: DoorFactory, *, default_port: int, settings: type | None = None
-    ) -> None:
+    def __call__(self, name: str, factory: DoorFactory, *, default_port: int, settings: type | None = None) -> None:
         """Offer a protocol.
 
         Args:

@@ -15,9 +15,10 @@ All methods are plain blocking functions. A store says with :attr:`Store.blockin
 
 What the core promises a log:
 
-* calls that change it (``append``, ``truncate``, ``trim``, ``save_state``, ``close``) never overlap each other;
-* ``flush``, ``read``, ``read_nowait`` and ``find_timestamp`` may overlap each other and one ``append``;
-* ``flush`` never overlaps ``truncate``, ``trim`` or ``close``; nothing is called after ``close``;
+* calls that change it (``append``, ``truncate``, ``trim``, ``close``) never overlap each other;
+* ``flush``, ``read``, ``read_nowait``, ``find_timestamp`` and ``save_state`` may overlap each other and one
+  ``append``, but no two of ``flush`` or of ``save_state``;
+* nothing but reads overlaps ``truncate``, ``trim`` or ``close``; nothing is called after ``close``;
 * batches given to ``append`` are intact (length, CRC, counts), start exactly at ``end_offset``
   and follow each other without a gap;
 * after ``append`` or ``flush`` has raised, the core appends nothing more to that log until it is reopened.

@@ -106,19 +106,21 @@ _HEADER = Struct(">qiibIhiqqqhii")
 _PREFIX = Struct(">qii")  # base_offset, batch_length, leader_epoch
 _MAGIC_AND_CRC = Struct(">bI")
 _CHECKED = Struct(">hiqqqhii")  # attributes to record_count
-_LENGTH = Struct(">i")
-_LENGTH_AT = 8
+_unpack_header = _HEADER.unpack_from
+_new_tuple = tuple.__new__  # quicker than a NamedTuple's own constructor
 _LENGTH_END = 12  # batch_length counts from here
 _MAGIC_AT = 16
 _CHECKED_AT = 21  # the CRC covers all from here
 _MAGIC = 2
+_RECORDS_AT_LENGTH = HEADER_BYTES - _LENGTH_END  # the batch_length of a batch without records
 _COMPRESSION_MASK = 0x07
 _APPEND_TIME = 0x08
 _TRANSACTIONAL = 0x10
 _CONTROL = 0x20
-_LAST_COMPRESSION = max(Compression)
+_LAST_COMPRESSION = int(max(Compression))
 _MIN_RECORD_BYTES = 7  # one byte for each of length, attributes, deltas, key, value and header count
 _MIN_HEADER_BYTES = 2
+_FIELD_BYTES = [len(length) + size for size, length in enumerate(SMALL)]  # of a field of that size with its length
 _NULL = encode_varint(-1)
 _NULL_FOLDED = 1  # -1 as a varint reader gives it
 _OFFSET_LIMIT = 1 << 63
@@ -208,13 +210,14 @@ def read_header(buffer: Buffer, position: int = 0) -> BatchHeader:
       CorruptBatch: the buffer ends inside it, the magic is not 2, or the length cannot hold a header.
     """
     try:
-        header = tuple.__new__(BatchHeader, _HEADER.unpack_from(buffer, position))
+        fields = _unpack_header(buffer, position)
     except StructError:
         have = max(len(buffer) - position, 0)
         raise CorruptBatch(f"a batch has at least {HEADER_BYTES} bytes, these are {have}") from None
-    if header.magic != _MAGIC:
+    header = _new_tuple(BatchHeader, fields)
+    if fields[3] != _MAGIC:
         raise CorruptBatch(f"batch format {header.magic} is not supported; only format 2 is (Kafka 0.11 and later)")
-    if header.batch_length < HEADER_BYTES - _LENGTH_END:
+    if fields[1] < _RECORDS_AT_LENGTH:
         raise CorruptBatch(f"a batch length of {header.batch_length} cannot be: the header alone has 49")
     return header
 
@@ -233,29 +236,29 @@ def check_batch(buffer: Buffer, position: int = 0, end: int | None = None) -> Ba
       UnsupportedCompression: it names a compression that Kafka does not define.
     """
     header = read_header(buffer, position)
-    stop = position + header.batch_length + _LENGTH_END
+    _, length, _, _, crc, attributes, last_offset_delta, base_timestamp, max_timestamp, _, _, _, count = header
+    stop = position + length + _LENGTH_END
     if stop > (len(buffer) if end is None else end):
         raise CorruptBatch(f"the batch is cut short: it should have {header.size_bytes} bytes")
-    _check_crc(buffer, position, stop, header)
-    if header.record_count < 1 or header.record_count != header.last_offset_delta + 1:
-        raise CorruptBatch(
-            f"the batch counts {header.record_count} records, but its last offset delta is {header.last_offset_delta}"
-        )
-    if header.attributes & _COMPRESSION_MASK > _LAST_COMPRESSION:
+    _check_crc(buffer, position, stop, crc)
+    if count < 1 or count != last_offset_delta + 1:
+        raise CorruptBatch(f"the batch counts {count} records, but its last offset delta is {last_offset_delta}")
+    if attributes & _COMPRESSION_MASK > _LAST_COMPRESSION:
         raise UnsupportedCompression(f"compression {header.compression} is not known", compression=header.compression)
+    if not attributes & _COMPRESSION_MASK and length - _RECORDS_AT_LENGTH < count * _MIN_RECORD_BYTES:
+        raise CorruptBatch(f"the batch counts {count} records, more than its {header.size_bytes} bytes can hold")
     if not (
-        -_TIMESTAMP_LIMIT < header.base_timestamp < _TIMESTAMP_LIMIT
-        and -_TIMESTAMP_LIMIT < header.max_timestamp < _TIMESTAMP_LIMIT
+        -_TIMESTAMP_LIMIT < base_timestamp < _TIMESTAMP_LIMIT and -_TIMESTAMP_LIMIT < max_timestamp < _TIMESTAMP_LIMIT
     ):
-        raise CorruptBatch(f"the timestamp {header.max_timestamp} is out of range")
+        raise CorruptBatch(f"a timestamp of the batch is out of range: {base_timestamp} or {max_timestamp}")
     return header
 
 
-def _check_crc(buffer: Buffer, position: int, stop: int, header: BatchHeader) -> None:
+def _check_crc(buffer: Buffer, position: int, stop: int, crc: int) -> None:
     # A function of its own: while a view lives (a traceback keeps it) a bytearray cannot be resized
     found = crc32c(memoryview(buffer)[position + _CHECKED_AT : stop])
-    if found != header.crc:
-        raise CorruptBatch(f"the batch's CRC is {found:08x}, but it says {header.crc:08x}")
+    if found != crc:
+        raise CorruptBatch(f"the batch's CRC is {found:08x}, but it says {crc:08x}")
 
 
 def iter_headers(buffer: Buffer) -> Iterator[tuple[int, BatchHeader]]:
@@ -328,7 +331,16 @@ class BatchBuilder:
       max_timestamp: the largest so far; -1 if there are no records.
     """
 
-    __slots__ = ("_base_timestamp", "_parts", "_stamp", "_timestamp", "count", "max_timestamp", "size_bytes")
+    __slots__ = (
+        "_base_timestamp",
+        "_fixed_bytes",
+        "_parts",
+        "_stamp",
+        "_timestamp",
+        "count",
+        "max_timestamp",
+        "size_bytes",
+    )
 
     def __init__(self) -> None:
         self.count = 0
@@ -337,6 +349,7 @@ class BatchBuilder:
         self._base_timestamp = -1
         self._timestamp: int | None = None  # of the last record; most records of a round share it
         self._stamp = b""  # a record's attributes and timestamp delta for it
+        self._fixed_bytes = 0  # of a record with it: stamp, one byte of offset delta, an empty header block
         self._parts: list[bytes] = []
 
     def append(
@@ -348,34 +361,36 @@ class BatchBuilder:
           timestamp: ms since the epoch; may go back. Not beyond +-2**62.
           headers_block: from :func:`encode_headers`.
         """
-        if timestamp != self._timestamp:
+        if timestamp is not self._timestamp:  # identity: equal but not identical costs time, no more
             self._set_timestamp(timestamp)
         number = self.count
-        stamp = self._stamp
-        # 1 for each of offset, key length and value length, and 1 more where that takes two bytes
-        size = 3 + (number > 63) + len(stamp) + len(headers_block)
+        size = self._fixed_bytes + (number > 63)
         try:
-            offset_delta = SMALL[number]
             if key is None:
                 key_length = _NULL
                 key_bytes = b""
+                size += 1
             else:
                 length = len(key)
                 key_length = SMALL[length]
                 key_bytes = key
-                size += length + (length > 63)
+                size += _FIELD_BYTES[length]
             if value is None:
                 value_length = _NULL
                 value_bytes = b""
+                size += 1
             else:
                 length = len(value)
                 value_length = SMALL[length]
                 value_bytes = value
-                size += length + (length > 63)
-            self._parts += (
+                size += _FIELD_BYTES[length]
+            if headers_block is not EMPTY_HEADERS:
+                size += len(headers_block) - 1
+            parts = self._parts
+            parts += (
                 SMALL[size],
-                stamp,
-                offset_delta,
+                self._stamp,
+                SMALL[number],
                 key_length,
                 key_bytes,
                 value_length,
@@ -383,7 +398,7 @@ class BatchBuilder:
                 headers_block,
             )
             self.count = number + 1
-            self.size_bytes += size + 1 + (size > 63)
+            self.size_bytes += _FIELD_BYTES[size]
         except IndexError:
             self._append_large(key, value, headers_block)
 
@@ -406,8 +421,10 @@ class BatchBuilder:
             self._base_timestamp = self.max_timestamp = timestamp
         elif timestamp > self.max_timestamp:
             self.max_timestamp = timestamp
+        delta = timestamp - self._base_timestamp
         self._timestamp = timestamp
-        self._stamp = b"\x00" + encode_varint(timestamp - self._base_timestamp)
+        self._stamp = b"\x00" + (SMALL[delta] if 0 <= delta < len(SMALL) else encode_varint(delta))
+        self._fixed_bytes = len(self._stamp) + 2
 
     def build(
         self,
@@ -455,7 +472,7 @@ class BatchBuilder:
             base_sequence,
             self.count,
         )
-        prefix = _PREFIX.pack(base_offset, HEADER_BYTES - _LENGTH_END + len(records), leader_epoch)
+        prefix = _PREFIX.pack(base_offset, _RECORDS_AT_LENGTH + len(records), leader_epoch)
         crc = crc32c(records, crc32c(checked))
         return b"".join((prefix, _MAGIC_AND_CRC.pack(_MAGIC, crc), checked, records))
 
@@ -547,7 +564,7 @@ def _decode_at(
 ) -> tuple[list[Record], int]:
     """The records of one whole batch at or past ``from_offset``, and what they were charged of ``max_bytes``."""
     stop = position + header.size_bytes
-    _check_crc(buffer, position, stop, header)
+    _check_crc(buffer, position, stop, header.crc)
     count = header.record_count
     if not (0 <= count <= header.last_offset_delta + 1 and 0 <= header.base_offset < _OFFSET_LIMIT - (1 << 31)):
         raise CorruptBatch(f"the batch counts {count} records from offset {header.base_offset} to {header.last_offset}")
@@ -593,53 +610,67 @@ def _read_records(
     One and two bytes of a varint are read in place; a folded number is odd if it is negative.
     """
     base_offset = header.base_offset
-    base_timestamp = header.base_timestamp
-    append_time = header.max_timestamp if header.attributes & _APPEND_TIME else None
     last_delta = header.last_offset_delta
+    first_delta = from_offset - base_offset
+    append_time = header.max_timestamp if header.is_append_time else None
+    base_timestamp = header.base_timestamp if append_time is None else append_time
     previous = -1
     header_count = 0
     records: list[Record] = []
     add = records.append
     for _ in range(header.record_count):
         folded = data[position]
-        position += 1
-        if folded > 127:
-            folded, position = read_varint(data, position - 1)
+        if folded < 128:
+            position += 1
+        elif (high := data[position + 1]) < 128:
+            folded += (high << 7) - 128
+            position += 2
+        else:
+            folded, position = read_varint(data, position)
         end = position + (folded >> 1)
         if folded & 1 or end > stop:
             raise CorruptBatch(f"the record after offset {base_offset + previous} is longer than its batch")
 
         position += 1  # attributes: none are defined
-        if data[position]:
-            delta, position = read_varlong(data, position)
-            timestamp = base_timestamp + delta
-            if not -_TIMESTAMP_LIMIT < timestamp < _TIMESTAMP_LIMIT:
-                raise CorruptBatch(f"the record after offset {base_offset + previous} has timestamp {timestamp}")
-        else:
+        folded = data[position]
+        if folded < 128:
             timestamp = base_timestamp
+            if folded and append_time is None:
+                timestamp += (folded >> 1) ^ -(folded & 1)
             position += 1
-        if append_time is not None:
-            timestamp = append_time
+        else:
+            delta, position = read_varlong(data, position)
+            timestamp = base_timestamp
+            if append_time is None:
+                timestamp += delta
+                if not -_TIMESTAMP_LIMIT < timestamp < _TIMESTAMP_LIMIT:
+                    raise CorruptBatch(f"the record after offset {base_offset + previous} has timestamp {timestamp}")
 
         folded = data[position]
-        position += 1
-        if folded > 127:
-            folded, position = read_varint(data, position - 1)
+        if folded < 128:
+            position += 1
+        elif (high := data[position + 1]) < 128:
+            folded += (high << 7) - 128
+            position += 2
+        else:
+            folded, position = read_varint(data, position)
         delta = folded >> 1
         if folded & 1 or not previous < delta <= last_delta:
             raise CorruptBatch(f"offset delta {delta} follows {previous} in the batch at offset {base_offset}")
         previous = delta
-        if base_offset + delta < from_offset:
+        if delta < first_delta:
             position = end
             continue
 
         folded = data[position]
-        position += 1
         if folded == _NULL_FOLDED:
             key = None
+            position += 1
         else:
-            if folded > 127:
-                folded, position = read_varint(data, position - 1)
+            if folded < 128:
+                position += 1
+            else:
+                folded, position = read_varint(data, position)
             if folded & 1:
                 _refuse_length(base_offset + delta, "key")
             start = position
@@ -647,12 +678,17 @@ def _read_records(
             key = data[start:position]
 
         folded = data[position]
-        position += 1
         if folded == _NULL_FOLDED:
             value = None
+            position += 1
         else:
-            if folded > 127:
-                folded, position = read_varint(data, position - 1)
+            if folded < 128:
+                position += 1
+            elif (high := data[position + 1]) < 128:
+                folded += (high << 7) - 128
+                position += 2
+            else:
+                folded, position = read_varint(data, position)
             if folded & 1:
                 _refuse_length(base_offset + delta, "value")
             start = position

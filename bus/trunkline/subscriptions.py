@@ -10,12 +10,14 @@ are in a trie with one node per level, walked level by level with the set of nod
 recursion, and never more nodes than there are filters, whatever the topic looks like. The answer for
 a topic is remembered, since publishers use few topics many times.
 
-The memory of those answers is bounded by the *subscribers in them* and the length of the topics, not by the
-number of topics: one topic can have thousands of subscribers. It has two generations. An answer enters the young one; when that
-is full it becomes the old one and the old one is dropped; an answer found in the old one moves to the young
-one. So what is in use stays, and dropping costs nothing per look-up. A change to a filter without a wildcard drops
-the answer for that one topic; a change to a wildcard drops everything. (Patching the answers a wildcard
-matches was rejected: thousands of subscribers arriving at once would each scan the whole memory.)
+The memory of those answers is bounded by the *subscribers in them* and the length of the topics, not by
+the number of topics: one topic can have thousands of subscribers. It has two generations. An answer
+enters the young one; when that is full it becomes the old one and the old one is dropped; an answer found
+in the old one moves to the young one. So what is in use stays, and dropping costs nothing per look-up.
+
+A change to a filter without a wildcard drops the answer for that one topic; a change to a wildcard drops
+everything. (Patching the answers a wildcard matches was rejected: thousands of subscribers arriving at
+once would each scan the whole memory.)
 """
 
 from __future__ import annotations

@@ -43,24 +43,25 @@ def read_varint(data: bytes, position: int) -> tuple[int, int]:
       CorruptBatch: it has more than 5 bytes or 32 bits.
       IndexError: ``data`` ends before it does. Callers catch this once around a whole batch.
     """
-    return _read(data, position, position + 5, _U32_MAX)
+    folded = data[position] & 0x7F
+    for shift in (7, 14, 21, 28):
+        if data[position] < 0x80:
+            break
+        position += 1
+        folded |= (data[position] & 0x7F) << shift
+    if data[position] > 0x7F or folded > _U32_MAX:
+        raise CorruptBatch("a varint is longer than its field allows")
+    return folded, position + 1
 
 
 def read_varlong(data: bytes, position: int) -> tuple[int, int]:
     """Read 64 bits at ``position``: the number unfolded, and where it ends. Raises as read_varint does."""
-    folded, end = _read(data, position, position + 10, _U64_MAX)
-    return (folded >> 1) ^ -(folded & 1), end
-
-
-def _read(data: bytes, position: int, limit: int, largest: int) -> tuple[int, int]:
-    folded = shift = 0
-    while position < limit:
-        byte = data[position]
+    folded = data[position] & 0x7F
+    for shift in range(7, 70, 7):
+        if data[position] < 0x80:
+            break
         position += 1
-        folded |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            if folded > largest:
-                break
-            return folded, position
-        shift += 7
-    raise CorruptBatch("a varint is longer than its field allows")
+        folded |= (data[position] & 0x7F) << shift
+    if data[position] > 0x7F or folded > _U64_MAX:
+        raise CorruptBatch("a varint is longer than its field allows")
+    return (folded >> 1) ^ -(folded & 1), position + 1

@@ -1,0 +1,62 @@
+"""Trunkline: one durable, partitioned log that every messaging protocol plugs into.
+
+``connect`` and ``connect_blocking`` reach a broker that runs somewhere; ``open_broker`` runs one in this
+process. Everything else a program or a plugin needs is in the submodules: ``errors``, ``records``,
+``log`` (write a store), ``door`` (write a protocol), ``hookspecs`` (register them), ``testing``.
+
+Names are loaded when they are first used: a client must not pay for importing the broker.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from trunkline_native.client import connect, connect_blocking
+
+    from trunkline.broker import Broker, open_broker
+    from trunkline.errors import TrunklineError
+    from trunkline.hookspecs import hookimpl
+    from trunkline.records import ConsumerRecord, Record
+
+__all__ = [
+    "connect",
+    "connect_blocking",
+    "open_broker",
+    "Broker",
+    "Record",
+    "ConsumerRecord",
+    "TrunklineError",
+    "hookimpl",
+    "__version__",
+]
+
+_HOMES = {
+    "open_broker": "trunkline.broker",
+    "Broker": "trunkline.broker",
+    "Record": "trunkline.records",
+    "ConsumerRecord": "trunkline.records",
+    "TrunklineError": "trunkline.errors",
+    "hookimpl": "trunkline.hookspecs",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    if name in ("connect", "connect_blocking"):
+        # The client speaks one protocol and so lives with it; the core knows it only as an entry point.
+        from importlib.metadata import entry_points
+
+        (client,) = entry_points(group="trunkline.clients", name="trunkline")
+        return getattr(client.load(), name)
+    if name == "__version__":
+        from importlib.metadata import version
+
+        return version("trunkline")
+    raise AttributeError(f"module 'trunkline' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

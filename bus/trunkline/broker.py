@@ -1,0 +1,427 @@
+"""The broker: topics, stores, doors and the reactor, put together.
+
+:func:`open_broker` is the one way to get one, in a program, a test, or ``trunkline serve``. It opens
+in the order lock, stores, topics, doors, sockets, and closes in the reverse order: nobody is accepted any
+more, what is staged is committed and acknowledged, connections are sent what they are due, logs are closed.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import ssl
+import tempfile
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any, Final
+
+import msgspec
+import trio
+
+from trunkline.catalog import TopicCatalog
+from trunkline.config import BrokerConfig, Listener
+from trunkline.disk import Disk, RealDisk
+from trunkline.door import Door, DoorContext
+from trunkline.errors import BrokerClosing, ConfigurationError, TrunklineError, UnknownTopic
+from trunkline.live import LiveTail
+from trunkline.lock import lock_directory
+from trunkline.log import Store, StoreContext
+from trunkline.metadata import FileMetadata, MetadataConflict, MetadataStore
+from trunkline.net.reactor import Reactor, ReactorStatistics
+from trunkline.partition import Partition
+from trunkline.plugins import PluginHost
+from trunkline.reading import Start, read_records
+from trunkline.records import EMPTY_HEADERS, ConsumerRecord, Header, encode_headers
+from trunkline.topic import Topic
+
+__all__ = ["Broker", "BrokerStatistics", "PublishedRecord", "open_broker"]
+
+logger = logging.getLogger("trunkline.broker")
+
+_PRODUCER_IDS_AT_A_TIME: Final = 1000  # so that a metadata write is needed for one in a thousand
+
+
+class PublishedRecord(msgspec.Struct, frozen=True):
+    """Where a record went: it is committed at this offset."""
+
+    topic: str
+    partition: int
+    offset: int
+
+
+class BrokerStatistics(msgspec.Struct, frozen=True):
+    """A snapshot. ``doors`` holds each door's own counters."""
+
+    topics: int
+    partitions: int
+    net: ReactorStatistics
+    doors: dict[str, dict[str, int | float]]
+
+
+def wall_clock_ms() -> int:
+    """Milliseconds since the epoch."""
+    return time.time_ns() // 1_000_000
+
+
+class _Publishing:
+    """Waits for one staged record; an :class:`~trunkline.partition.AppendReceiver`."""
+
+    __slots__ = ("done", "error", "offset")
+
+    def __init__(self) -> None:
+        self.done = trio.Event()
+        self.offset = -1
+        self.error: TrunklineError | None = None
+
+    def append_done(self, token: object, offset: int) -> None:
+        self.offset = offset
+        self.done.set()
+
+    def append_failed(self, token: object, error: TrunklineError) -> None:
+        self.error = error
+        self.done.set()
+
+
+class Broker:
+    """A running broker. Everything here is for its own trio thread.
+
+    Attributes:
+      config: what it was opened with.
+      addresses: where each door listens, as (host, port); the first address where there are several.
+      random: the broker's one source of chance, so that tests and simulations can seed it.
+      is_closing: nothing can be published any more.
+    """
+
+    def __init__(
+        self,
+        config: BrokerConfig,
+        reactor: Reactor,
+        metadata: MetadataStore,
+        catalog: TopicCatalog,
+        *,
+        now_ms: Callable[[], int],
+        spawn: Callable[..., None],
+        rng: random.Random,
+    ) -> None:
+        self.config = config
+        self.addresses: dict[str, tuple[str, int]] = {}
+        self.random = rng
+        self.is_closing = False
+        self.now_ms = now_ms
+        self.start_soon = spawn
+        self._reactor = reactor
+        self._metadata = metadata
+        self._catalog = catalog
+        self._doors: dict[str, Door] = {}
+        self._live: dict[Partition, LiveTail] = {}
+        self._producer_ids: Iterable[int] = iter(())
+
+    # -- topics ------------------------------------------------------------------------------------
+
+    @property
+    def topics(self) -> Mapping[str, Topic]:
+        """All topics by name, as they are now; changes as they do."""
+        return MappingProxyType(self._catalog.topics)
+
+    def topic(self, name: str) -> Topic:
+        """The topic. Raises UnknownTopic."""
+        return self._catalog.get(name)
+
+    def partition(self, topic: str, index: int) -> Partition:
+        """The partition. Raises UnknownTopic, UnknownPartition."""
+        return self._catalog.get(topic).partition(index)
+
+    async def create_topic(
+        self, name: str, *, partitions: int | None = None, settings: Mapping[str, str] = MappingProxyType({})
+    ) -> Topic:
+        """Make a topic; durable when it returns.
+
+        Args:
+          partitions: how many; None: ``topics.default_partitions`` of the configuration.
+          settings: by Kafka's names, over ``topics.defaults`` of the configuration.
+
+        Raises TopicExists, InvalidTopicName, InvalidSetting. Cancellation: may have happened.
+        """
+        defaults = self.config.topics
+        count = defaults.default_partitions if partitions is None else partitions
+        return await self._catalog.create(name, count, {**defaults.defaults, **settings})
+
+    async def ensure_topic(
+        self, name: str, *, partitions: int | None = None, settings: Mapping[str, str] = MappingProxyType({})
+    ) -> Topic:
+        """The topic, made now if it is missing and ``topics.auto_create`` allows.
+
+        Raises UnknownTopic, InvalidTopicName. Cancellation: may have happened.
+        """
+        found = self.topics.get(name)
+        if found is not None:
+            return found
+        if not self.config.topics.auto_create:
+            raise UnknownTopic(
+                f"there is no topic {name!r}, and topics.auto_create is off; create it first", topic=name
+            )
+        try:
+            return await self.create_topic(name, partitions=partitions, settings=settings)
+        except TrunklineError:
+            if name in self.topics:  # somebody else made it meanwhile
+                return self.topic(name)
+            raise
+
+    async def delete_topic(self, name: str) -> None:
+        """Remove a topic and its records for good. Raises UnknownTopic. Cancellation: may have happened."""
+        topic = self.topic(name)
+        await self._catalog.delete(name)
+        for partition in topic.partitions:
+            self._live.pop(partition, None)
+
+    async def alter_topic(self, name: str, settings: Mapping[str, str | None]) -> Topic:
+        """Change settings; None puts one back to its default. Raises UnknownTopic, InvalidSetting."""
+        return await self._catalog.alter(name, settings)
+
+    # -- for doors ---------------------------------------------------------------------------------
+
+    def live(self, partition: Partition) -> LiveTail:
+        """The live tail of a partition: one for all subscribers."""
+        tail = self._live.get(partition)
+        if tail is None:
+            tail = self._live[partition] = LiveTail(partition, self._reactor.rounds, self.start_soon)
+        return tail
+
+    async def new_producer_id(self) -> int:
+        """A producer id that this broker has never given out before, also not before a restart."""
+        for producer_id in self._producer_ids:
+            return producer_id
+        while True:
+            entry = await self._metadata.get("producer-ids")
+            first, revision = (entry.value["next"], entry.revision) if entry else (0, 0)
+            try:
+                following = {"next": first + _PRODUCER_IDS_AT_A_TIME}
+                await self._metadata.compare_and_set("producer-ids", following, revision)
+            except MetadataConflict:
+                continue
+            self._producer_ids = iter(range(first + 1, first + _PRODUCER_IDS_AT_A_TIME))
+            return int(first)
+
+    # -- in process --------------------------------------------------------------------------------
+
+    async def publish(
+        self,
+        topic: str,
+        value: bytes | None,
+        *,
+        key: bytes | None = None,
+        headers: Iterable[Header] = (),
+        partition: int | None = None,
+        timestamp: int | None = None,
+    ) -> PublishedRecord:
+        """Append one record and return where it is, once it is as durable as the topic demands.
+
+        Args:
+          partition: None: by murmur2 of the key, or any without a key.
+          timestamp: milliseconds since the epoch; None: now.
+
+        Raises:
+          UnknownTopic, UnknownPartition, RecordTooLarge, BrokerClosing: nothing was written.
+          LogStopped: it may or may not have been written.
+
+        Cancellation: may have happened.
+        """
+        found = await self.ensure_topic(topic)
+        target = found.partition_for(key) if partition is None else found.partition(partition)
+        waiting = _Publishing()
+        headers = tuple(headers)
+        target.stage_record(
+            self.now_ms() if timestamp is None else timestamp,
+            key,
+            value,
+            encode_headers(headers) if headers else EMPTY_HEADERS,
+            waiting,
+        )
+        await waiting.done.wait()
+        if waiting.error is not None:
+            raise waiting.error
+        return PublishedRecord(topic, target.index, waiting.offset)
+
+    def read(
+        self,
+        topic: str,
+        *,
+        start: Start = "earliest",
+        partitions: Iterable[int] | None = None,
+        follow: bool = True,
+    ) -> AsyncIterator[ConsumerRecord]:
+        """Iterate over records of a topic, in offset order within each partition.
+
+        Args:
+          start: ``"earliest"``, ``"latest"``, an offset, a datetime (first record at or after it), or a
+            mapping from partition to one of these.
+          partitions: which; None: all.
+          follow: go on waiting for new records; else stop at the high watermarks as they are now.
+
+        Raises UnknownTopic, UnknownPartition, OffsetOutOfRange. Cancellation: resume from the last offset seen.
+        """
+        found = self.topic(topic)
+        chosen = found.partitions if partitions is None else tuple(found.partition(index) for index in partitions)
+        return read_records(chosen, start, follow=follow)
+
+    def statistics(self) -> BrokerStatistics:
+        return BrokerStatistics(
+            topics=len(self.topics),
+            partitions=sum(len(topic.partitions) for topic in self.topics.values()),
+            net=self._reactor.statistics(),
+            doors={name: door.statistics() for name, door in self._doors.items()},
+        )
+
+    # -- opening and closing -----------------------------------------------------------------------
+
+    async def _open_doors(self, host: PluginHost, listeners: Iterable[Listener]) -> None:
+        for name, (address, port) in listeners:
+            door = self._doors.get(name)
+            if door is None:
+                registered = host.door(name)
+                settings = self.config.plugin_settings("door", name, registered.settings_type)
+                door = registered.factory(DoorContext(self, settings))
+                await door.open()
+                self._doors[name] = door
+            bound = self._reactor.listen(door, name, address, port, self._tls(name))
+            self.addresses.setdefault(name, bound)
+
+    def _tls(self, door: str) -> ssl.SSLContext | None:
+        files = self.config.tls_for(door)
+        if files is None:
+            return None
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        try:
+            context.load_cert_chain(files.certificate, files.key or None)
+        except (OSError, ssl.SSLError) as error:
+            raise ConfigurationError(
+                f"tls: certificate {files.certificate!r} cannot be used for {door}: {error}"
+            ) from None
+        return context
+
+    async def _close(self) -> None:
+        """Stop accepting, commit what is staged, let connections take what they are due."""
+        self.is_closing = True
+        self._reactor.stop_listening()
+        for transport in self._reactor.connections:
+            if transport.connection is not None:
+                transport.connection.shutting_down()
+        closing = BrokerClosing("the broker is shutting down; try again when it is back")
+        for topic in self.topics.values():
+            for partition in topic.partitions:
+                partition.refuse(closing)
+        with trio.move_on_after(self.config.limits.shutdown_timeout_s) as scope:
+            await self._reactor.drain()
+            for transport in self._reactor.connections:
+                transport.close()
+            while self._reactor.connection_count:
+                await self._reactor.wait_round()
+        if scope.cancelled_caught:
+            logger.warning(
+                "closing: %d connections did not take what was written to them in %g s",
+                self._reactor.connection_count, self.config.limits.shutdown_timeout_s,
+            )  # fmt: skip
+        for name, door in self._doors.items():
+            try:
+                await door.close()
+            except Exception:  # the boundary: one door's failure must not keep logs from being closed
+                logger.exception("door %s could not be closed cleanly", name)
+
+
+async def _guarded(function: Callable[..., Awaitable[Any]], *args: Any) -> None:
+    """Run a door's or partition's own task; its failure is logged and ends nothing else."""
+    try:
+        await function(*args)
+    except Exception:  # the boundary for background work
+        logger.exception("background task %s failed", getattr(function, "__qualname__", function))
+
+
+@asynccontextmanager
+async def open_broker(
+    data: Path | str | None = None,
+    *,
+    store: str | None = None,
+    listen: Mapping[str, str] | None = None,
+    config: BrokerConfig | None = None,
+    plugins: PluginHost | None = None,
+    disk: Disk | None = None,
+    now_ms: Callable[[], int] = wall_clock_ms,
+    rng: random.Random | None = None,
+    poller: str = "auto",
+) -> AsyncIterator[Broker]:
+    """Run a broker inside the block.
+
+    Args:
+      data: the data directory. None: the configuration's if there is one, else a temporary one that is
+        removed at the end.
+      store: the store for topics that name none; None: the configuration's, which is ``segments`` by default.
+      listen: door names and ``HOST:PORT`` (port 0: any free one). None: what the configuration says; without a
+        configuration no door is opened.
+      config: see :func:`trunkline.config.load_config`.
+      plugins: a host with plugins already added, for tests of plugins; None: installed ones.
+      disk, now_ms, rng: the outside world, for simulations.
+      poller: ``auto``, ``epoll`` or ``tasks``, see :mod:`trunkline.net.pollers`.
+
+    Raises:
+      ConfigurationError, InsecureListener, PluginError, ListenFailed, DataDirectoryLocked, CorruptLog: not opened.
+
+    Cancellation: closes the broker as the end of the block does, in at most ``limits.shutdown_timeout_s``.
+    """
+    async with AsyncExitStack() as stack:
+        if config is None:
+            config = BrokerConfig(listen={})
+            if data is None:
+                data = stack.enter_context(tempfile.TemporaryDirectory(prefix="trunkline-"))
+        changes: dict[str, Any] = {"data": Path(data)} if data is not None else {}
+        if store is not None:
+            changes["storage"] = store
+        if listen is not None:
+            changes["listen"] = dict(listen)
+        config = msgspec.structs.replace(config, **changes)
+        broker = await stack.enter_async_context(
+            _run_broker(config, plugins or PluginHost(), disk or RealDisk(), now_ms, rng or random.Random(), poller)
+        )
+        yield broker
+
+
+@asynccontextmanager
+async def _run_broker(
+    config: BrokerConfig, host: PluginHost, disk: Disk, now_ms: Callable[[], int], rng: random.Random, poller: str
+) -> AsyncIterator[Broker]:
+    host.load_all(config.plugins)
+    host.store(config.storage)
+    for name in config.listen or ():
+        host.door(name)
+    listeners = config.listeners({name: door.default_port for name, door in host.doors.items()})
+    async with AsyncExitStack() as stack:
+        stack.enter_context(lock_directory(config.data))
+        stores: dict[str, Store] = {}
+        stack.callback(lambda: [opened.close() for opened in stores.values()])
+        for name, registered in host.stores.items():
+            directory = config.data / name
+            disk.make_directory(directory)
+            settings = config.plugin_settings("store", name, registered.settings_type)
+            stores[name] = await trio.to_thread.run_sync(registered.factory, StoreContext(directory, disk, settings))
+        reactor = await stack.enter_async_context(Reactor.open(config.limits, poller=poller))
+        nursery = await stack.enter_async_context(trio.open_nursery())
+
+        def spawn(function: Callable[..., Awaitable[Any]], *args: Any) -> None:
+            nursery.start_soon(_guarded, function, *args)
+
+        metadata = FileMetadata(config.data / "metadata.json", disk)
+        catalog = TopicCatalog(
+            metadata, stores, config.storage, rounds=reactor.rounds, now_ms=now_ms, spawn=spawn, rng=rng
+        )
+        broker = Broker(config, reactor, metadata, catalog, now_ms=now_ms, spawn=spawn, rng=rng)
+        try:
+            await catalog.open()
+            await broker._open_doors(host, listeners)
+            yield broker
+        finally:
+            with trio.CancelScope(shield=True):  # bounded by shutdown_timeout_s; then logs are closed, which is quick
+                await broker._close()
+                nursery.cancel_scope.cancel()
+                await catalog.close()

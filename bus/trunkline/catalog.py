@@ -1,0 +1,226 @@
+"""The topics of a broker: creates, opens, alters and deletes them.
+
+The metadata store says which topics there are; stores keep their logs. A topic comes into being with
+its metadata entry and its logs are made after it, so a crash in between leaves an empty topic. It
+ends the other way round: the entry is marked first, the logs go, then the entry; a marked entry found
+at start is finished off. A log without an entry is never touched: it is reported, and a topic
+of that name cannot be made until somebody has looked.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+import uuid
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import msgspec
+import trio
+
+from trunkline.errors import ConfigurationError, InvalidSetting, TopicExists, TrunklineError, UnknownTopic
+from trunkline.log import Log, Store, TopicPartition
+from trunkline.metadata import MetadataEntry, MetadataStore
+from trunkline.partition import Partition
+from trunkline.rounds import Rounds
+from trunkline.settings import TopicSettings, check_topic_name
+from trunkline.topic import Topic
+
+__all__ = ["MAX_PARTITIONS", "TopicCatalog"]
+
+logger = logging.getLogger("trunkline.catalog")
+
+MAX_PARTITIONS: Final = 10_000
+"""Of one topic: each costs an open file and a directory, and a typing error should not cost a disk."""
+
+
+class _Entry(msgspec.Struct, omit_defaults=True):
+    """A topic as the metadata store keeps it, under ``topics/NAME``."""
+
+    id: str
+    partitions: int
+    settings: dict[str, str] = {}
+    storage: str = ""
+    leader_epoch: int = 0
+    replicas: tuple[int, ...] = (0,)
+    is_deleting: bool = False
+
+
+class TopicCatalog:
+    """Belongs to the broker's thread; one administrative call at a time."""
+
+    def __init__(
+        self,
+        metadata: MetadataStore,
+        stores: Mapping[str, Store],
+        default_store: str,
+        *,
+        rounds: Rounds,
+        now_ms: Callable[[], int],
+        spawn: Callable[..., None],
+        rng: random.Random,
+    ) -> None:
+        self.topics: dict[str, Topic] = {}
+        self._metadata = metadata
+        self._stores = stores
+        self._default_store = default_store
+        self._rounds = rounds
+        self._now_ms = now_ms
+        self._spawn = spawn
+        self._random = rng
+        self._lock = trio.Lock()
+
+    # -- start and end -----------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        """Open every topic that the metadata store knows. Raises CorruptLog, OSError."""
+        entries = await self._metadata.list("topics/")
+        for key, stored in entries.items():
+            entry = msgspec.convert(stored.value, _Entry)
+            name = key.removeprefix("topics/")
+            if entry.is_deleting:
+                await self._remove(name, entry, stored.revision)
+            else:
+                await self._open_topic(name, entry)
+        for store_name, store in self._stores.items():
+            for log in await trio.to_thread.run_sync(store.list):
+                if log.topic not in self.topics:
+                    logger.warning("store %s holds %s, which is no known topic; it is left alone", store_name, log)
+
+    async def _open_topic(self, name: str, entry: _Entry) -> Topic:
+        settings = TopicSettings.parse(entry.settings)
+        topic = Topic(name, entry.id, settings, self._random)
+        topic.partitions = tuple([await self._open_partition(topic, index, entry) for index in range(entry.partitions)])
+        self.topics[name] = topic
+        return topic
+
+    async def _open_partition(self, topic: Topic, index: int, entry: _Entry) -> Partition:
+        store = self._store(entry.storage)
+
+        def open_log() -> tuple[Log, Partition]:
+            log = store.open(TopicPartition(topic.name, index), topic.settings)
+            partition = Partition(
+                topic,
+                index,
+                log,
+                is_blocking=store.blocking,
+                rounds=self._rounds,
+                now_ms=self._now_ms,
+                spawn=self._spawn,
+                leader_epoch=entry.leader_epoch,
+                replicas=entry.replicas,
+            )
+            log.flush()  # what recovery found is shown to readers, so it must be durable first
+            partition.recover_producers()
+            return log, partition
+
+        _, partition = await trio.to_thread.run_sync(open_log)
+        return partition
+
+    def _store(self, name: str) -> Store:
+        store = self._stores.get(name or self._default_store)
+        if store is None:
+            raise ConfigurationError(
+                f"topic setting storage={name!r}: that store is not loaded; loaded: {', '.join(self._stores)}"
+            )
+        return store
+
+    async def close(self) -> None:
+        """Close every log. What could not be closed cleanly is logged; recovery deals with it at the next start."""
+        for topic in self.topics.values():
+            for partition in topic.partitions:
+                try:
+                    partition.close_listeners(None)
+                    await trio.to_thread.run_sync(partition.close_log)
+                except (OSError, TrunklineError):
+                    logger.exception("%s: could not be closed cleanly", partition.name)
+
+    # -- administration ----------------------------------------------------------------------------
+
+    def get(self, name: str) -> Topic:
+        """The topic. Raises UnknownTopic."""
+        topic = self.topics.get(name)
+        if topic is None:
+            raise UnknownTopic(f"there is no topic {name!r}; create it first", topic=name)
+        return topic
+
+    async def create(self, name: str, partitions: int, settings: Mapping[str, str]) -> Topic:
+        """Make a topic; durable when it returns.
+
+        Raises TopicExists, InvalidTopicName, InvalidSetting. Cancellation: may have happened.
+        """
+        check_topic_name(name)
+        if not 1 <= partitions <= MAX_PARTITIONS:
+            raise InvalidSetting(f"topic {name}: partitions must be 1 to {MAX_PARTITIONS}, not {partitions}")
+        parsed = TopicSettings.parse(settings)
+        async with self._lock:
+            if name in self.topics:
+                raise TopicExists(f"topic {name} is already there", topic=name)
+            storage = parsed.storage or self._default_store
+            store = self._store(storage)
+            await self._refuse_leftovers(name, storage, store)
+            entry = _Entry(
+                str(uuid.UUID(int=self._random.getrandbits(128), version=4)), partitions, dict(settings), storage
+            )
+            await self._metadata.compare_and_set(f"topics/{name}", msgspec.to_builtins(entry), 0)
+            return await self._open_topic(name, entry)
+
+    async def _refuse_leftovers(self, name: str, store_name: str, store: Store) -> None:
+        leftovers = [log for log in await trio.to_thread.run_sync(store.list) if log.topic == name]
+        if leftovers:
+            raise TopicExists(
+                f"store {store_name} already holds {len(leftovers)} logs named {name} that belong to no known topic; "
+                "move them away first",
+                topic=name,
+            )
+
+    async def alter(self, name: str, changes: Mapping[str, str | None]) -> Topic:
+        """Change settings; None puts one back to its default. Raises UnknownTopic, InvalidSetting.
+
+        Settings of storage take effect when the log is opened next (``segment.*``, ``index.*``), others at once.
+        """
+        async with self._lock:
+            topic = self.get(name)
+            if "storage" in changes:
+                raise InvalidSetting(f"topic {name}: storage is chosen when a topic is created", setting="storage")
+            stored = await self._stored(name)
+            entry = msgspec.convert(stored.value, _Entry)
+            for setting, value in changes.items():
+                if value is None:
+                    entry.settings.pop(setting, None)
+                else:
+                    entry.settings[setting] = value
+            parsed = TopicSettings.parse({**entry.settings, **{s: v for s, v in changes.items() if v is not None}})
+            await self._metadata.compare_and_set(f"topics/{name}", msgspec.to_builtins(entry), stored.revision)
+            topic.settings = parsed
+            return topic
+
+    async def _stored(self, name: str) -> MetadataEntry:
+        stored = await self._metadata.get(f"topics/{name}")
+        assert stored is not None, "an open topic has an entry"
+        return stored
+
+    async def delete(self, name: str) -> None:
+        """Remove a topic and its records for good. Raises UnknownTopic. Cancellation: may have happened."""
+        async with self._lock:
+            topic = self.get(name)
+            stored = await self._stored(name)
+            entry = msgspec.convert(stored.value, _Entry)
+            entry.is_deleting = True
+            value: dict[str, Any] = msgspec.to_builtins(entry)
+            revision = await self._metadata.compare_and_set(f"topics/{name}", value, stored.revision)
+            del self.topics[name]
+            gone = UnknownTopic(f"topic {name} was deleted", topic=name)
+            for partition in topic.partitions:
+                partition.refuse(gone)
+            for partition in topic.partitions:
+                await partition.wait_idle()
+                await trio.to_thread.run_sync(partition.close_log)
+                partition.close_listeners(gone)
+            await self._remove(name, entry, revision)
+
+    async def _remove(self, name: str, entry: _Entry, revision: int) -> None:
+        store = self._store(entry.storage)
+        for index in range(entry.partitions):
+            await trio.to_thread.run_sync(store.delete, TopicPartition(name, index))
+        await self._metadata.compare_and_set(f"topics/{name}", None, revision)

@@ -1,0 +1,265 @@
+"""Live delivery: each committed batch is decoded once, and one index says who wants each record.
+
+A :class:`LiveTail` follows one partition for all subscribers of the broker. While a subscriber keeps
+up it is *live*: records go to it in the round that commits them. When its ``deliver`` says "stop" (its
+window or its socket is full) it is *behind*: the tail remembers the next offset for it and nothing
+else. When it says :meth:`LiveTail.resume` it reads the log from there at its own pace, and is live
+again once it has reached the high watermark. The offsets make that free of gaps and doubles: a live
+subscriber has been offered everything below the high watermark, a lagging one everything below its cursor.
+
+So a slow subscriber costs a cursor and at most one decoded chunk, never a queue. A filter added while
+behind gets nothing older than itself: each filter has a start offset.
+"""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, Final
+
+import msgspec
+
+from trunkline.errors import OffsetOutOfRange, TrunklineError
+from trunkline.partition import Partition
+from trunkline.records import Record, decode_all, iter_headers
+from trunkline.rounds import Rounds
+from trunkline.subscriptions import SubscriptionIndex, matches
+
+__all__ = ["Delivery", "LiveStatistics", "LiveSubscriber", "LiveTail"]
+
+logger = logging.getLogger("trunkline.live")
+
+CATCH_UP_BYTES: Final = 64 * 1024
+"""Read, decoded and offered at a time to one subscriber that is behind; also what it may hold."""
+
+
+class Delivery:
+    """A record on its way to subscribers.
+
+    Attributes:
+      record: as stored.
+      text: its key as text, which is what filters are matched against.
+      partition: where it comes from.
+      cache: forms of it that are the same for many subscribers; the door's own, empty at first.
+    """
+
+    __slots__ = ("cache", "partition", "record", "text")
+
+    def __init__(self, record: Record, text: str, partition: Partition) -> None:
+        self.record = record
+        self.text = text
+        self.partition = partition
+        self.cache: dict[Any, Any] = {}
+
+
+class LiveSubscriber(ABC):
+    """Somebody with filters. Must be hashable (by identity is best) and must not raise."""
+
+    @abstractmethod
+    def deliver(self, delivery: Delivery, options: list[Any]) -> bool:
+        """Take a record; ``options`` are those of its filters that matched.
+
+        Returns False for "taken, but no more until I say ``resume``".
+        """
+
+    def missed(self, partition: Partition, records: int) -> None:  # noqa: B027 - for those who report it
+        """Retention removed so many offsets before this subscriber had read them."""
+
+    def live_closed(self, error: TrunklineError | None) -> None:  # noqa: B027 - for those who report it
+        """The partition is closed; nothing more will come from it."""
+
+
+class _Member:
+    """A subscriber's place in one partition. ``cursor`` is None while it is live."""
+
+    __slots__ = ("cursor", "filters", "is_reading", "leftover", "subscriber")
+
+    def __init__(self, subscriber: LiveSubscriber) -> None:
+        self.subscriber = subscriber
+        self.filters: dict[str, tuple[Any, int]] = {}  # filter -> options, start offset
+        self.cursor: int | None = None
+        self.leftover: list[Record] = []  # decoded, not offered yet; last first
+        self.is_reading = False
+
+    def options(self, text: str, offset: int) -> list[Any]:
+        return [
+            options for filter, (options, start) in self.filters.items() if offset >= start and matches(filter, text)
+        ]
+
+
+class LiveStatistics(msgspec.Struct, frozen=True):
+    """A snapshot."""
+
+    subscribers: int
+    filters: int
+    behind: int
+
+
+def _text(key: bytes | None) -> str | None:
+    """What filters see of a key; None if it is not UTF-8, or missing: then no filter matches."""
+    if key is None:
+        return None
+    try:
+        return key.decode()
+    except UnicodeDecodeError:
+        return None
+
+
+class LiveTail:
+    """All subscribers of one partition; a listener of it. Belongs to the broker's thread."""
+
+    def __init__(self, partition: Partition, rounds: Rounds, spawn: Callable[..., None]) -> None:
+        self.partition = partition
+        self._rounds = rounds
+        self._spawn = spawn
+        self._index: SubscriptionIndex[_Member, Any] = SubscriptionIndex()
+        self._members: dict[LiveSubscriber, _Member] = {}
+        partition.add_listener(self)
+
+    def subscribe(self, subscriber: LiveSubscriber, filter: str, options: Any) -> bool:
+        """Offer ``subscriber`` what is committed from now on and matches; True if the filter is new to it.
+
+        The same filter again replaces its options and starts nothing anew. Raises ValueError for a bad filter.
+        """
+        member = self._members.get(subscriber)
+        if member is None:
+            member = _Member(subscriber)
+        is_new = self._index.add(filter, member, options)
+        self._members[subscriber] = member
+        start = self.partition.high_watermark if is_new else member.filters[filter][1]
+        member.filters[filter] = (options, start)
+        return is_new
+
+    def unsubscribe(self, subscriber: LiveSubscriber, filter: str) -> bool:
+        """Take a filter away; False if the subscriber does not have it."""
+        member = self._members.get(subscriber)
+        if member is None or member.filters.pop(filter, None) is None:
+            return False
+        self._index.remove(filter, member)
+        if not member.filters:
+            del self._members[subscriber]
+        return True
+
+    def remove(self, subscriber: LiveSubscriber) -> None:
+        """Take away everything of a subscriber."""
+        member = self._members.pop(subscriber, None)
+        if member is not None:
+            member.filters.clear()
+            self._index.remove_subscriber(member)
+
+    def resume(self, subscriber: LiveSubscriber) -> None:
+        """It can take more. Does nothing if it is live or being served already."""
+        member = self._members.get(subscriber)
+        if member is not None and member.cursor is not None and not member.is_reading:
+            member.is_reading = True
+            self._rounds.call_soon(lambda: self._catch_up(member))
+
+    # -- live --------------------------------------------------------------------------------------
+
+    def records_committed(self, partition: Partition, base_offset: int, next_offset: int, batches: list[bytes]) -> None:
+        if not self._members:
+            return
+        for batch in batches:
+            for record in self._decode(batch, base_offset):
+                self._offer(record)
+
+    def _offer(self, record: Record) -> None:
+        text = _text(record.key)
+        if text is None:
+            return
+        wanted = self._index.match(text)
+        if not wanted:
+            return
+        delivery = Delivery(record, text, self.partition)
+        for member, options in wanted:
+            if member.cursor is None and not member.subscriber.deliver(delivery, options):
+                member.cursor = record.offset + 1
+
+    def _decode(self, batches: bytes, from_offset: int) -> list[Record]:
+        try:
+            return decode_all(batches, from_offset=from_offset)
+        except TrunklineError as error:  # a client's batch with an intact CRC around nonsense
+            logger.warning(
+                "%s: records from offset %d cannot be delivered: %s", self.partition.name, from_offset, error
+            )
+            return []
+
+    def partition_closed(self, partition: Partition, error: TrunklineError | None) -> None:
+        members, self._members = self._members, {}
+        self._index = SubscriptionIndex()
+        for member in members.values():
+            member.filters.clear()
+            member.subscriber.live_closed(error)
+
+    # -- behind ------------------------------------------------------------------------------------
+
+    def _catch_up(self, member: _Member) -> None:
+        """Offer one chunk of the log to a subscriber that is behind; more in the next round."""
+        member.is_reading = False
+        if not member.filters or not self._offer_leftover(member):
+            return
+        assert member.cursor is not None
+        if member.cursor >= self.partition.high_watermark:
+            member.cursor = None  # live again: it has been offered all there is
+            return
+        member.is_reading = True
+        try:
+            batches = self.partition.read_nowait(member.cursor, CATCH_UP_BYTES)
+        except OffsetOutOfRange:
+            self._skip_to_start(member)
+            return
+        if batches is None:
+            self._spawn(self._read_waiting, member)
+        else:
+            self._take_chunk(member, batches)
+
+    async def _read_waiting(self, member: _Member) -> None:
+        """The pages are not cached: read in a worker, go on in a round."""
+        assert member.cursor is not None
+        try:
+            batches = await self.partition.read(member.cursor, CATCH_UP_BYTES)
+        except OffsetOutOfRange:
+            self._rounds.call_soon(lambda: self._skip_to_start(member))
+            return
+        self._rounds.call_soon(lambda: self._take_chunk(member, batches))
+
+    def _skip_to_start(self, member: _Member) -> None:
+        assert member.cursor is not None
+        start = self.partition.log_start_offset
+        missed, member.cursor = start - member.cursor, start
+        logger.warning(
+            "%s: retention removed %d records before a subscriber had read them", self.partition.name, missed
+        )
+        member.subscriber.missed(self.partition, missed)
+        self._rounds.call_soon(lambda: self._catch_up(member))
+
+    def _take_chunk(self, member: _Member, batches: bytes) -> None:
+        assert member.cursor is not None
+        cursor = member.cursor
+        member.leftover = self._decode(batches, cursor)[::-1]
+        for _, header in iter_headers(batches):
+            cursor = header.next_offset
+        assert cursor > member.cursor, "a read below the high watermark gives at least one batch"
+        member.cursor = cursor
+        self._rounds.call_soon(lambda: self._catch_up(member))
+
+    def _offer_leftover(self, member: _Member) -> bool:
+        """Offer what was decoded; False if the subscriber said stop."""
+        leftover = member.leftover
+        while leftover:
+            record = leftover.pop()
+            text = _text(record.key)
+            if text is None:
+                continue
+            options = member.options(text, record.offset)
+            if options and not member.subscriber.deliver(Delivery(record, text, self.partition), options):
+                return False
+        return True
+
+    def statistics(self) -> LiveStatistics:
+        return LiveStatistics(
+            subscribers=len(self._members),
+            filters=len(self._index),
+            behind=sum(member.cursor is not None for member in self._members.values()),
+        )

@@ -1,0 +1,222 @@
+"""Waiting for sockets: an epoll nested in trio's own, or a task per socket where there is no epoll.
+
+Both are level-triggered: a socket that was not drained is reported again. A poller belongs to the
+reactor's task; ``wake`` alone may be called from any thread.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import socket
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Final
+
+import trio
+
+__all__ = ["READ", "WRITE", "EpollPoller", "Handler", "Poller", "TaskPoller", "open_poller"]
+
+READ: Final = 1
+WRITE: Final = 4
+# epoll's own bits, so that masks need no translation; ERR (8) and HUP (16) come unasked and mean "read and see".
+Handler = Callable[[int], None]
+_MAX_EVENTS: Final = 1024
+
+
+class Poller(ABC):
+    """Says which sockets are ready."""
+
+    @abstractmethod
+    def register(self, sock: socket.socket, mask: int, handler: Handler) -> None:
+        """Call ``handler(ready mask)`` from now on when ``sock`` is ready for ``mask`` (READ, WRITE, 0 or both)."""
+
+    @abstractmethod
+    def modify(self, sock: socket.socket, mask: int) -> None:
+        """Wait for ``mask`` from now on."""
+
+    @abstractmethod
+    def unregister(self, sock: socket.socket) -> None:
+        """Forget a socket, before it is closed."""
+
+    @abstractmethod
+    async def wait(self) -> None:
+        """Wait until a socket is ready or ``wake`` was called. A checkpoint; cancellation changes nothing."""
+
+    @abstractmethod
+    async def wait_woken(self) -> None:
+        """Wait until ``wake`` was called, whatever the sockets do."""
+
+    @abstractmethod
+    def take_ready(self) -> list[tuple[Handler, int]] | None:
+        """What is ready now, without waiting; empty after a bare ``wake``, None if nothing happened."""
+
+    @abstractmethod
+    def wake(self) -> None:
+        """Make the current or next ``wait`` return. From any thread."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Release what the poller itself holds."""
+
+
+class EpollPoller(Poller):
+    """One epoll for all sockets. An epoll is itself readable when something in it is: trio waits for that."""
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self._eventfd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._epoll.register(self._eventfd, READ)
+        self._handlers: dict[int, Handler] = {}
+
+    def register(self, sock: socket.socket, mask: int, handler: Handler) -> None:
+        fd = sock.fileno()
+        self._handlers[fd] = handler
+        self._epoll.register(fd, mask)
+
+    def modify(self, sock: socket.socket, mask: int) -> None:
+        self._epoll.modify(sock.fileno(), mask)
+
+    def unregister(self, sock: socket.socket) -> None:
+        fd = sock.fileno()
+        if self._handlers.pop(fd, None) is not None:
+            self._epoll.unregister(fd)
+
+    async def wait(self) -> None:
+        await trio.lowlevel.wait_readable(self._epoll.fileno())
+
+    async def wait_woken(self) -> None:
+        await trio.lowlevel.wait_readable(self._eventfd)
+
+    def take_ready(self) -> list[tuple[Handler, int]] | None:
+        events = self._epoll.poll(0, _MAX_EVENTS)
+        if not events:
+            return None
+        handlers = self._handlers
+        ready = []
+        for fd, mask in events:
+            if fd == self._eventfd:
+                with contextlib.suppress(BlockingIOError):
+                    os.eventfd_read(fd)
+            else:
+                ready.append((handlers[fd], mask))
+        return ready
+
+    def wake(self) -> None:
+        os.eventfd_write(self._eventfd, 1)
+
+    def close(self) -> None:
+        self._epoll.close()
+        os.close(self._eventfd)
+
+
+class _Watched:
+    __slots__ = ("handler", "mask", "resumed", "scope")
+
+    def __init__(self, mask: int, handler: Handler) -> None:
+        self.mask = mask
+        self.handler = handler
+        self.scope = trio.CancelScope()
+        self.resumed = trio.Event()
+
+
+class TaskPoller(Poller):
+    """A task per socket and direction, for systems without epoll: the same rounds, at several times the cost."""
+
+    def __init__(self, nursery: trio.Nursery) -> None:
+        self._nursery = nursery
+        self._token = trio.lowlevel.current_trio_token()
+        self._watched: dict[socket.socket, _Watched] = {}
+        self._ready: dict[socket.socket, int] = {}
+        self._is_woken = False
+        self._woken = trio.Event()
+        self._something = trio.Event()
+
+    def register(self, sock: socket.socket, mask: int, handler: Handler) -> None:
+        self._watch(sock, _Watched(mask, handler))
+
+    def modify(self, sock: socket.socket, mask: int) -> None:
+        old = self._watched[sock]
+        old.scope.cancel()
+        self._watch(sock, _Watched(mask, old.handler))
+
+    def _watch(self, sock: socket.socket, watched: _Watched) -> None:
+        self._watched[sock] = watched
+        if watched.mask & READ:
+            self._nursery.start_soon(self._wait_for, sock, watched, READ)
+        if watched.mask & WRITE:
+            self._nursery.start_soon(self._wait_for, sock, watched, WRITE)
+
+    async def _wait_for(self, sock: socket.socket, watched: _Watched, direction: int) -> None:
+        wait = trio.lowlevel.wait_readable if direction == READ else trio.lowlevel.wait_writable
+        with watched.scope:
+            while True:
+                try:
+                    await wait(sock)
+                except (trio.ClosedResourceError, OSError):
+                    return
+                self._ready[sock] = self._ready.get(sock, 0) | direction
+                self._something.set()
+                await watched.resumed.wait()
+
+    def unregister(self, sock: socket.socket) -> None:
+        watched = self._watched.pop(sock, None)
+        if watched is not None:
+            watched.scope.cancel()
+            self._ready.pop(sock, None)
+            trio.lowlevel.notify_closing(sock)
+
+    async def wait(self) -> None:
+        await self._something.wait()
+        await trio.lowlevel.checkpoint()
+
+    async def wait_woken(self) -> None:
+        await self._woken.wait()
+        await trio.lowlevel.checkpoint()
+
+    def take_ready(self) -> list[tuple[Handler, int]] | None:
+        if not self._something.is_set():
+            return None
+        ready, self._ready = self._ready, {}
+        self._something = trio.Event()
+        self._woken = trio.Event()
+        self._is_woken = False
+        found = []
+        for sock, mask in ready.items():
+            watched = self._watched.get(sock)
+            if watched is not None:
+                found.append((watched.handler, mask))
+                watched.resumed.set()
+                watched.resumed = trio.Event()
+        return found
+
+    def wake(self) -> None:
+        if not self._is_woken:
+            self._is_woken = True
+            self._token.run_sync_soon(self._set_woken)
+
+    def _set_woken(self) -> None:
+        self._woken.set()
+        self._something.set()
+
+    def close(self) -> None:
+        self._nursery.cancel_scope.cancel()
+
+
+@asynccontextmanager
+async def open_poller(kind: str = "auto") -> AsyncIterator[Poller]:
+    """The best poller here: epoll on Linux, else tasks. ``kind`` is ``auto``, ``epoll`` or ``tasks``."""
+    if kind == "auto":
+        kind = "epoll" if hasattr(select, "epoll") and hasattr(os, "eventfd") else "tasks"
+    if kind == "epoll":
+        poller = EpollPoller()
+        try:
+            yield poller
+        finally:
+            poller.close()
+    else:
+        async with trio.open_nursery() as nursery:
+            yield TaskPoller(nursery)
+            nursery.cancel_scope.cancel()

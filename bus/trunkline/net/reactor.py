@@ -1,0 +1,157 @@
+"""The reactor: one task that waits for all sockets and works in rounds."""
+
+from __future__ import annotations
+
+import ssl
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Final
+
+import msgspec
+import trio
+
+from trunkline.config import Limits
+from trunkline.door import Door
+from trunkline.net.listener import Listener, bind
+from trunkline.net.pollers import Poller, open_poller
+from trunkline.net.transport import SocketTransport
+from trunkline.rounds import Rounds
+
+__all__ = ["Reactor", "ReactorStatistics"]
+
+_ROUNDS_PER_WAKE: Final = 16
+"""Rounds in a row before other tasks get their turn: a wake-up of the task costs three times a round."""
+
+_SWEEP_S: Final = 1.0
+
+
+class ReactorStatistics(msgspec.Struct, frozen=True):
+    """A snapshot; ``unacknowledged_bytes`` are staged or not yet durable."""
+
+    connections: int
+    refused_connections: int
+    rounds: int
+    unacknowledged_bytes: int
+
+
+class Reactor:
+    """Owns all sockets of a broker. Open it with :meth:`open`; ``rounds`` is where partitions stage."""
+
+    def __init__(self, poller: Poller, limits: Limits) -> None:
+        self.poller = poller
+        self.limits = limits
+        self.rounds = Rounds(poller.wake, limits.max_unacknowledged_bytes)
+        self.now = time.monotonic()
+        self.touched: list[SocketTransport] = []
+        self.is_in_round = False
+        self._transports: set[SocketTransport] = set()
+        self._listeners: list[Listener] = []
+        self._round_count = 0
+        self._round_over = trio.Event()
+
+    @classmethod
+    @asynccontextmanager
+    async def open(cls, limits: Limits, *, poller: str = "auto") -> AsyncIterator[Reactor]:
+        """Run the reactor and its commit thread inside the block; on leaving it, drop whatever is still connected."""
+        async with open_poller(poller) as chosen, trio.open_nursery() as nursery:
+            reactor = cls(chosen, limits)
+            async with trio.open_nursery() as commit_nursery:
+                # A limiter of its own: the thread lives as long as the broker and must not use up a worker's place.
+                commit_nursery.start_soon(
+                    lambda: trio.to_thread.run_sync(reactor.rounds.committer.run, limiter=trio.CapacityLimiter(1))
+                )
+                nursery.start_soon(reactor._run)
+                nursery.start_soon(reactor._sweep)
+                try:
+                    yield reactor
+                finally:
+                    reactor.stop_listening()
+                    for transport in tuple(reactor._transports):
+                        transport.abort()
+                    reactor.rounds.committer.stop()
+            nursery.cancel_scope.cancel()
+
+    def listen(self, door: Door, door_name: str, host: str, port: int, tls: ssl.SSLContext | None) -> tuple[str, int]:
+        """Accept connections for ``door``; returns the bound address. Raises ListenFailed."""
+        listener = Listener(self, door, door_name, bind(host, port, door_name), tls)
+        listener.start()
+        self._listeners.append(listener)
+        return listener.address
+
+    def stop_listening(self) -> None:
+        """Accept nobody from now on."""
+        for listener in self._listeners:
+            listener.close()
+        self._listeners.clear()
+
+    async def _run(self) -> None:
+        poller, rounds = self.poller, self.rounds
+        while True:
+            # While too much waits for the disk, the sockets wait too: peers feel TCP's back-pressure.
+            if rounds.is_saturated and not rounds.committer.is_idle:
+                await poller.wait_woken()
+            else:
+                await poller.wait()
+            for _ in range(_ROUNDS_PER_WAKE):
+                ready = poller.take_ready()
+                if ready is None:
+                    break
+                self.now = time.monotonic()
+                self.is_in_round = True
+                rounds.begin()
+                for handler, mask in ready:
+                    handler(mask)
+                rounds.finish()
+                while self.touched:  # a flush may end a connection, which may write to another
+                    touched, self.touched = self.touched, []
+                    for transport in touched:
+                        transport.flush()
+                self.is_in_round = False
+                self._round_count += 1
+                if self._round_over.statistics().tasks_waiting:
+                    self._round_over.set()
+                    self._round_over = trio.Event()
+                if rounds.is_saturated:
+                    break
+
+    async def _sweep(self) -> None:
+        while True:
+            await trio.sleep(_SWEEP_S)
+            self.now = time.monotonic()
+            for transport in tuple(self._transports):
+                transport.check_time(self.now)
+            for listener in self._listeners:
+                listener.resume()
+
+    async def wait_round(self) -> None:
+        """Wait until the next round is over."""
+        await self._round_over.wait()
+
+    async def drain(self) -> None:
+        """Wait until all that was staged is committed and all that was written is sent (or a peer is gone)."""
+        while not self.rounds.is_idle or any(transport.has_outbound for transport in self._transports):
+            await self.wait_round()
+
+    @property
+    def connections(self) -> list[SocketTransport]:
+        """Everybody connected now."""
+        return list(self._transports)
+
+    @property
+    def connection_count(self) -> int:
+        return len(self._transports)
+
+    def remember(self, transport: SocketTransport) -> None:
+        self._transports.add(transport)
+
+    def forget(self, transport: SocketTransport) -> None:
+        self._transports.discard(transport)
+
+    def statistics(self) -> ReactorStatistics:
+        return ReactorStatistics(
+            connections=len(self._transports),
+            refused_connections=sum(listener.refused for listener in self._listeners),
+            rounds=self._round_count,
+            unacknowledged_bytes=self.rounds.unacknowledged_bytes,
+        )

@@ -1,0 +1,79 @@
+"""TLS for a transport: ``ssl.SSLObject`` over memory BIOs, driven by the same rounds."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from typing import TYPE_CHECKING
+
+from trunkline.errors import RemoteProtocolError
+from trunkline.net.transport import READ_BYTES, SocketTransport
+
+if TYPE_CHECKING:
+    from trunkline.net.reactor import Reactor
+
+__all__ = ["TlsTransport"]
+
+
+class TlsTransport(SocketTransport):
+    """A peer behind TLS. What the connection writes is encrypted at once and buffered as ciphertext."""
+
+    __slots__ = ("_early", "_incoming", "_is_ready", "_outgoing", "_tls")
+
+    def __init__(
+        self, reactor: Reactor, sock: socket.socket, peer: str, door_name: str, context: ssl.SSLContext
+    ) -> None:
+        super().__init__(reactor, sock, peer, door_name)
+        self._incoming = ssl.MemoryBIO()
+        self._outgoing = ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
+        self._is_ready = False
+        self._early: list[bytes] = []  # written before the handshake is over: a door that speaks first
+
+    def write(self, data: bytes) -> None:
+        if self.is_closing:
+            return
+        if not self._is_ready:
+            self._early.append(data)
+            return
+        self._tls.write(data)
+        super().write(self._outgoing.read())
+
+    def close(self) -> None:
+        if not self.is_closing and self._is_ready:
+            try:
+                self._tls.unwrap()
+            except ssl.SSLWantReadError:
+                pass  # our close_notify is in the buffer; the peer's is not waited for
+            except ssl.SSLError:
+                return super().close()
+            super().write(self._outgoing.read())
+        return super().close()
+
+    def received(self, data: bytes) -> None:
+        self._incoming.write(data)
+        try:
+            if not self._is_ready:
+                self._handshake()
+            while self._is_ready and not self.is_closing:
+                plain = self._tls.read(READ_BYTES)
+                if not plain:
+                    return self.abort()
+                super().received(plain)
+        except ssl.SSLWantReadError:
+            pass
+        except ssl.SSLZeroReturnError:
+            return self.abort()
+        except ssl.SSLError as error:
+            return self.fail(RemoteProtocolError(f"TLS: {error.reason or error}"))
+        finally:
+            if self._outgoing.pending and not self.is_closing:
+                super().write(self._outgoing.read())
+        return None
+
+    def _handshake(self) -> None:
+        self._tls.do_handshake()
+        self._is_ready = True
+        early, self._early = self._early, []
+        for data in early:
+            self.write(data)

@@ -1,0 +1,262 @@
+"""One peer's socket: reads in bounded bites, buffers what leaves, sends once a round.
+
+Bounds: at most READ_BYTES are read from a peer in a round, so no peer can hold up the others. What
+is not sent yet waits in a buffer; above ``max_outbound_bytes`` the transport is congested: the core
+stops reading from that peer, and doors stop writing to it, until half has gone.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import socket
+from typing import TYPE_CHECKING, Final
+
+from trunkline.door import Connection, Transport
+from trunkline.errors import RemoteProtocolError
+from trunkline.net.pollers import READ, WRITE
+
+if TYPE_CHECKING:
+    from trunkline.net.reactor import Reactor
+
+__all__ = ["READ_BYTES", "SocketTransport"]
+
+logger = logging.getLogger("trunkline.net")
+
+READ_BYTES: Final = 65536
+"""Larger bites make glibc map and unmap each buffer, which costs more than the copy."""
+
+CLOSE_TIMEOUT_S: Final = 5.0
+"""How long a peer that is being closed may take to read what was written to it."""
+
+_SENDMSG_BYTES: Final = 65536  # above this, gathering costs less than joining
+_IOV_MAX: Final = 1024
+_Parts = list[bytes | memoryview]
+
+
+class SocketTransport(Transport):
+    """A plain TCP peer. Belongs to the reactor."""
+
+    __slots__ = (
+        "_allowance",
+        "_is_touched",
+        "_mask",
+        "_outbound",
+        "_outbound_bytes",
+        "_reactor",
+        "_sock",
+        "connection",
+        "deadline",
+        "door_name",
+        "idle_timeout_s",
+        "is_closing",
+        "is_congested",
+        "last_received",
+        "peer",
+    )
+
+    def __init__(self, reactor: Reactor, sock: socket.socket, peer: str, door_name: str) -> None:
+        self._reactor = reactor
+        self._sock = sock
+        self._mask = READ
+        self._outbound: _Parts = []
+        self._outbound_bytes = 0
+        self._is_touched = False
+        self.connection: Connection | None = None
+        self.door_name = door_name
+        self.peer = peer
+        self.idle_timeout_s = math.inf
+        self.is_congested = False
+        self.is_closing = False
+        self.last_received = reactor.now
+        self.deadline = reactor.now + reactor.limits.handshake_timeout_s
+        self._allowance = reactor.limits.pre_handshake_bytes  # that may still arrive; -1 once established
+
+    # -- for the connection ------------------------------------------------------------------------
+
+    @property
+    def local(self) -> tuple[str, int]:  # type: ignore[override]  # computed when asked, to keep idle peers small
+        host, port = self._sock.getsockname()[:2]
+        return host, port
+
+    def write(self, data: bytes) -> None:
+        if self.is_closing:
+            return
+        self._outbound.append(data)
+        self._outbound_bytes += len(data)
+        if not self._is_touched:
+            self._is_touched = True
+            self._reactor.touched.append(self)
+            if not self._reactor.is_in_round:
+                self._reactor.rounds.request()
+        if self._outbound_bytes > self._reactor.limits.max_outbound_bytes and not self.is_congested:
+            self.is_congested = True
+            self._update_mask()
+
+    def established(self) -> None:
+        self.deadline = math.inf
+        self._allowance = -1
+
+    def close(self) -> None:
+        if not self.is_closing:
+            self.is_closing = True
+            self.deadline = self._reactor.now + CLOSE_TIMEOUT_S
+            self._reactor.touched.append(self)
+            self._reactor.rounds.request()
+
+    def abort(self) -> None:
+        self._lost(None)
+
+    # -- for the reactor ---------------------------------------------------------------------------
+
+    def on_ready(self, mask: int) -> None:
+        """The poller's call."""
+        if mask & WRITE:
+            self.flush()
+        if mask & ~WRITE and self._mask & READ:
+            self._read()
+        elif mask & ~(WRITE | READ):
+            self._lost(ConnectionResetError("connection reset by peer"))
+
+    def _read(self) -> None:
+        allowance = self._allowance
+        try:
+            data = self._sock.recv(READ_BYTES if allowance < 0 else allowance)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self._lost(error)
+            return
+        if not data:
+            self._lost(None)
+            return
+        self.last_received = self._reactor.now
+        self.received(data)
+        if allowance >= 0 and self._allowance >= 0:
+            self._allowance -= len(data)
+            if self._allowance <= 0 and not self.is_closing:
+                limit = self._reactor.limits.pre_handshake_bytes
+                self.fail(RemoteProtocolError(f"sent {limit} bytes without introducing itself"))
+
+    def received(self, data: bytes) -> None:
+        """Give bytes to the connection; its errors end here."""
+        connection = self.connection
+        if connection is None or self.is_closing:
+            return
+        try:
+            connection.receive_data(data)
+        except Exception as error:  # the boundary: one connection's failure ends that connection only
+            self.fail(error)
+
+    def fail(self, error: Exception) -> None:
+        """The connection raised: say so once, send what it had written, close."""
+        if isinstance(error, RemoteProtocolError):
+            logger.warning("%s %s: closed: %s", self.door_name, self.peer, error)
+        else:
+            logger.error("%s %s: closed after an internal error", self.door_name, self.peer, exc_info=error)
+        connection, self.connection = self.connection, None
+        self.close()
+        if connection is not None:
+            self._tell_closed(connection, error)
+
+    def _tell_closed(self, connection: Connection, error: Exception | None) -> None:
+        try:
+            connection.closed(error)
+        except Exception:  # the boundary again
+            logger.exception("%s %s: error while closing", self.door_name, self.peer)
+
+    @property
+    def has_outbound(self) -> bool:
+        """Something waits to be sent."""
+        return self._outbound_bytes > 0
+
+    def flush(self) -> None:
+        """Send what waits, as far as the socket takes it."""
+        self._is_touched = False
+        parts = self._outbound
+        if parts:
+            try:
+                sent = self._send(parts)
+            except BlockingIOError:
+                sent = 0
+            except OSError as error:
+                self._lost(error)
+                return
+            self._sent(sent)
+        if self._outbound:
+            if not self._mask & WRITE:
+                self._update_mask()
+        elif self.is_closing:
+            self._lost(None)
+        elif self._mask & WRITE:
+            self._update_mask()
+
+    def _send(self, parts: _Parts) -> int:
+        if len(parts) == 1:
+            return self._sock.send(parts[0])
+        if self._outbound_bytes > _SENDMSG_BYTES and len(parts) <= _IOV_MAX:
+            return self._sock.sendmsg(parts)
+        return self._sock.send(b"".join(parts))
+
+    def _sent(self, sent: int) -> None:
+        parts = self._outbound
+        self._outbound_bytes -= sent
+        if not self._outbound_bytes:
+            self._outbound = []
+        elif sent:
+            done = 0
+            while sent >= len(parts[done]):
+                sent -= len(parts[done])
+                done += 1
+            del parts[:done]
+            if sent:
+                parts[0] = memoryview(parts[0])[sent:]
+        if self.is_congested and self._outbound_bytes <= self._reactor.limits.max_outbound_bytes // 2:
+            self.is_congested = False
+            self._update_mask()
+            if self.connection is not None and not self.is_closing:
+                try:
+                    self.connection.writable()
+                except Exception as error:  # the boundary
+                    self.fail(error)
+
+    def _update_mask(self) -> None:
+        mask = 0 if self.is_congested or self.is_closing else READ
+        if self._outbound:
+            mask |= WRITE
+        if mask != self._mask and self._sock.fileno() >= 0:
+            self._mask = mask
+            self._reactor.poller.modify(self._sock, mask)
+
+    def check_time(self, now: float) -> None:
+        """Called about once a second: enforce the deadline and the idle timeout."""
+        if now >= self.deadline:
+            if not self.is_closing:
+                logger.warning("%s %s: closed: did not introduce itself in time", self.door_name, self.peer)
+            self._lost(None)
+        elif now - self.last_received >= self.idle_timeout_s and not self.is_closing:
+            if self.connection is not None:
+                try:
+                    self.connection.timed_out()
+                except Exception as error:  # the boundary
+                    self.fail(error)
+            self.close()
+
+    def _lost(self, error: Exception | None) -> None:
+        """The socket is of no more use: release everything, tell the connection."""
+        if self._sock.fileno() < 0:
+            return
+        self.is_closing = True
+        self._outbound = []
+        self._outbound_bytes = 0
+        self._reactor.forget(self)
+        self._reactor.poller.unregister(self._sock)
+        self._sock.close()
+        connection, self.connection = self.connection, None
+        if connection is not None:
+            self._tell_closed(connection, error)
+
+    def start(self, connection: Connection) -> None:
+        """Begin to read."""
+        self.connection = connection
+        self._reactor.poller.register(self._sock, READ, self.on_ready)

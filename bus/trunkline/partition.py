@@ -1,0 +1,544 @@
+"""One partition on the broker that leads it: stages, writes, commits, and tells who waits.
+
+A record's way: ``stage_*`` gives it its offset and puts it into this round's batch; ``write`` appends
+the round's batches to the log in one call; the commit thread flushes; ``committed`` moves the high
+watermark and then, in this order, acknowledges and tells the listeners. With ``durability=os`` the
+high watermark moves in ``write``.
+
+Offsets, in the order ``log_start <= high_watermark <= log_end <= next``: *next* counts what is staged,
+*log end* what the store has been given, the *high watermark* what is committed. Readers stay below it.
+The replica set is one broker here; the model has leader epoch, replicas and ISR from the start.
+
+Staging is the hot path of every door that brings single records, so the checks there are few: a
+refusal (stopped, closing) empties the builder slot, and the slot is looked at anyway.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
+
+import msgspec
+import trio
+
+from trunkline.errors import InvalidBatch, LogStopped, OffsetOutOfRange, RecordTooLarge, TrunklineError
+from trunkline.log import Log, SavedState
+from trunkline.producers import ProducerTable
+from trunkline.records import EMPTY_HEADERS, HEADER_BYTES, BatchBuilder, assign, check_batch, iter_headers
+
+if TYPE_CHECKING:
+    from trunkline.rounds import Rounds
+    from trunkline.topic import Topic
+
+__all__ = ["AppendReceiver", "Partition", "PartitionStatistics", "TailListener"]
+
+logger = logging.getLogger("trunkline.partition")
+
+Buffer = bytes | bytearray | memoryview
+
+_RECORD_OVERHEAD = 40  # varints, attributes and count around one record: at most this many bytes
+_RECOVERY_READ_BYTES = 1024 * 1024
+STATE_INTERVAL_BYTES = 64 * 1024 * 1024
+"""Producer state is saved after so many appended bytes, which bounds what is read at start."""
+
+
+class AppendReceiver(Protocol):
+    """Who staged something and wants to know what became of it. Must not raise."""
+
+    def append_done(self, token: object, offset: int) -> None:
+        """It is committed. ``offset``: of this record, or the base offset of this batch."""
+
+    def append_failed(self, token: object, error: TrunklineError) -> None:
+        """It was not acknowledged and never will be; it may or may not have been written."""
+
+
+class TailListener(Protocol):
+    """Who follows a partition. Must not raise."""
+
+    def records_committed(self, partition: Partition, base_offset: int, next_offset: int, batches: list[bytes]) -> None:
+        """The high watermark moved from ``base_offset`` to ``next_offset``; these batches are what lies between."""
+
+    def partition_closed(self, partition: Partition, error: TrunklineError | None) -> None:
+        """No more will come: the topic was deleted, the broker closes, or the log stopped (``error``)."""
+
+
+class PartitionStatistics(msgspec.Struct, frozen=True):
+    """A snapshot; offsets as in the module's docstring, ``producers`` known to idempotence."""
+
+    log_start_offset: int
+    log_end_offset: int
+    high_watermark: int
+    leader_epoch: int
+    size_bytes: int
+    staged_records: int
+    uncommitted_bytes: int
+    producers: int
+    listeners: int
+
+
+class _Pending:
+    """A batch between staging and commit, and who waits for it (one receiver a record, or one for all)."""
+
+    __slots__ = ("base_offset", "batch", "is_shared", "next_offset", "waiters")
+
+    def __init__(
+        self,
+        batch: bytes,
+        base_offset: int,
+        next_offset: int,
+        waiters: list[tuple[AppendReceiver | None, object]],
+        is_shared: bool,
+    ) -> None:
+        self.batch = batch
+        self.base_offset = base_offset
+        self.next_offset = next_offset
+        self.waiters = waiters
+        self.is_shared = is_shared
+
+    def acknowledge(self) -> None:
+        offset = self.base_offset
+        step = 0 if self.is_shared else 1
+        for receiver, token in self.waiters:
+            if receiver is not None:
+                receiver.append_done(token, offset)
+            offset += step
+
+    def fail(self, error: TrunklineError) -> None:
+        for receiver, token in self.waiters:
+            if receiver is not None:
+                receiver.append_failed(token, error)
+
+
+class Partition:
+    """Made by the topic catalog; doors stage, read and listen. Belongs to the broker's thread."""
+
+    __slots__ = (
+        "_builder",
+        "_changed",
+        "_is_staged",
+        "_is_writing",
+        "_listeners",
+        "_now_ms",
+        "_producers",
+        "_refusal",
+        "_rounds",
+        "_saved_bytes",
+        "_saved_state",
+        "_spawn",
+        "_staged",
+        "_uncommitted",
+        "_waiters",
+        "high_watermark",
+        "index",
+        "is_blocking",
+        "isr",
+        "leader_epoch",
+        "log",
+        "log_end_offset",
+        "name",
+        "next_offset",
+        "replicas",
+        "topic",
+    )
+
+    def __init__(
+        self,
+        topic: Topic,
+        index: int,
+        log: Log,
+        *,
+        is_blocking: bool,
+        rounds: Rounds,
+        now_ms: Callable[[], int],
+        spawn: Callable[..., None],
+        leader_epoch: int = 0,
+        replicas: tuple[int, ...] = (0,),
+    ) -> None:
+        self.topic = topic
+        self.index = index
+        self.name = f"{topic.name}/{index}"
+        self.log = log
+        self.is_blocking = is_blocking
+        self.leader_epoch = leader_epoch
+        self.replicas = replicas
+        self.isr = replicas
+        self.next_offset = self.log_end_offset = self.high_watermark = log.end_offset
+        self._rounds = rounds
+        self._now_ms = now_ms
+        self._spawn = spawn
+        self._producers = ProducerTable()
+        self._builder: BatchBuilder | None = None
+        self._waiters: list[tuple[AppendReceiver | None, object]] = []  # of the records in the builder
+        self._staged: list[_Pending] = []
+        self._uncommitted: deque[_Pending] = deque()
+        self._listeners: list[TailListener] = []
+        self._refusal: TrunklineError | None = None
+        self._is_staged = False
+        self._is_writing = False
+        self._changed = trio.Event()
+        self._saved_bytes = 0
+        self._saved_state: SavedState | None = None
+
+    # -- opening -----------------------------------------------------------------------------------
+
+    def recover_producers(self) -> None:
+        """Rebuild the producers' state: the saved one, then the batches after it. Blocking; call it in a worker."""
+        saved = self.log.load_state()
+        offset = self.log.start_offset
+        if saved is not None and saved.offset >= offset:
+            self._producers = ProducerTable.restore(saved.state)
+            offset = saved.offset
+        while offset < self.log.end_offset:
+            batches = self.log.read(offset, _RECOVERY_READ_BYTES, self.log.end_offset)
+            for _, header in iter_headers(batches):
+                if header.base_offset >= offset:
+                    self._producers.update(header, header.base_offset)
+                next_offset = header.next_offset
+            offset = next_offset
+
+    # -- staging -----------------------------------------------------------------------------------
+
+    def stage_record(
+        self,
+        timestamp: int,
+        key: bytes | None,
+        value: bytes | None,
+        headers_block: bytes = EMPTY_HEADERS,
+        receiver: AppendReceiver | None = None,
+        token: object = None,
+    ) -> None:
+        """Put one record into this round's batch.
+
+        Args:
+          timestamp: milliseconds since the epoch; ignored where the topic stamps on append.
+          headers_block: from :func:`trunkline.records.encode_headers`.
+          receiver: told with ``token`` once it is committed or has failed; None: nobody asks.
+
+        Raises:
+          RecordTooLarge, LogStopped, BrokerClosing: nothing was staged.
+        """
+        builder = self._builder
+        if builder is None:
+            builder = self._open_builder()
+        size = len(headers_block) + _RECORD_OVERHEAD
+        if value is not None:
+            size += len(value)
+        if key is not None:
+            size += len(key)
+        if builder.size_bytes + size > self.topic.settings.max_message_bytes:
+            builder = self._next_builder(size)
+        builder.append(timestamp, key, value, headers_block)
+        self._waiters.append((receiver, token))
+
+    def _open_builder(self) -> BatchBuilder:
+        if self._refusal is not None:
+            raise self._refusal
+        self._touch()
+        self._builder = builder = BatchBuilder()
+        return builder
+
+    def _next_builder(self, record_bytes: int) -> BatchBuilder:
+        limit = self.topic.settings.max_message_bytes
+        if HEADER_BYTES + record_bytes > limit:
+            raise RecordTooLarge(
+                f"{self.name}: a record of {record_bytes} bytes does not fit max.message.bytes={limit}",
+                size_bytes=record_bytes,
+                limit_bytes=limit,
+            )
+        self._close_builder()
+        return self._open_builder()
+
+    def _close_builder(self) -> None:
+        builder = self._builder
+        if builder is None:
+            return
+        self._builder = None
+        if not builder.count:
+            return
+        base_offset = self.next_offset
+        append_time = self._now_ms() if self.topic.settings.message_timestamp_type == "LogAppendTime" else None
+        batch = builder.build(base_offset=base_offset, leader_epoch=self.leader_epoch, append_time=append_time)
+        waiters, self._waiters = self._waiters, []
+        self._stage(batch, base_offset, base_offset + builder.count, waiters, is_shared=False)
+
+    def stage_batch(self, batch: Buffer, receiver: AppendReceiver | None = None, token: object = None) -> None:
+        """Put a whole batch, as a client encoded it, into this round. It is checked, and copied once.
+
+        The records stay opaque. A repeat of one of the last five batches of an idempotent producer is
+        not written again: ``receiver`` gets the original offset, once that is committed.
+
+        Raises:
+          CorruptBatch, InvalidBatch, RecordTooLarge: the batch is at fault; nothing was staged.
+          OutOfOrderSequence, ProducerFenced: the producer is; nothing was staged.
+          LogStopped, BrokerClosing: the partition takes nothing.
+        """
+        if self._refusal is not None:
+            raise self._refusal
+        settings = self.topic.settings
+        if len(batch) > settings.max_message_bytes:
+            raise RecordTooLarge(
+                f"{self.name}: a batch of {len(batch)} bytes is over max.message.bytes={settings.max_message_bytes}",
+                size_bytes=len(batch),
+                limit_bytes=settings.max_message_bytes,
+            )
+        header = check_batch(batch)
+        if header.size_bytes != len(batch):
+            raise InvalidBatch(f"{self.name}: {len(batch) - header.size_bytes} bytes follow the batch; send one batch")
+        if header.is_control or header.is_transactional:
+            raise InvalidBatch(f"{self.name}: control and transactional batches are not accepted here")
+        if header.producer_id >= 0:
+            original = self._producers.check(header)
+            if original is not None:
+                self._acknowledge_repeat(original, receiver, token)
+                return
+        self._close_builder()  # what was staged before keeps its place before
+        base_offset = self.next_offset
+        append_time = self._now_ms() if settings.message_timestamp_type == "LogAppendTime" else None
+        assigned = assign(batch, base_offset, self.leader_epoch, append_time)
+        self._producers.update(header, base_offset)
+        self._touch()
+        self._stage(assigned, base_offset, base_offset + header.record_count, [(receiver, token)], is_shared=True)
+
+    def _acknowledge_repeat(self, offset: int, receiver: AppendReceiver | None, token: object) -> None:
+        if receiver is None:
+            return
+        if offset < self.high_watermark:
+            self._rounds.call_soon(lambda: receiver.append_done(token, offset))
+            return
+        for pending in (*self._uncommitted, *self._staged):
+            if pending.base_offset == offset:
+                pending.waiters.append((receiver, token))
+
+    def _stage(
+        self,
+        batch: bytes,
+        base_offset: int,
+        next_offset: int,
+        waiters: list[tuple[AppendReceiver | None, object]],
+        *,
+        is_shared: bool,
+    ) -> None:
+        self._staged.append(_Pending(batch, base_offset, next_offset, waiters, is_shared))
+        self.next_offset = next_offset
+        self._rounds.unacknowledged_bytes += len(batch)
+
+    def _touch(self) -> None:
+        if not self._is_staged:
+            self._is_staged = True
+            self._rounds.stage(self)
+
+    # -- writing and committing --------------------------------------------------------------------
+
+    def write(self) -> None:
+        """Give the round's batches to the log; called by the round, once."""
+        self._is_staged = False
+        self._close_builder()
+        if not self._staged or self._is_writing:
+            return  # a blocking store's writer takes what is staged when it is back
+        if self.is_blocking:
+            self._is_writing = True
+            self._spawn(self._write_waiting)
+            return
+        batches = self._take_staged()
+        try:
+            self.log.append(batches)
+        except Exception as error:  # whatever a store raises, what it wrote is unknown
+            self.stop(error)
+            return
+        self.log_end_offset = self.next_offset
+        if self.topic.settings.durability == "os":
+            self.committed(self.log_end_offset)
+        else:
+            self._rounds.committer.add(self)
+
+    def _take_staged(self) -> list[bytes]:
+        staged, self._staged = self._staged, []
+        self._uncommitted.extend(staged)
+        return [pending.batch for pending in staged]
+
+    async def _write_waiting(self) -> None:
+        """Write to a store that may wait, one group of batches at a time, while the next one grows."""
+        try:
+            while self._staged and not isinstance(self._refusal, LogStopped):
+                batches = self._take_staged()
+                end_offset = self._uncommitted[-1].next_offset
+                await trio.to_thread.run_sync(self._append_and_flush, batches)
+                self.log_end_offset = end_offset
+                self._rounds.call_soon(lambda offset=end_offset: self.committed(offset))  # type: ignore[misc]  # mypy cannot infer a lambda with a default
+        except Exception as error:
+            stopped = error
+            self._rounds.call_soon(lambda: self.stop(stopped))
+        finally:
+            self._is_writing = False
+
+    def _append_and_flush(self, batches: list[bytes]) -> None:
+        self.log.append(batches)
+        if self.topic.settings.durability == "fsync":
+            self.log.flush()
+
+    def committed(self, offset: int) -> None:
+        """Everything below ``offset`` is as durable as the topic demands; called by the round."""
+        uncommitted = self._uncommitted
+        done: list[_Pending] = []
+        freed = 0
+        while uncommitted and uncommitted[0].next_offset <= offset:
+            pending = uncommitted.popleft()
+            done.append(pending)
+            freed += len(pending.batch)
+        if not done:
+            return
+        base_offset = self.high_watermark
+        assert done[0].base_offset == base_offset, "batches commit in order and without gaps"
+        self.high_watermark = done[-1].next_offset
+        self._rounds.unacknowledged_bytes -= freed
+        self._saved_bytes += freed
+        for pending in done:
+            pending.acknowledge()
+        self._wake_waiting()
+        if self._listeners:
+            batches = [pending.batch for pending in done]
+            for listener in tuple(self._listeners):
+                listener.records_committed(self, base_offset, self.high_watermark, batches)
+        self._save_producers()
+
+    def _save_producers(self) -> None:
+        """Save the producers' state now and then; it is written once what it speaks of is durable."""
+        if self._saved_state is not None:
+            if self._saved_state.offset <= self.high_watermark:
+                self._spawn(trio.to_thread.run_sync, self.log.save_state, self._saved_state)
+                self._saved_state = None
+        elif self._saved_bytes >= STATE_INTERVAL_BYTES:
+            self._saved_bytes = 0
+            self._saved_state = SavedState(self.next_offset, self._producers.snapshot())
+
+    def stop(self, reason: Exception) -> None:
+        """The log failed: take no more writes until it is opened again; fail everything unacknowledged."""
+        if isinstance(self._refusal, LogStopped):
+            return
+        error = LogStopped(
+            f"{self.name}: the log is stopped after a storage error ({reason}); "
+            "see to the disk, then restart the broker",
+            topic=self.topic.name,
+            partition=self.index,
+        )
+        logger.error("%s", error, exc_info=reason)
+        self.refuse(error)
+        failed = [*self._uncommitted, *self._staged]
+        self._uncommitted.clear()
+        self._staged.clear()
+        self._rounds.unacknowledged_bytes -= sum(len(pending.batch) for pending in failed)
+        for pending in failed:
+            pending.fail(error)
+        self.close_listeners(error)
+
+    def refuse(self, error: TrunklineError) -> None:
+        """Raise ``error`` from now on when something is staged; what is staged already goes on."""
+        self._close_builder()
+        self._refusal = error
+
+    async def wait_idle(self) -> None:
+        """Wait until nothing staged is unanswered; call it after ``refuse``."""
+        while not self.is_idle:
+            await self._changed.wait()
+
+    def close_log(self) -> None:
+        """Save the producers' state and close the log: blocking store calls. A stopped log is left to recovery."""
+        if not isinstance(self._refusal, LogStopped):
+            self.log.save_state(SavedState(self.high_watermark, self._producers.snapshot()))
+            self.log.close()
+
+    def close_listeners(self, error: TrunklineError | None) -> None:
+        """Tell the listeners that it is over."""
+        listeners, self._listeners = self._listeners, []
+        for listener in listeners:
+            listener.partition_closed(self, error)
+        self._wake_waiting()
+
+    # -- reading -----------------------------------------------------------------------------------
+
+    @property
+    def log_start_offset(self) -> int:
+        return self.log.start_offset
+
+    @property
+    def is_staged(self) -> bool:
+        """Something was staged in this round."""
+        return self._is_staged
+
+    @property
+    def is_idle(self) -> bool:
+        """Nothing is staged or on its way to the disk."""
+        return self._builder is None and not self._staged and not self._uncommitted and not self._is_writing
+
+    def add_listener(self, listener: TailListener) -> None:
+        """Tell ``listener`` of everything committed from the present high watermark on."""
+        self._listeners.append(listener)
+
+    def remove_listener(self, listener: TailListener) -> None:
+        """Stop telling it; nothing happens if it is not there."""
+        if listener in self._listeners:
+            self._listeners.remove(listener)
+
+    def read_nowait(self, offset: int, max_bytes: int) -> bytes | None:
+        """Whole batches from the one that holds ``offset`` up to the high watermark, if that needs no waiting.
+
+        Returns empty bytes at the high watermark, None if the store would have to wait (then ``read``).
+        Limits are those of :meth:`trunkline.log.Log.read`.
+
+        Raises OffsetOutOfRange below the log start offset or above the high watermark.
+        """
+        if not self._check_offset(offset):
+            return b""
+        return self.log.read_nowait(offset, max_bytes, self.high_watermark)
+
+    async def read(self, offset: int, max_bytes: int) -> bytes:
+        """Like ``read_nowait``, waiting for the store where it must. Cancellation: nothing has changed."""
+        found = self.read_nowait(offset, max_bytes)
+        if found is not None:
+            return found
+        return await trio.to_thread.run_sync(self.log.read, offset, max_bytes, self.high_watermark)
+
+    def _check_offset(self, offset: int) -> bool:
+        if offset == self.high_watermark:
+            return False
+        if not self.log.start_offset <= offset < self.high_watermark:
+            raise OffsetOutOfRange(
+                f"{self.name}: offset {offset} is outside {self.log.start_offset} to {self.high_watermark}; "
+                "start from earliest or latest",
+                log_start_offset=self.log.start_offset,
+                high_watermark=self.high_watermark,
+            )
+        return True
+
+    async def find_timestamp(self, timestamp: int) -> int | None:
+        """The first offset below the high watermark whose record is at or after ``timestamp`` (ms), or None."""
+        found = await trio.to_thread.run_sync(self.log.find_timestamp, timestamp, self.high_watermark)
+        return None if found is None else found.offset
+
+    async def wait_past(self, offset: int) -> bool:
+        """Wait until the high watermark is above ``offset``; False if the partition is closed instead."""
+        while self.high_watermark <= offset:
+            if self._refusal is not None and self.is_idle:
+                return False
+            await self._changed.wait()
+        return True
+
+    def _wake_waiting(self) -> None:
+        if self._changed.statistics().tasks_waiting:
+            self._changed.set()
+            self._changed = trio.Event()
+
+    def statistics(self) -> PartitionStatistics:
+        return PartitionStatistics(
+            log_start_offset=self.log.start_offset,
+            log_end_offset=self.log_end_offset,
+            high_watermark=self.high_watermark,
+            leader_epoch=self.leader_epoch,
+            size_bytes=self.log.size_bytes(),
+            staged_records=len(self._waiters) + sum(len(pending.waiters) for pending in self._staged),
+            uncommitted_bytes=sum(len(pending.batch) for pending in self._uncommitted),
+            producers=len(self._producers),
+            listeners=len(self._listeners),
+        )
