@@ -55,7 +55,7 @@ def read_varint(data: bytes, position: int) -> tuple[int, int]:
 
 
 def read_varlong(data: bytes, position: int) -> tuple[int, int]:
-    """Read 64 bits at ``position``: the number unfolded, and where it ends. Raises as read_varint does."""
+    """Read 64 bits at ``position``: otherwise as :func:`read_varint`."""
     folded = data[position] & 0x7F
     for shift in range(7, 70, 7):
         if data[position] < 0x80:
@@ -64,4 +64,4 @@ def read_varlong(data: bytes, position: int) -> tuple[int, int]:
         folded |= (data[position] & 0x7F) << shift
     if data[position] > 0x7F or folded > _U64_MAX:
         raise CorruptBatch("a varint is longer than its field allows")
-    return (folded >> 1) ^ -(folded & 1), position + 1
+    return folded, position + 1

@@ -1,0 +1,43 @@
+"""Records, and the batches in which they are stored and sent.
+
+* :mod:`~trunkline.records.record`: one message.
+* :mod:`~trunkline.records.batch`: a batch as a broker treats it: header, CRC, offset; the stored format.
+* :mod:`~trunkline.records.encoding`: records into a batch.
+* :mod:`~trunkline.records.decoding`: a batch into records, within a bound on memory.
+"""
+
+from trunkline.compression import Buffer, Compression
+from trunkline.records.batch import HEADER_BYTES, BatchHeader, assign, check_batch, iter_headers, read_header
+from trunkline.records.decoding import (
+    DEFAULT_MAX_DECODED_BYTES,
+    HEADER_OVERHEAD_BYTES,
+    RECORD_OVERHEAD_BYTES,
+    decode,
+    decode_all,
+)
+from trunkline.records.encoding import EMPTY_HEADERS, BatchBuilder, NewRecord, encode, encode_headers
+from trunkline.records.record import ConsumerRecord, Header, Record
+
+__all__ = [
+    "Record",
+    "ConsumerRecord",
+    "Header",
+    "NewRecord",
+    "BatchHeader",
+    "BatchBuilder",
+    "Buffer",
+    "Compression",
+    "read_header",
+    "check_batch",
+    "iter_headers",
+    "assign",
+    "encode",
+    "encode_headers",
+    "decode",
+    "decode_all",
+    "DEFAULT_MAX_DECODED_BYTES",
+    "EMPTY_HEADERS",
+    "HEADER_BYTES",
+    "HEADER_OVERHEAD_BYTES",
+    "RECORD_OVERHEAD_BYTES",
+]
