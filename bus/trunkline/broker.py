@@ -28,13 +28,13 @@ from trunkline.door import Door, DoorContext
 from trunkline.errors import BrokerClosing, ConfigurationError, TrunklineError, UnknownTopic
 from trunkline.live import LiveTail
 from trunkline.lock import lock_directory
-from trunkline.log import Store, StoreContext
 from trunkline.metadata import FileMetadata, MetadataConflict, MetadataStore
 from trunkline.net.reactor import Reactor, ReactorStatistics
 from trunkline.partition import Partition
 from trunkline.plugins import PluginHost
 from trunkline.reading import Start, read_records
 from trunkline.records import EMPTY_HEADERS, ConsumerRecord, Header, encode_headers
+from trunkline.stores import OpenStores
 from trunkline.topic import Topic
 
 __all__ = ["Broker", "BrokerStatistics", "PublishedRecord", "open_broker"]
@@ -370,6 +370,7 @@ async def open_broker(
 
     Cancellation: closes the broker as the end of the block does, in at most ``limits.shutdown_timeout_s``.
     """
+    failure: Exception | None = None
     async with AsyncExitStack() as stack:
         if config is None:
             config = BrokerConfig(listen={})
@@ -384,7 +385,12 @@ async def open_broker(
         broker = await stack.enter_async_context(
             _run_broker(config, plugins or PluginHost(), disk or RealDisk(), now_ms, rng or random.Random(), poller)
         )
-        yield broker
+        try:
+            yield broker
+        except Exception as error:
+            failure = error  # raised below, so that it does not come out wrapped in the groups of our nurseries
+    if failure is not None:
+        raise failure
 
 
 @asynccontextmanager
@@ -398,13 +404,8 @@ async def _run_broker(
     listeners = config.listeners({name: door.default_port for name, door in host.doors.items()})
     async with AsyncExitStack() as stack:
         stack.enter_context(lock_directory(config.data))
-        stores: dict[str, Store] = {}
-        stack.callback(lambda: [opened.close() for opened in stores.values()])
-        for name, registered in host.stores.items():
-            directory = config.data / name
-            disk.make_directory(directory)
-            settings = config.plugin_settings("store", name, registered.settings_type)
-            stores[name] = await trio.to_thread.run_sync(registered.factory, StoreContext(directory, disk, settings))
+        stores = OpenStores(config, host, disk)
+        stack.callback(stores.close)
         reactor = await stack.enter_async_context(Reactor.open(config.limits, poller=poller))
         nursery = await stack.enter_async_context(trio.open_nursery())
 

@@ -18,12 +18,13 @@ from typing import Any, Final
 import msgspec
 import trio
 
-from trunkline.errors import ConfigurationError, InvalidSetting, TopicExists, TrunklineError, UnknownTopic
+from trunkline.errors import InvalidSetting, TopicExists, TrunklineError, UnknownTopic
 from trunkline.log import Log, Store, TopicPartition
 from trunkline.metadata import MetadataEntry, MetadataStore
 from trunkline.partition import Partition
 from trunkline.rounds import Rounds
-from trunkline.settings import TopicSettings, check_topic_name
+from trunkline.settings import TopicSettings, check_setting_names, check_topic_name
+from trunkline.stores import OpenStores
 from trunkline.topic import Topic
 
 __all__ = ["MAX_PARTITIONS", "TopicCatalog"]
@@ -39,8 +40,8 @@ class _Entry(msgspec.Struct, omit_defaults=True):
 
     id: str
     partitions: int
+    storage: str
     settings: dict[str, str] = {}
-    storage: str = ""
     leader_epoch: int = 0
     replicas: tuple[int, ...] = (0,)
     is_deleting: bool = False
@@ -52,7 +53,7 @@ class TopicCatalog:
     def __init__(
         self,
         metadata: MetadataStore,
-        stores: Mapping[str, Store],
+        stores: OpenStores,
         default_store: str,
         *,
         rounds: Rounds,
@@ -82,7 +83,8 @@ class TopicCatalog:
                 await self._remove(name, entry, stored.revision)
             else:
                 await self._open_topic(name, entry)
-        for store_name, store in self._stores.items():
+        await self._stores.get(self._default_store)
+        for store_name, store in self._stores.opened.items():
             for log in await trio.to_thread.run_sync(store.list):
                 if log.topic not in self.topics:
                     logger.warning("store %s holds %s, which is no known topic; it is left alone", store_name, log)
@@ -95,7 +97,7 @@ class TopicCatalog:
         return topic
 
     async def _open_partition(self, topic: Topic, index: int, entry: _Entry) -> Partition:
-        store = self._store(entry.storage)
+        store = await self._stores.get(entry.storage)
 
         def open_log() -> tuple[Log, Partition]:
             log = store.open(TopicPartition(topic.name, index), topic.settings)
@@ -116,14 +118,6 @@ class TopicCatalog:
 
         _, partition = await trio.to_thread.run_sync(open_log)
         return partition
-
-    def _store(self, name: str) -> Store:
-        store = self._stores.get(name or self._default_store)
-        if store is None:
-            raise ConfigurationError(
-                f"topic setting storage={name!r}: that store is not loaded; loaded: {', '.join(self._stores)}"
-            )
-        return store
 
     async def close(self) -> None:
         """Close every log. What could not be closed cleanly is logged; recovery deals with it at the next start."""
@@ -157,11 +151,10 @@ class TopicCatalog:
             if name in self.topics:
                 raise TopicExists(f"topic {name} is already there", topic=name)
             storage = parsed.storage or self._default_store
-            store = self._store(storage)
+            store = await self._stores.get(storage)
             await self._refuse_leftovers(name, storage, store)
-            entry = _Entry(
-                str(uuid.UUID(int=self._random.getrandbits(128), version=4)), partitions, dict(settings), storage
-            )
+            topic_id = str(uuid.UUID(int=self._random.getrandbits(128), version=4))
+            entry = _Entry(topic_id, partitions, storage, dict(settings))
             await self._metadata.compare_and_set(f"topics/{name}", msgspec.to_builtins(entry), 0)
             return await self._open_topic(name, entry)
 
@@ -185,12 +178,10 @@ class TopicCatalog:
                 raise InvalidSetting(f"topic {name}: storage is chosen when a topic is created", setting="storage")
             stored = await self._stored(name)
             entry = msgspec.convert(stored.value, _Entry)
-            for setting, value in changes.items():
-                if value is None:
-                    entry.settings.pop(setting, None)
-                else:
-                    entry.settings[setting] = value
-            parsed = TopicSettings.parse({**entry.settings, **{s: v for s, v in changes.items() if v is not None}})
+            check_setting_names(changes)
+            merged = {**entry.settings, **changes}
+            entry.settings = {setting: value for setting, value in merged.items() if value is not None}
+            parsed = TopicSettings.parse(entry.settings)
             await self._metadata.compare_and_set(f"topics/{name}", msgspec.to_builtins(entry), stored.revision)
             topic.settings = parsed
             return topic
@@ -220,7 +211,7 @@ class TopicCatalog:
             await self._remove(name, entry, revision)
 
     async def _remove(self, name: str, entry: _Entry, revision: int) -> None:
-        store = self._store(entry.storage)
+        store = await self._stores.get(entry.storage)
         for index in range(entry.partitions):
             await trio.to_thread.run_sync(store.delete, TopicPartition(name, index))
         await self._metadata.compare_and_set(f"topics/{name}", None, revision)

@@ -119,6 +119,7 @@ class Partition:
         "_changed",
         "_is_staged",
         "_is_writing",
+        "_limit_bytes",
         "_listeners",
         "_now_ms",
         "_producers",
@@ -175,6 +176,7 @@ class Partition:
         self._uncommitted: deque[_Pending] = deque()
         self._listeners: list[TailListener] = []
         self._refusal: TrunklineError | None = None
+        self._limit_bytes = 0  # of a batch, as of when the builder was opened
         self._is_staged = False
         self._is_writing = False
         self._changed = trio.Event()
@@ -227,7 +229,7 @@ class Partition:
             size += len(value)
         if key is not None:
             size += len(key)
-        if builder.size_bytes + size > self.topic.settings.max_message_bytes:
+        if builder.size_bytes + size > self._limit_bytes:
             builder = self._next_builder(size)
         builder.append(timestamp, key, value, headers_block)
         self._waiters.append((receiver, token))
@@ -236,11 +238,12 @@ class Partition:
         if self._refusal is not None:
             raise self._refusal
         self._touch()
+        self._limit_bytes = self.topic.settings.max_message_bytes
         self._builder = builder = BatchBuilder()
         return builder
 
     def _next_builder(self, record_bytes: int) -> BatchBuilder:
-        limit = self.topic.settings.max_message_bytes
+        limit = self._limit_bytes
         if HEADER_BYTES + record_bytes > limit:
             raise RecordTooLarge(
                 f"{self.name}: a record of {record_bytes} bytes does not fit max.message.bytes={limit}",

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, Literal, NamedTuple, cast
 
 import msgspec
 
 from trunkline.errors import InvalidSetting, InvalidTopicName
 
-__all__ = ["TOPIC_SETTINGS", "Durability", "TopicSettings", "check_topic_name"]
+__all__ = ["TOPIC_SETTINGS", "Durability", "TopicSettings", "check_setting_names", "check_topic_name"]
 
 Durability = Literal["fsync", "os"]
 
@@ -107,6 +107,15 @@ TOPIC_SETTINGS: Final[Mapping[str, _Setting]] = {
 """Every topic setting: Kafka's name (ours where it has none), default, what is allowed, what it means."""
 
 
+def check_setting_names(names: Iterable[str]) -> None:
+    """Raise InvalidSetting for the first name that is no topic setting."""
+    for name in names:
+        if name not in TOPIC_SETTINGS:
+            near = difflib.get_close_matches(name, TOPIC_SETTINGS, n=1)
+            hint = f"; did you mean {near[0]}?" if near else f"; known: {', '.join(TOPIC_SETTINGS)}"
+            raise InvalidSetting(f"unknown topic setting {name!r}{hint}", setting=name)
+
+
 class TopicSettings(msgspec.Struct, frozen=True, kw_only=True):
     """The settings of one topic, parsed. Make it with :meth:`parse`; each attribute is a row of TOPIC_SETTINGS."""
 
@@ -121,13 +130,10 @@ class TopicSettings(msgspec.Struct, frozen=True, kw_only=True):
     @classmethod
     def parse(cls, given: Mapping[str, str]) -> TopicSettings:
         """Settings from their text form; what is not given has its default. Raises InvalidSetting."""
+        check_setting_names(given)
         values: dict[str, Any] = {}
         for name, text in given.items():
-            setting = TOPIC_SETTINGS.get(name)
-            if setting is None:
-                near = difflib.get_close_matches(name, TOPIC_SETTINGS, n=1)
-                hint = f"; did you mean {near[0]}?" if near else f"; known: {', '.join(TOPIC_SETTINGS)}"
-                raise InvalidSetting(f"unknown topic setting {name!r}{hint}", setting=name)
+            setting = TOPIC_SETTINGS[name]
             try:
                 values[setting.attribute] = setting.parse(str(text))
             except ValueError:
