@@ -1,0 +1,105 @@
+"""The server's log on stderr, written by a thread of its own.
+
+A broker must not stop because whoever reads its stderr did: records go into a bounded queue, and when
+that is full they are dropped and counted, and the count is logged once there is room.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import json
+import logging
+import queue
+import threading
+import time
+import traceback
+from collections.abc import Iterator
+from logging.handlers import QueueHandler
+from typing import Final, TypeAlias
+
+__all__ = ["logging_to_stderr"]
+
+_QUEUE_RECORDS: Final = 10_000
+_GRACE_S: Final = 2.0  # how long closing waits for a reader of stderr that does not read
+
+_Queue: TypeAlias = "queue.Queue[logging.LogRecord | None]"
+
+
+class _BoundedHandler(QueueHandler):
+    """Never waits; drops what does not fit, and says how much when something fits again."""
+
+    dropped = 0
+
+    def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
+        """Format what may change later; the rest is done by the thread."""
+        record = copy.copy(record)
+        if record.exc_info:
+            record.exc_text = "".join(traceback.format_exception(*record.exc_info)).rstrip()
+        record.msg, record.args, record.exc_info = record.getMessage(), None, None
+        return record
+
+    def enqueue(self, record: logging.LogRecord) -> None:
+        try:
+            if self.dropped:
+                lost = f"{self.dropped} log messages were dropped: stderr is not read quickly enough"
+                self.queue.put_nowait(logging.makeLogRecord(
+                    {"name": __name__, "levelno": logging.WARNING, "levelname": "WARNING", "msg": lost}
+                ))  # fmt: skip
+                self.dropped = 0
+            self.queue.put_nowait(record)
+        except queue.Full:
+            self.dropped += 1
+
+
+class _Lines(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        text = f"{_time_of(record)} {record.levelname.lower():7} {record.name}: {record.getMessage()}"
+        return f"{text}\n{record.exc_text}" if record.exc_text else text
+
+
+class _JsonLines(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        fields = {
+            "event": "log",
+            "time": _time_of(record),
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        if record.exc_text:
+            fields["traceback"] = record.exc_text
+        return json.dumps(fields, ensure_ascii=False)
+
+
+def _time_of(record: logging.LogRecord) -> str:
+    seconds = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+    return f"{seconds}.{int(record.msecs):03d}Z"
+
+
+@contextlib.contextmanager
+def logging_to_stderr(level: str, *, as_json: bool) -> Iterator[None]:
+    """Inside the block, log to stderr from ``level`` up. On leaving it everything is written out, if stderr is read."""
+    waiting: _Queue = queue.Queue(_QUEUE_RECORDS)
+    output = logging.StreamHandler()
+    output.setFormatter(_JsonLines() if as_json else _Lines())
+    writer = threading.Thread(target=_write_all, args=(waiting, output), name="log writer", daemon=True)
+    handler = _BoundedHandler(waiting)
+    root = logging.getLogger()
+    before = root.level
+    root.addHandler(handler)
+    root.setLevel(level.upper())
+    writer.start()
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+        root.setLevel(before)
+        with contextlib.suppress(queue.Full):
+            waiting.put(None, timeout=_GRACE_S)
+            writer.join(_GRACE_S)
+
+
+def _write_all(waiting: _Queue, output: logging.Handler) -> None:
+    while (record := waiting.get()) is not None:
+        output.handle(record)

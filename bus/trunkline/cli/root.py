@@ -1,0 +1,67 @@
+"""The root command, and what every command has in common."""
+
+from __future__ import annotations
+
+import importlib
+from typing import Final
+
+import click
+
+from trunkline.cli.failures import Invocation, run_reporting
+
+__all__ = ["COMMANDS", "cli", "run"]
+
+COMMANDS: Final = {
+    "serve": "trunkline.cli.serve:serve",
+    "topic": "trunkline.cli.topic:topic",
+    "publish": "trunkline.cli.publish:publish",
+    "tail": "trunkline.cli.tail:tail",
+    "plugin": "trunkline.cli.plugin:plugin",
+    "doctor": "trunkline.cli.doctor:doctor",
+    "demo": "trunkline.cli.demo:demo",
+}
+"""Every command and where it is defined; the order is that of the help."""
+
+
+class LazyGroup(click.Group):
+    """A group whose commands are imported when they are called, or when help wants their first line."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return [name for name in COMMANDS if self.get_command(ctx, name) is not None]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[cmd_name].partition(":")
+        try:
+            command: click.Command = getattr(importlib.import_module(module), attribute)
+        except ModuleNotFoundError as error:
+            if error.name != module:
+                raise
+            return None  # a command that this build does not have
+        return command
+
+
+def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
+        from importlib.metadata import version
+
+        click.echo(f"trunkline {version('trunkline')}")
+        ctx.exit()
+
+
+@click.group(
+    cls=LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    epilog="Exit codes: 0 done, 1 failed, 2 wrong arguments or configuration, 3 server not reached, 130 interrupted.",
+)
+@click.option(
+    "--version", is_flag=True, is_eager=True, expose_value=False, callback=_print_version, help="Print the version."
+)
+def cli() -> None:
+    """One durable, partitioned log that every messaging protocol plugs into."""
+
+
+def run(args: list[str]) -> int:
+    """Run the command line ``args`` and return the exit code; errors are reported on stderr."""
+    return run_reporting(lambda: cli.main(args, prog_name="trunkline", standalone_mode=False), Invocation.of(args))
