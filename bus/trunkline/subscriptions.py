@@ -91,9 +91,11 @@ class SubscriptionIndex(Generic[S, O]):
     def add(self, filter: str, subscriber: S, options: O) -> bool:
         """Subscribe, or replace the options of a filter the subscriber has; True if it is new.
 
-        Raises ValueError if ``filter`` breaks the rules of :func:`filter_problem`.
+        Raises ValueError if ``filter`` breaks the rules of :func:`filter_problem` or has too many levels.
         """
         problem = filter_problem(filter)
+        if filter.count("/") >= MAX_FILTER_LEVELS:
+            problem = f"it has more than {MAX_FILTER_LEVELS} levels"
         if problem is not None:
             raise ValueError(f"filter {filter[:200]!r}: {problem}")
         if "+" in filter or "#" in filter:
@@ -280,12 +282,10 @@ def matches(filter: str, topic: str) -> bool:
 def filter_problem(filter: str) -> str | None:
     """Why a filter is not allowed, or None if it is.
 
-    Not empty, at most :data:`MAX_FILTER_LEVELS` levels; ``+`` alone in a level; ``#`` alone in the last.
+    Not empty; ``+`` alone in a level; ``#`` alone in the last level.
     """
     if not filter:
         return "it is empty"
-    if filter.count("/") >= MAX_FILTER_LEVELS:
-        return f"it has more than {MAX_FILTER_LEVELS} levels"
     if "+" not in filter and "#" not in filter:
         return None
     levels = filter.split("/")

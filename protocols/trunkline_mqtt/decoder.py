@@ -1,0 +1,150 @@
+"""Bytes to packets, as they arrive.
+
+    byte 1            type (4 bits, table 2.1) and flags (4 bits)
+    bytes 2 to 5      remaining length: 7 bits a byte, low ones first, bit 7 set if another byte follows
+    then              variable header and payload, as long as that says
+
+:class:`Decoder` is given bytes cut anywhere and gives whole packets. The length is checked against
+``max_packet_bytes`` as soon as it is known, so memory is only ever taken for a packet that may come.
+
+PUBLISH is read right here, in line, because nearly every packet is one: indexing and slicing ``bytes``
+is what CPython does fastest. (A ``memoryview`` and ``struct.unpack_from`` measured 1.5 to 2 times slower.)
+What has arrived of an unfinished packet waits in a ``bytearray`` and is not looked at
+again before the packet is whole; between packets a decoder holds no buffer.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from trunkline_mqtt.control import decode_control
+from trunkline_mqtt.fields import TopicNames, malformed
+from trunkline_mqtt.packets import MQTT_3_1_1, Connect, Packet, Puback, Publish
+
+__all__ = ["MAX_REMAINING_LENGTH", "Decoder"]
+
+MAX_REMAINING_LENGTH: Final = 268_435_455
+"""What four bytes can say. MQTT 3.1.1, 2.2.3."""
+
+MAX_LENGTH_BYTES: Final = 4
+
+
+class Decoder:
+    """Packets out of a stream of bytes; for either end of a connection.
+
+    After an error it is of no more use: where the next packet would begin is unknown.
+
+    Args:
+      max_packet_bytes: largest packet taken, with its fixed header. It may be changed between packets.
+      topic_names: names that were checked before; share one among decoders.
+    """
+
+    __slots__ = ("_data", "_needed", "_partial", "_position", "_topic_names", "max_packet_bytes", "protocol_level")
+
+    def __init__(self, max_packet_bytes: int = MAX_REMAINING_LENGTH + 5, topic_names: TopicNames | None = None) -> None:
+        self.max_packet_bytes = max_packet_bytes
+        self.protocol_level = MQTT_3_1_1
+        self._topic_names = TopicNames() if topic_names is None else topic_names
+        self._data = b""
+        self._position = 0
+        self._partial: bytearray | None = None
+        self._needed = 0
+
+    def receive_data(self, data: bytes) -> None:
+        """Take what has arrived; ``next_event`` then gives the packets in it."""
+        partial = self._partial
+        if partial is not None:
+            partial += data
+            if len(partial) >= self._needed:
+                self._data = bytes(partial)
+                self._partial = None
+        elif self._data:
+            self._data = self._data[self._position :] + data
+        else:
+            self._data = data
+        self._position = 0
+
+    def next_event(self) -> Packet | None:
+        """The next whole packet, or None: more data is needed.
+
+        Raises:
+          RemoteProtocolError: what arrived is not MQTT; ``section`` of the standard, and ``return_code``
+            if a CONNACK should say so.
+        """
+        data = self._data
+        position = self._position
+        body = position + 2
+        if body > len(data):
+            self._put_aside(2)
+            return None
+        first = data[position]
+        length = data[position + 1]
+        if length > 127:
+            length, body = self._long_length(position)
+            if length < 0:
+                self._put_aside(body - position)
+                return None
+        end = body + length
+        if end - position > self.max_packet_bytes:
+            raise malformed(
+                f"packet type {first >> 4}, remaining length",
+                f"the packet has {end - position} bytes, the limit here is {self.max_packet_bytes}",
+                "2.2.3",
+            )
+        if end > len(data):
+            self._put_aside(end - position)
+            return None
+        self._position = end
+
+        if 0x30 <= first < 0x40:
+            # PUBLISH, 3.3. Flags: DUP 8, QoS 6, RETAIN 1. All indexes below are under `end`, or the packet is refused.
+            if length < 2:
+                raise malformed("PUBLISH, length of topic name", f"needs 2 bytes, but {length} are left", "2.2.3")
+            payload_at = body + 2 + (data[body] << 8) + data[body + 1]
+            if payload_at > end:
+                raise malformed("PUBLISH, topic name", "ends after the packet", "2.2.3")
+            topic = self._topic_names[data[body + 2 : payload_at]]
+            qos = (first & 6) >> 1
+            if not qos:
+                if first & 8:
+                    raise malformed("PUBLISH, fixed header", "DUP is set with QoS 0", "3.3.1.1")
+                return Publish(topic, data[payload_at:end], 0, first & 1 == 1)
+            if qos == 3:
+                raise malformed("PUBLISH, fixed header", "QoS is 3", "3.3.1.2")
+            payload_at += 2
+            if payload_at > end:
+                raise malformed("PUBLISH, packet identifier", "ends after the packet", "2.2.3")
+            packet_id = data[payload_at - 2] << 8 | data[payload_at - 1]
+            if not packet_id:
+                raise malformed("PUBLISH, packet identifier", "is 0", "2.3.1")
+            return Publish(topic, data[payload_at:end], qos, first & 1 == 1, first & 8 == 8, packet_id)
+
+        if first == 0x40 and length == 2 and (packet_id := data[body] << 8 | data[body + 1]):
+            return Puback(packet_id)
+        packet = decode_control(first, data, body, end)
+        if type(packet) is Connect:
+            self.protocol_level = packet.protocol_level
+        return packet
+
+    def _long_length(self, position: int) -> tuple[int, int]:
+        """A remaining length of more than one byte, and where the body begins; (-1, next byte) if it is cut."""
+        data = self._data
+        length = 0
+        for index in range(MAX_LENGTH_BYTES):
+            at = position + 1 + index
+            if at >= len(data):
+                return -1, at + 1
+            length |= (data[at] & 0x7F) << 7 * index
+            if data[at] < 0x80:
+                return length, at + 1
+        raise malformed(
+            f"packet type {data[position] >> 4}, remaining length", f"has more than {MAX_LENGTH_BYTES} bytes", "2.2.3"
+        )
+
+    def _put_aside(self, size: int) -> None:
+        """Keep the unfinished packet, if one has begun, until ``size`` bytes of it are there."""
+        if self._position < len(self._data):
+            self._partial = bytearray(self._data[self._position :])
+            self._needed = size
+        self._data = b""
+        self._position = 0
