@@ -115,7 +115,7 @@ def _field_types(struct: type) -> dict[str, msgspec.structs.FieldInfo]:
 
 def _convert_special(kind: type, value: object) -> Any:
     if kind is Path:
-        if isinstance(value, str):
+        if isinstance(value, str | Path):
             return Path(value)
         raise TypeError(f"{value!r} is not a path")
     raise NotImplementedError(f"a setting of type {kind!r} cannot be read from a configuration")

@@ -184,7 +184,7 @@ class PluginHost:
             near = _nearest(name, _entry_points(), _entry_points())
             raise _failure(name, f"it is not installed{near}", "install it, or correct the name")
         if len(entries) > 1:
-            places = " and ".join(f"{plugin.distribution} ({plugin.value})" for plugin in map(_describe, entries))
+            places = " and ".join(sorted(f"{found.distribution} ({found.value})" for found in map(_describe, entries)))
             raise _failure(name, f"two installed plugins have this name: {places}", "uninstall one of them")
         try:
             return entries[0].load()
