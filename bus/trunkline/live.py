@@ -20,7 +20,7 @@ from typing import Any, Final
 
 import msgspec
 
-from trunkline.errors import OffsetOutOfRange, TrunklineError
+from trunkline.errors import CorruptLog, OffsetOutOfRange, TrunklineError
 from trunkline.partition import Partition
 from trunkline.records import Record, decode_all, iter_headers
 from trunkline.rounds import Rounds
@@ -70,8 +70,11 @@ class LiveSubscriber(ABC):
         """The partition is closed; nothing more will come from it."""
 
 
+_GONE: Final = -1
+
+
 class _Member:
-    """A subscriber's place in one partition. ``cursor`` is None while it is live."""
+    """A subscriber's place in one partition. ``cursor`` is None while it is live, _GONE once it was removed."""
 
     __slots__ = ("cursor", "filters", "is_reading", "leftover", "subscriber")
 
@@ -138,15 +141,20 @@ class LiveTail:
             return False
         self._index.remove(filter, member)
         if not member.filters:
-            del self._members[subscriber]
+            self._forget(subscriber)
         return True
 
     def remove(self, subscriber: LiveSubscriber) -> None:
         """Take away everything of a subscriber."""
-        member = self._members.pop(subscriber, None)
+        member = self._members.get(subscriber)
         if member is not None:
-            member.filters.clear()
+            self._forget(subscriber)
             self._index.remove_subscriber(member)
+
+    def _forget(self, subscriber: LiveSubscriber) -> None:
+        member = self._members.pop(subscriber)
+        member.filters.clear()
+        member.cursor = _GONE  # it may be in the list that is being served right now
 
     def resume(self, subscriber: LiveSubscriber) -> None:
         """It can take more. Does nothing if it is live or being served already."""
@@ -190,24 +198,30 @@ class LiveTail:
         self._index = SubscriptionIndex()
         for member in members.values():
             member.filters.clear()
+            member.cursor = _GONE
             member.subscriber.live_closed(error)
 
     # -- behind ------------------------------------------------------------------------------------
 
     def _catch_up(self, member: _Member) -> None:
         """Offer one chunk of the log to a subscriber that is behind; more in the next round."""
-        member.is_reading = False
-        if not member.filters or not self._offer_leftover(member):
+        if not member.filters:
+            return
+        if not self._offer_leftover(member):
+            member.is_reading = False
             return
         assert member.cursor is not None
         if member.cursor >= self.partition.high_watermark:
             member.cursor = None  # live again: it has been offered all there is
+            member.is_reading = False
             return
-        member.is_reading = True
         try:
             batches = self.partition.read_nowait(member.cursor, CATCH_UP_BYTES)
         except OffsetOutOfRange:
             self._skip_to_start(member)
+            return
+        except (OSError, TrunklineError) as error:
+            self._give_up(member, error)
             return
         if batches is None:
             self._spawn(self._read_waiting, member)
@@ -222,9 +236,23 @@ class LiveTail:
         except OffsetOutOfRange:
             self._rounds.call_soon(lambda: self._skip_to_start(member))
             return
+        except (OSError, TrunklineError) as error:
+            failure = error
+            self._rounds.call_soon(lambda: self._give_up(member, failure))
+            return
         self._rounds.call_soon(lambda: self._take_chunk(member, batches))
 
+    def _give_up(self, member: _Member, error: Exception) -> None:
+        """The log cannot be read there: end this subscriber's part rather than leave a gap."""
+        if member.filters:
+            logger.error("%s: a subscriber cannot be served from the log: %s", self.partition.name, error)
+            self.remove(member.subscriber)
+            closed = error if isinstance(error, TrunklineError) else CorruptLog(f"{self.partition.name}: {error}")
+            member.subscriber.live_closed(closed)
+
     def _skip_to_start(self, member: _Member) -> None:
+        if not member.filters:
+            return
         assert member.cursor is not None
         start = self.partition.log_start_offset
         missed, member.cursor = start - member.cursor, start
@@ -235,13 +263,19 @@ class LiveTail:
         self._rounds.call_soon(lambda: self._catch_up(member))
 
     def _take_chunk(self, member: _Member, batches: bytes) -> None:
+        if not member.filters:
+            return
         assert member.cursor is not None
-        cursor = member.cursor
-        member.leftover = self._decode(batches, cursor)[::-1]
-        for _, header in iter_headers(batches):
-            cursor = header.next_offset
-        assert cursor > member.cursor, "a read below the high watermark gives at least one batch"
-        member.cursor = cursor
+        headers = [header for _, header in iter_headers(batches)]
+        assert headers, "a read below the high watermark gives at least one batch"
+        try:
+            records = decode_all(batches, from_offset=member.cursor)
+        except TrunklineError:  # one batch is at fault, or all are too much at once: take the first alone
+            del headers[1:]
+            records = self._decode(batches[: headers[0].size_bytes], member.cursor)
+        member.leftover = records[::-1]
+        assert headers[-1].next_offset > member.cursor
+        member.cursor = headers[-1].next_offset
         self._rounds.call_soon(lambda: self._catch_up(member))
 
     def _offer_leftover(self, member: _Member) -> bool:

@@ -12,7 +12,7 @@ from typing import Final, Literal
 
 import trio
 
-from trunkline.errors import TrunklineError
+from trunkline.errors import LogStopped, TrunklineError
 from trunkline.partition import Partition
 from trunkline.records import ConsumerRecord, decode_all, iter_headers
 
@@ -63,6 +63,10 @@ async def read_records(partitions: Sequence[Partition], start: Start, *, follow:
         partition.add_listener(arrival)
     try:
         while True:
+            if arrival.is_closed and not isinstance(arrival.error, LogStopped):  # the log may be closed already
+                if arrival.error is not None:
+                    raise arrival.error
+                return
             arrival.event = trio.Event()
             found_any = False
             for partition in partitions:
