@@ -70,6 +70,7 @@ class TopicCatalog:
         self._spawn = spawn
         self._random = rng
         self._lock = trio.Lock()
+        self._refusal: TrunklineError | None = None
 
     # -- start and end -----------------------------------------------------------------------------
 
@@ -89,12 +90,21 @@ class TopicCatalog:
                 if log.topic not in self.topics:
                     logger.warning("store %s holds %s, which is no known topic; it is left alone", store_name, log)
 
-    async def _open_topic(self, name: str, entry: _Entry) -> Topic:
+    async def _open_topic(self, name: str, entry: _Entry) -> None:
         settings = TopicSettings.parse(entry.settings)
         topic = Topic(name, entry.id, settings, self._random)
-        topic.partitions = tuple([await self._open_partition(topic, index, entry) for index in range(entry.partitions)])
+        opened: list[Partition] = []
+        try:
+            for index in range(entry.partitions):
+                opened.append(await self._open_partition(topic, index, entry))
+        except BaseException:
+            with trio.CancelScope(shield=True):
+                for partition in opened:
+                    partition.refuse(UnknownTopic(f"topic {name} could not be opened", topic=name))
+                    await self._close_log(partition)
+            raise
+        topic.partitions = tuple(opened)
         self.topics[name] = topic
-        return topic
 
     async def _open_partition(self, topic: Topic, index: int, entry: _Entry) -> Partition:
         store = await self._stores.get(entry.storage)
@@ -119,15 +129,35 @@ class TopicCatalog:
         _, partition = await trio.to_thread.run_sync(open_log)
         return partition
 
-    async def close(self) -> None:
-        """Close every log. What could not be closed cleanly is logged; recovery deals with it at the next start."""
+    async def refuse(self, error: TrunklineError) -> None:
+        """Raise ``error`` from now on for appends and for administration; waits for a call that is under way."""
+        self._refusal = error
+        self._refuse_appends(error)
+        async with self._lock:
+            self._refuse_appends(error)  # in a topic that was made meanwhile
+
+    def _refuse_appends(self, error: TrunklineError) -> None:
         for topic in self.topics.values():
             for partition in topic.partitions:
-                try:
-                    partition.close_listeners(None)
-                    await trio.to_thread.run_sync(partition.close_log)
-                except (OSError, TrunklineError):
-                    logger.exception("%s: could not be closed cleanly", partition.name)
+                partition.refuse(error)
+
+    def _check_open(self) -> None:
+        if self._refusal is not None:
+            raise self._refusal
+
+    async def close(self) -> None:
+        """Close every log, after :meth:`refuse`."""
+        for topic in self.topics.values():
+            for partition in topic.partitions:
+                partition.close_listeners(None)
+                await self._close_log(partition)
+
+    async def _close_log(self, partition: Partition, *, keep: bool = True) -> None:
+        """What cannot be closed cleanly is logged; recovery deals with it at the next start."""
+        try:
+            await partition.close_log(keep=keep)
+        except (OSError, TrunklineError):
+            logger.exception("%s: could not be closed cleanly", partition.name)
 
     # -- administration ----------------------------------------------------------------------------
 
@@ -148,6 +178,7 @@ class TopicCatalog:
             raise InvalidSetting(f"topic {name}: partitions must be 1 to {MAX_PARTITIONS}, not {partitions}")
         parsed = TopicSettings.parse(settings)
         async with self._lock:
+            self._check_open()
             if name in self.topics:
                 raise TopicExists(f"topic {name} is already there", topic=name)
             storage = parsed.storage or self._default_store
@@ -155,8 +186,17 @@ class TopicCatalog:
             await self._refuse_leftovers(name, storage, store)
             topic_id = str(uuid.UUID(int=self._random.getrandbits(128), version=4))
             entry = _Entry(topic_id, partitions, storage, dict(settings))
-            await self._metadata.compare_and_set(f"topics/{name}", msgspec.to_builtins(entry), 0)
-            return await self._open_topic(name, entry)
+            with trio.CancelScope(shield=True):  # half a topic could be neither used nor made again
+                await self._make(name, entry)
+            return self.topics[name]
+
+    async def _make(self, name: str, entry: _Entry) -> None:
+        revision = await self._metadata.compare_and_set(f"topics/{name}", msgspec.to_builtins(entry), 0)
+        try:
+            await self._open_topic(name, entry)
+        except (OSError, TrunklineError):
+            await self._remove(name, entry, revision)
+            raise
 
     async def _refuse_leftovers(self, name: str, store_name: str, store: Store) -> None:
         leftovers = [log for log in await trio.to_thread.run_sync(store.list) if log.topic == name]
@@ -173,6 +213,7 @@ class TopicCatalog:
         Settings of storage take effect when the log is opened next (``segment.*``, ``index.*``), others at once.
         """
         async with self._lock:
+            self._check_open()
             topic = self.get(name)
             if "storage" in changes:
                 raise InvalidSetting(f"topic {name}: storage is chosen when a topic is created", setting="storage")
@@ -194,21 +235,23 @@ class TopicCatalog:
     async def delete(self, name: str) -> None:
         """Remove a topic and its records for good. Raises UnknownTopic. Cancellation: may have happened."""
         async with self._lock:
+            self._check_open()
             topic = self.get(name)
             stored = await self._stored(name)
             entry = msgspec.convert(stored.value, _Entry)
             entry.is_deleting = True
             value: dict[str, Any] = msgspec.to_builtins(entry)
-            revision = await self._metadata.compare_and_set(f"topics/{name}", value, stored.revision)
-            del self.topics[name]
-            gone = UnknownTopic(f"topic {name} was deleted", topic=name)
-            for partition in topic.partitions:
-                partition.refuse(gone)
-            for partition in topic.partitions:
-                await partition.wait_idle()
-                await trio.to_thread.run_sync(partition.close_log)
-                partition.close_listeners(gone)
-            await self._remove(name, entry, revision)
+            with trio.CancelScope(shield=True):  # nor could half of one be deleted again
+                revision = await self._metadata.compare_and_set(f"topics/{name}", value, stored.revision)
+                del self.topics[name]
+                gone = UnknownTopic(f"topic {name} was deleted", topic=name)
+                for partition in topic.partitions:
+                    partition.refuse(gone)
+                for partition in topic.partitions:
+                    await partition.wait_idle()
+                    partition.close_listeners(gone)
+                    await self._close_log(partition, keep=False)
+                await self._remove(name, entry, revision)
 
     async def _remove(self, name: str, entry: _Entry, revision: int) -> None:
         store = await self._stores.get(entry.storage)

@@ -117,6 +117,8 @@ class Partition:
     __slots__ = (
         "_builder",
         "_changed",
+        "_is_closed",
+        "_is_saving",
         "_is_staged",
         "_is_writing",
         "_limit_bytes",
@@ -179,6 +181,8 @@ class Partition:
         self._limit_bytes = 0  # of a batch, as of when the builder was opened
         self._is_staged = False
         self._is_writing = False
+        self._is_saving = False
+        self._is_closed = False
         self._changed = trio.Event()
         self._saved_bytes = 0
         self._saved_state: SavedState | None = None
@@ -292,6 +296,8 @@ class Partition:
         if header.is_control or header.is_transactional:
             raise InvalidBatch(f"{self.name}: control and transactional batches are not accepted here")
         if header.producer_id >= 0:
+            if header.base_sequence < 0 or header.producer_epoch < 0:
+                raise InvalidBatch(f"{self.name}: a batch with a producer id needs an epoch and a sequence from 0 on")
             original = self._producers.check(header)
             if original is not None:
                 self._acknowledge_repeat(original, receiver, token)
@@ -409,12 +415,20 @@ class Partition:
     def _save_producers(self) -> None:
         """Save the producers' state now and then; it is written once what it speaks of is durable."""
         if self._saved_state is not None:
-            if self._saved_state.offset <= self.high_watermark:
-                self._spawn(trio.to_thread.run_sync, self.log.save_state, self._saved_state)
+            if self._saved_state.offset <= self.high_watermark and not self._is_saving:
+                self._is_saving = True
+                self._spawn(self._save_state, self._saved_state)
                 self._saved_state = None
         elif self._saved_bytes >= STATE_INTERVAL_BYTES:
             self._saved_bytes = 0
             self._saved_state = SavedState(self.next_offset, self._producers.snapshot())
+
+    async def _save_state(self, state: SavedState) -> None:
+        try:
+            await trio.to_thread.run_sync(self.log.save_state, state)
+        finally:
+            self._is_saving = False
+            self._wake_waiting()
 
     def stop(self, reason: Exception) -> None:
         """The log failed: take no more writes until it is opened again; fail everything unacknowledged."""
@@ -428,6 +442,7 @@ class Partition:
         )
         logger.error("%s", error, exc_info=reason)
         self.refuse(error)
+        self._rounds.committer.discard(self)
         failed = [*self._uncommitted, *self._staged]
         self._uncommitted.clear()
         self._staged.clear()
@@ -439,18 +454,37 @@ class Partition:
     def refuse(self, error: TrunklineError) -> None:
         """Raise ``error`` from now on when something is staged; what is staged already goes on."""
         self._close_builder()
-        self._refusal = error
+        if not isinstance(self._refusal, LogStopped):  # a log that failed stays failed: it must not be flushed again
+            self._refusal = error
 
     async def wait_idle(self) -> None:
         """Wait until nothing staged is unanswered; call it after ``refuse``."""
         while not self.is_idle:
             await self._changed.wait()
 
-    def close_log(self) -> None:
-        """Save the producers' state and close the log: blocking store calls. A stopped log is left to recovery."""
-        if not isinstance(self._refusal, LogStopped):
+    async def close_log(self, *, keep: bool = True) -> None:
+        """Close the log, after ``refuse``; reads raise from now on. A log that has stopped is left to recovery.
+
+        Args:
+          keep: save the producers' state too; not worth a write if the log is to be deleted.
+
+        Raises OSError. Cancellation: waits for the store first.
+        """
+        assert self._refusal is not None
+        self._is_closed = True
+        if isinstance(self._refusal, LogStopped):
+            return
+        if not self.is_idle:
+            logger.error("%s: the store has not answered yet; the log is left to recovery", self.name)
+            return
+        await trio.to_thread.run_sync(self._close_log, keep)
+
+    def _close_log(self, keep: bool) -> None:
+        if keep:
+            if self.topic.settings.durability == "os":
+                self.log.flush()  # a state must not speak of what a power failure could still take away
             self.log.save_state(SavedState(self.high_watermark, self._producers.snapshot()))
-            self.log.close()
+        self.log.close()
 
     def close_listeners(self, error: TrunklineError | None) -> None:
         """Tell the listeners that it is over."""
@@ -473,7 +507,8 @@ class Partition:
     @property
     def is_idle(self) -> bool:
         """Nothing is staged or on its way to the disk."""
-        return self._builder is None and not self._staged and not self._uncommitted and not self._is_writing
+        is_busy = self._is_writing or self._is_saving
+        return self._builder is None and not self._staged and not self._uncommitted and not is_busy
 
     def add_listener(self, listener: TailListener) -> None:
         """Tell ``listener`` of everything committed from the present high watermark on."""
@@ -490,7 +525,8 @@ class Partition:
         Returns empty bytes at the high watermark, None if the store would have to wait (then ``read``).
         Limits are those of :meth:`trunkline.log.Log.read`.
 
-        Raises OffsetOutOfRange below the log start offset or above the high watermark.
+        Raises OffsetOutOfRange below the log start offset or above the high watermark; UnknownTopic or
+        BrokerClosing once the log is closed.
         """
         if not self._check_offset(offset):
             return b""
@@ -504,6 +540,9 @@ class Partition:
         return await trio.to_thread.run_sync(self.log.read, offset, max_bytes, self.high_watermark)
 
     def _check_offset(self, offset: int) -> bool:
+        if self._is_closed:
+            assert self._refusal is not None
+            raise self._refusal
         if offset == self.high_watermark:
             return False
         if not self.log.start_offset <= offset < self.high_watermark:
@@ -517,6 +556,7 @@ class Partition:
 
     async def find_timestamp(self, timestamp: int) -> int | None:
         """The first offset below the high watermark whose record is at or after ``timestamp`` (ms), or None."""
+        self._check_offset(self.high_watermark)
         found = await trio.to_thread.run_sync(self.log.find_timestamp, timestamp, self.high_watermark)
         return None if found is None else found.offset
 
