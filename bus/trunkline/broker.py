@@ -13,7 +13,7 @@ import ssl
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
@@ -225,10 +225,13 @@ class Broker:
 
         Raises:
           UnknownTopic, UnknownPartition, RecordTooLarge, BrokerClosing: nothing was written.
+          TypeError: key or value is not bytes; ValueError: the timestamp cannot be stored. Nothing was written.
           LogStopped: it may or may not have been written.
 
         Cancellation: may have happened.
         """
+        _check_bytes("key", key)
+        _check_bytes("value", value)
         found = await self.ensure_topic(topic)
         target = found.partition_for(key) if partition is None else found.partition(partition)
         waiting = _Publishing()
@@ -302,33 +305,36 @@ class Broker:
             ) from None
         return context
 
-    async def _close(self) -> None:
-        """Stop accepting, commit what is staged, let connections take what they are due."""
+    async def _close(self, *, in_order: bool) -> None:
+        """Stop accepting; in order: commit what is staged, let connections take what they are due."""
         self.is_closing = True
         self._reactor.stop_listening()
-        for transport in self._reactor.connections:
-            if transport.connection is not None:
-                transport.connection.shutting_down()
-        closing = BrokerClosing("the broker is shutting down; try again when it is back")
-        for topic in self.topics.values():
-            for partition in topic.partitions:
-                partition.refuse(closing)
-        with trio.move_on_after(self.config.limits.shutdown_timeout_s) as scope:
+        if in_order:
+            for transport in self._reactor.connections:
+                transport.shutting_down()
+        with trio.move_on_after(self.config.limits.shutdown_timeout_s if in_order else 0) as scope:
+            await self._catalog.refuse(BrokerClosing("the broker is shutting down; try again when it is back"))
             await self._reactor.drain()
             for transport in self._reactor.connections:
                 transport.close()
             while self._reactor.connection_count:
                 await self._reactor.wait_round()
-        if scope.cancelled_caught:
+        if scope.cancelled_caught and in_order:
             logger.warning(
                 "closing: %d connections did not take what was written to them in %g s",
                 self._reactor.connection_count, self.config.limits.shutdown_timeout_s,
             )  # fmt: skip
+        self._reactor.drop_connections()
         for name, door in self._doors.items():
             try:
                 await door.close()
             except Exception:  # the boundary: one door's failure must not keep logs from being closed
                 logger.exception("door %s could not be closed cleanly", name)
+
+
+def _check_bytes(what: str, given: object) -> None:
+    if given is not None and not isinstance(given, bytes):
+        raise TypeError(f"{what} must be bytes or None, not {type(given).__name__}")
 
 
 async def _guarded(function: Callable[..., Awaitable[Any]], *args: Any) -> None:
@@ -371,7 +377,7 @@ async def open_broker(
     Cancellation: closes the broker as the end of the block does, in at most ``limits.shutdown_timeout_s``.
     """
     failure: Exception | None = None
-    async with AsyncExitStack() as stack:
+    with ExitStack() as stack:
         if config is None:
             config = BrokerConfig(listen={})
             if data is None:
@@ -382,21 +388,49 @@ async def open_broker(
         if listen is not None:
             changes["listen"] = dict(listen)
         config = msgspec.structs.replace(config, **changes)
-        broker = await stack.enter_async_context(
-            _run_broker(config, plugins or PluginHost(), disk or RealDisk(), now_ms, rng or random.Random(), poller)
-        )
-        try:
-            yield broker
-        except Exception as error:
-            failure = error  # raised below, so that it does not come out wrapped in the groups of our nurseries
+        host, disk, rng = plugins or PluginHost(), disk or RealDisk(), rng or random.Random()
+        closing = trio.Event()
+        async with _nursery_without_groups() as nursery:
+            broker = await nursery.start(_run_broker, config, host, disk, now_ms, rng, poller, closing)
+            try:
+                yield broker
+            except Exception as error:
+                failure = error  # raised below, as it is: the caller may have raised a group
+            finally:
+                closing.set()
     if failure is not None:
         raise failure
 
 
 @asynccontextmanager
+async def _nursery_without_groups() -> AsyncIterator[trio.Nursery]:
+    """A nursery; a single exception, however deep in groups, comes out as itself."""
+    try:
+        async with trio.open_nursery() as nursery:
+            yield nursery
+    except BaseExceptionGroup as group:
+        only: BaseException = group
+        while isinstance(only, BaseExceptionGroup) and len(only.exceptions) == 1:
+            only = only.exceptions[0]
+        raise only from only.__cause__
+
+
 async def _run_broker(
-    config: BrokerConfig, host: PluginHost, disk: Disk, now_ms: Callable[[], int], rng: random.Random, poller: str
-) -> AsyncIterator[Broker]:
+    config: BrokerConfig,
+    host: PluginHost,
+    disk: Disk,
+    now_ms: Callable[[], int],
+    rng: random.Random,
+    poller: str,
+    closing: trio.Event,
+    *,
+    task_status: trio.TaskStatus[Broker],
+) -> None:
+    """Open a broker, run it until ``closing``, close it.
+
+    It is a task of its own and shielded once it is open: if it ran in the caller's scope, cancelling the caller
+    would end the reactor first, and nothing could be committed or sent any more.
+    """
     host.load_all(config.plugins)
     host.store(config.storage)
     for name in config.listen or ():
@@ -406,6 +440,7 @@ async def _run_broker(
         stack.enter_context(lock_directory(config.data))
         stores = OpenStores(config, host, disk)
         stack.callback(stores.close)
+        running = stack.enter_context(trio.CancelScope())
         reactor = await stack.enter_async_context(Reactor.open(config.limits, poller=poller))
         nursery = await stack.enter_async_context(trio.open_nursery())
 
@@ -420,9 +455,11 @@ async def _run_broker(
         try:
             await catalog.open()
             await broker._open_doors(host, listeners)
-            yield broker
+            running.shield = True
+            task_status.started(broker)
+            await closing.wait()
         finally:
             with trio.CancelScope(shield=True):  # bounded by shutdown_timeout_s; then logs are closed, which is quick
-                await broker._close()
+                await broker._close(in_order=closing.is_set() and reactor.is_running)
                 nursery.cancel_scope.cancel()
                 await catalog.close()

@@ -45,6 +45,7 @@ class Reactor:
         self.now = time.monotonic()
         self.touched: list[SocketTransport] = []
         self.is_in_round = False
+        self.is_running = False
         self._transports: set[SocketTransport] = set()
         self._listeners: list[Listener] = []
         self._round_count = 0
@@ -67,8 +68,7 @@ class Reactor:
                     yield reactor
                 finally:
                     reactor.stop_listening()
-                    for transport in tuple(reactor._transports):
-                        transport.abort()
+                    reactor.drop_connections()
                     reactor.rounds.committer.stop()
             nursery.cancel_scope.cancel()
 
@@ -86,6 +86,13 @@ class Reactor:
         self._listeners.clear()
 
     async def _run(self) -> None:
+        self.is_running = True
+        try:
+            await self._work()
+        finally:
+            self.is_running = False
+
+    async def _work(self) -> None:
         poller, rounds = self.poller, self.rounds
         while True:
             # While too much waits for the disk, the sockets wait too: peers feel TCP's back-pressure.
@@ -123,6 +130,11 @@ class Reactor:
                 transport.check_time(self.now)
             for listener in self._listeners:
                 listener.resume()
+
+    def drop_connections(self) -> None:
+        """End every connection now."""
+        for transport in tuple(self._transports):
+            transport.drop()
 
     async def wait_round(self) -> None:
         """Wait until the next round is over."""

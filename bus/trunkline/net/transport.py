@@ -105,7 +105,11 @@ class SocketTransport(Transport):
             self._reactor.rounds.request()
 
     def abort(self) -> None:
-        self._lost(None)
+        self.is_closing = True
+        self._outbound = []
+        self._outbound_bytes = 0
+        self._reactor.touched.append(self)  # with nothing left to send it is over at the end of this round
+        self._reactor.rounds.request()
 
     # -- for the reactor ---------------------------------------------------------------------------
 
@@ -255,6 +259,18 @@ class SocketTransport(Transport):
         connection, self.connection = self.connection, None
         if connection is not None:
             self._tell_closed(connection, error)
+
+    def drop(self) -> None:
+        """End it now. For the reactor; a connection must not be called back out of its own call: see ``abort``."""
+        self._lost(None)
+
+    def shutting_down(self) -> None:
+        """Tell the connection that the broker is closing."""
+        if self.connection is not None:
+            try:
+                self.connection.shutting_down()
+            except Exception as error:  # the boundary
+                self.fail(error)
 
     def start(self, connection: Connection) -> None:
         """Begin to read."""
