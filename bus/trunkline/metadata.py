@@ -130,8 +130,8 @@ class FileMetadata(MetadataStore):
         send, receive = trio.open_memory_channel[tuple[str, MetadataEntry | None]](math.inf)
         watcher = (prefix, send)
         self._watchers.append(watcher)
-        try:
-            async with receive:
+        async with receive:
+            try:
                 yield receive
-        finally:
-            self._watchers.remove(watcher)
+            finally:
+                self._watchers.remove(watcher)  # before it is closed: sending to a closed channel raises
