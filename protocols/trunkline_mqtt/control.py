@@ -28,10 +28,24 @@ from trunkline_mqtt.packets import (
     Will,
 )
 
-__all__ = ["decode_control"]
+__all__ = ["check_first_byte", "decode_control"]
+
+_Reader = Callable[[Fields], Packet]
 
 CLEAN_SESSION, WILL, WILL_QOS, WILL_RETAIN, PASSWORD, USER_NAME = 0x02, 0x04, 0x18, 0x20, 0x40, 0x80
 """The connect flags, MQTT 3.1.1, figure 3.4. Bit 0 is reserved."""
+
+
+def check_first_byte(first: int) -> tuple[str, _Reader]:
+    """The name of a packet that is not PUBLISH, and what reads it; RemoteProtocolError for a wrong type or flags."""
+    kind = first >> 4
+    entry = _PACKETS.get(kind)
+    if entry is None:
+        raise malformed(f"packet type {kind}", "is reserved", "2.2.1")
+    name, flags, read = entry
+    if first & 0x0F != flags:
+        raise malformed(f"{name}, fixed header", f"flags are {first & 0x0F:#06b}, must be {flags:#06b}", "2.2.2")
+    return name, read
 
 
 def decode_control(first: int, data: bytes, position: int, end: int) -> Packet:
@@ -43,13 +57,7 @@ def decode_control(first: int, data: bytes, position: int, end: int) -> Packet:
 
     Raises RemoteProtocolError for a reserved type, wrong flags, and anything that is not as it must be.
     """
-    kind = first >> 4
-    entry = _PACKETS.get(kind)
-    if entry is None:
-        raise malformed(f"packet type {kind}", "is reserved", "2.2.1")
-    name, flags, read = entry
-    if first & 0x0F != flags:
-        raise malformed(f"{name}, fixed header", f"flags are {first & 0x0F:#06b}, must be {flags:#06b}", "2.2.2")
+    name, read = check_first_byte(first)
     fields = Fields(name, data, position, end)
     packet = read(fields)
     fields.end()
@@ -150,7 +158,6 @@ def _filter(fields: Fields) -> str:
     return topic_filter
 
 
-_Reader = Callable[[Fields], Packet]
 _PACKETS: Final[dict[int, tuple[str, int, _Reader]]] = {
     1: ("CONNECT", 0, _connect),
     2: ("CONNACK", 0, _connack),

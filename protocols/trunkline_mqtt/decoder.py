@@ -17,7 +17,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from trunkline_mqtt.control import decode_control
+from trunkline_mqtt.control import check_first_byte, decode_control
 from trunkline_mqtt.fields import TopicNames, malformed
 from trunkline_mqtt.packets import MQTT_3_1_1, Connect, Packet, Puback, Publish
 
@@ -27,6 +27,8 @@ MAX_REMAINING_LENGTH: Final = 268_435_455
 """What four bytes can say. MQTT 3.1.1, 2.2.3."""
 
 MAX_LENGTH_BYTES: Final = 4
+
+_PUBLISH: Final = 3
 
 
 class Decoder:
@@ -92,6 +94,8 @@ class Decoder:
                 "2.2.3",
             )
         if end > len(data):
+            if first >> 4 != _PUBLISH:
+                check_first_byte(first)  # now, not when the rest is there: HTTP on this port never sends it
             self._put_aside(end - position)
             return None
         self._position = end

@@ -240,6 +240,15 @@ def test_a_packet_over_the_limit_is_refused_before_its_body_arrives() -> None:
         decoder.next_event()
 
 
+def test_wrong_flags_are_refused_before_the_packet_is_whole() -> None:
+    """So that HTTP on this port is told at once, not when the handshake deadline is over."""
+    decoder = Decoder(1000)
+    decoder.receive_data(b"GET / HTTP/1.1")
+
+    with pytest.raises(RemoteProtocolError, match="PUBACK, fixed header: flags are 0b0111"):
+        decoder.next_event()
+
+
 def test_a_packet_as_large_as_the_limit_is_taken() -> None:
     packet = Publish("a", b"x" * 994)
     decoder = Decoder(1000)

@@ -1,0 +1,54 @@
+"""The MQTT door: makes its log topic, then a connection for each client."""
+
+from __future__ import annotations
+
+from trunkline.door import Connection, Door, DoorContext, Transport
+from trunkline.errors import ConfigurationError
+from trunkline.settings import TOPIC_SETTINGS
+from trunkline_mqtt.bridge import RECORD_OVERHEAD_BYTES
+from trunkline_mqtt.connection import MqttConnection
+from trunkline_mqtt.server import MqttServer
+from trunkline_mqtt.settings import MqttSettings
+
+__all__ = ["MqttDoor"]
+
+
+class MqttDoor(Door):
+    """MQTT 3.1.1 on the log topic that its settings name."""
+
+    def __init__(self, context: DoorContext) -> None:
+        self._broker = context.broker
+        self._settings: MqttSettings = context.settings or MqttSettings()
+        self._server: MqttServer | None = None
+
+    async def open(self) -> None:
+        """Make the log topic if it is missing. Raises ConfigurationError if it cannot hold our largest packet."""
+        settings = self._settings
+        needed = settings.max_packet_bytes + RECORD_OVERHEAD_BYTES
+        default = int(TOPIC_SETTINGS["max.message.bytes"].default)
+        topic = await self._broker.ensure_topic(
+            settings.topic,
+            partitions=settings.partitions,
+            settings={"max.message.bytes": str(needed)} if needed > default else {},
+        )
+        allowed = topic.settings.max_message_bytes
+        if allowed < needed:
+            raise ConfigurationError(
+                f"door.mqtt: max_packet_bytes={settings.max_packet_bytes} needs max.message.bytes={needed} of topic "
+                f"{topic.name}, which has {allowed}; raise that, or set max_packet_bytes to "
+                f"{allowed - RECORD_OVERHEAD_BYTES} or less"
+            )
+        self._server = MqttServer(
+            settings,
+            topic,
+            tuple([self._broker.live(partition) for partition in topic.partitions]),
+            now_ms=self._broker.now_ms,
+            new_client_id=lambda: f"auto-{self._broker.random.getrandbits(96):024x}",
+        )
+
+    def connect(self, transport: Transport) -> Connection:
+        assert self._server is not None, "open comes before connect"
+        return MqttConnection(self._server, transport)
+
+    def statistics(self) -> dict[str, int | float]:
+        return {} if self._server is None else self._server.statistics()

@@ -1,0 +1,150 @@
+"""A broker with the MQTT door, clients of three kinds, and a transport that is only remembered."""
+
+from __future__ import annotations
+
+import math
+import os
+import shutil
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import pytest
+import trio
+
+from trunkline.broker import Broker, open_broker
+from trunkline.door import Transport
+from trunkline_mqtt.decoder import Decoder
+from trunkline_mqtt.encoder import encode
+from trunkline_mqtt.packets import Connack, Connect, Packet
+
+WAIT_S = 20.0  # for what should take milliseconds, on a machine that is busy with something else
+
+
+@pytest.fixture
+async def broker() -> AsyncIterator[Broker]:
+    """A broker in memory; ``broker.addresses["mqtt"]`` is where it listens."""
+    async with open_broker(store="memory", listen={"mqtt": "127.0.0.1:0"}) as opened:
+        yield opened
+
+
+class RawClient:
+    """A client that says exactly what the test says, over a real socket."""
+
+    def __init__(self, stream: trio.SocketStream) -> None:
+        self.stream = stream
+        self._decoder = Decoder()
+
+    async def send(self, *packets: Packet | bytes) -> None:
+        """Everything in one write."""
+        data = b"".join(packet if isinstance(packet, bytes) else encode(packet) for packet in packets)
+        with trio.fail_after(WAIT_S):
+            await self.stream.send_all(data)
+
+    async def receive(self) -> Packet:
+        """The next packet; EndOfChannel if the broker has closed the connection."""
+        with trio.fail_after(WAIT_S):
+            while (packet := self._decoder.next_event()) is None:
+                try:
+                    data = await self.stream.receive_some(65536)
+                except trio.BrokenResourceError:
+                    data = b""
+                if not data:
+                    raise trio.EndOfChannel
+                self._decoder.receive_data(bytes(data))
+            return packet
+
+    async def ask(self, *packets: Packet | bytes) -> Packet:
+        """Send, and give what comes next."""
+        await self.send(*packets)
+        return await self.receive()
+
+    async def until_closed(self) -> list[Packet]:
+        """All packets up to the end of the connection."""
+        found = []
+        while True:
+            try:
+                found.append(await self.receive())
+            except trio.EndOfChannel:
+                return found
+
+
+ConnectRaw = Callable[..., Awaitable[RawClient]]
+
+
+@pytest.fixture
+async def connect(broker: Broker) -> AsyncIterator[ConnectRaw]:
+    """``await connect("id")`` or ``connect(Connect(...))``: a connected client; ``connect()``: only a socket."""
+    streams: list[trio.SocketStream] = []
+
+    async def connect(packet: Connect | str | None = None) -> RawClient:
+        stream = await trio.open_tcp_stream(*broker.addresses["mqtt"])
+        streams.append(stream)
+        client = RawClient(stream)
+        if packet is not None:
+            assert await client.ask(Connect(packet) if isinstance(packet, str) else packet) == Connack()
+        return client
+
+    yield connect
+    for stream in streams:
+        await trio.aclose_forcefully(stream)
+
+
+class RememberingTransport(Transport):
+    """A transport for tests in memory: what was written, and what the connection asked for."""
+
+    def __init__(self) -> None:
+        self.peer = "test:1"
+        self.local = ("test", 2)
+        self.idle_timeout_s = math.inf
+        self.is_congested = False
+        self.is_closing = False
+        self.is_established = False
+        self.written: list[bytes] = []
+        self._decoder = Decoder()
+
+    def write(self, data: bytes) -> None:
+        if not self.is_closing:
+            self.written.append(data)
+
+    def established(self) -> None:
+        self.is_established = True
+
+    def close(self) -> None:
+        self.is_closing = True
+
+    def abort(self) -> None:
+        self.is_closing = True
+
+    def take(self) -> list[Packet]:
+        """The packets written since the last call."""
+        self._decoder.receive_data(b"".join(self.written))
+        self.written.clear()
+        found = []
+        while (packet := self._decoder.next_event()) is not None:
+            found.append(packet)
+        return found
+
+
+@pytest.fixture
+def transport() -> RememberingTransport:
+    return RememberingTransport()
+
+
+def _program(name: str) -> str:
+    found = shutil.which(name)
+    if found is None:
+        reason = f"{name} is not installed (Debian: apt install mosquitto-clients)"
+        if os.environ.get("CI"):
+            pytest.fail(reason)
+        pytest.skip(reason)
+    return found
+
+
+@pytest.fixture
+def mosquitto_pub() -> str:
+    """The path of mosquitto_pub. Without it: a skip, and an error where ``CI`` is set."""
+    return _program("mosquitto_pub")
+
+
+@pytest.fixture
+def mosquitto_sub() -> str:
+    return _program("mosquitto_sub")
