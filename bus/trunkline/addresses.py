@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 from typing import NamedTuple
 
 from trunkline.errors import ConfigurationError
@@ -46,6 +45,8 @@ def is_loopback(host: str) -> bool:
     """Whether only this machine can reach ``host``. A name other than localhost counts as reachable by others."""
     if host.lower() == "localhost":
         return True
+    import ipaddress  # not needed to start with default addresses
+
     try:
         address = ipaddress.ip_address(host.partition("%")[0])
     except ValueError:

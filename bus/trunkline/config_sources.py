@@ -10,7 +10,6 @@ may leave out what a variable gives; ``origins`` remembers who gave what, for th
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -65,6 +64,8 @@ def load_config(
 
 
 def _read_file(file: Path) -> dict[str, Any]:
+    import tomllib  # a broker without a file need not wait for it
+
     try:
         text = file.read_text(encoding="utf-8")
     except OSError as error:

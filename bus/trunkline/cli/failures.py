@@ -12,7 +12,7 @@ import click
 
 from trunkline.errors import ConfigurationError, ConnectionFailed, TrunklineError
 
-__all__ = ["FAILED", "INTERRUPTED", "OK", "UNREACHABLE", "USAGE", "Invocation", "run_reporting"]
+__all__ = ["FAILED", "INTERRUPTED", "OK", "UNREACHABLE", "USAGE", "Invocation", "discard_stdout", "run_reporting"]
 
 OK = 0
 FAILED = 1
@@ -40,18 +40,15 @@ def run_reporting(command: Callable[[], object], invocation: Invocation) -> int:
         result = command()
         sys.stdout.flush()
         return result if isinstance(result, int) else OK
-    except BrokenPipeError:
-        _discard_stdout()
-        return OK  # the reader, `head` for one, has all that it wanted
+    except BrokenPipeError:  # from the flush
+        discard_stdout()
+        return OK
     except (KeyboardInterrupt, click.Abort):
         return INTERRUPTED
     except BaseException as raised:
         error = _only(raised)
         if isinstance(error, KeyboardInterrupt):
             return INTERRUPTED
-        if isinstance(error, BrokenPipeError):
-            _discard_stdout()
-            return OK
         if not isinstance(error, Exception):
             raise
         if invocation.debug:
@@ -97,6 +94,8 @@ def _report(name: str, message: str, *, as_json: bool) -> None:
         click.echo(f"trunkline: {line}", err=True)
 
 
-def _discard_stdout() -> None:
+def discard_stdout() -> None:
     """Nobody reads stdout any more: keep the interpreter from complaining when it flushes it at exit."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, sys.stdout.fileno())
+    os.close(null)

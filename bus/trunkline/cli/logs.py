@@ -15,7 +15,6 @@ import threading
 import time
 import traceback
 from collections.abc import Iterator
-from logging.handlers import QueueHandler
 from typing import Final, TypeAlias
 
 __all__ = ["logging_to_stderr"]
@@ -26,30 +25,37 @@ _GRACE_S: Final = 2.0  # how long closing waits for a reader of stderr that does
 _Queue: TypeAlias = "queue.Queue[logging.LogRecord | None]"
 
 
-class _BoundedHandler(QueueHandler):
+class _BoundedHandler(logging.Handler):
     """Never waits; drops what does not fit, and says how much when something fits again."""
 
-    dropped = 0
+    def __init__(self, waiting: _Queue) -> None:
+        super().__init__()
+        self._waiting = waiting
+        self._dropped = 0
 
-    def prepare(self, record: logging.LogRecord) -> logging.LogRecord:
-        """Format what may change later; the rest is done by the thread."""
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            if self._dropped:
+                lost = f"{self._dropped} log messages were dropped: stderr is not read quickly enough"
+                self._waiting.put_nowait(_warning(lost))
+                self._dropped = 0
+            self._waiting.put_nowait(self._prepare(record))
+        except queue.Full:
+            self._dropped += 1
+        except Exception:  # a message that does not fit its arguments must not hurt who logged it
+            self.handleError(record)
+
+    def _prepare(self, record: logging.LogRecord) -> logging.LogRecord:
+        """Format now what may change before the thread comes to it."""
         record = copy.copy(record)
         if record.exc_info:
             record.exc_text = "".join(traceback.format_exception(*record.exc_info)).rstrip()
         record.msg, record.args, record.exc_info = record.getMessage(), None, None
         return record
 
-    def enqueue(self, record: logging.LogRecord) -> None:
-        try:
-            if self.dropped:
-                lost = f"{self.dropped} log messages were dropped: stderr is not read quickly enough"
-                self.queue.put_nowait(logging.makeLogRecord(
-                    {"name": __name__, "levelno": logging.WARNING, "levelname": "WARNING", "msg": lost}
-                ))  # fmt: skip
-                self.dropped = 0
-            self.queue.put_nowait(record)
-        except queue.Full:
-            self.dropped += 1
+
+def _warning(message: str) -> logging.LogRecord:
+    return logging.LogRecord(__name__, logging.WARNING, __file__, 0, message, None, None)
 
 
 class _Lines(logging.Formatter):

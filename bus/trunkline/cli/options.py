@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
-__all__ = ["config_option", "debug_option", "json_option", "server_option"]
+__all__ = ["config_option", "debug_option", "json_option", "parse_pairs", "server_option"]
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -49,3 +49,14 @@ def config_option(command: _F) -> _F:
         show_envvar=True,
         help="Configuration file (TOML).",
     )(command)
+
+
+def parse_pairs(values: Iterable[str], hint: str) -> dict[str, str]:
+    """``NAME=VALUE`` arguments as a dict. Raises a usage error that names the argument."""
+    pairs = {}
+    for value in values:
+        name, equals, text = value.partition("=")
+        if not (name and equals):
+            raise click.BadParameter(f"{value!r} is not of the form NAME=VALUE", param_hint=hint)
+        pairs[name] = text
+    return pairs

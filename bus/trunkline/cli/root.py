@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import importlib
-from typing import Final
+from typing import Any, Final
 
 import click
 
-from trunkline.cli.failures import Invocation, run_reporting
+from trunkline.cli.failures import OK, Invocation, discard_stdout, run_reporting
 
 __all__ = ["COMMANDS", "cli", "run"]
 
@@ -25,6 +25,13 @@ COMMANDS: Final = {
 
 class LazyGroup(click.Group):
     """A group whose commands are imported when they are called, or when help wants their first line."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            discard_stdout()  # whoever read our output, `head` for one, has all that it wanted
+            return OK
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return [name for name in COMMANDS if self.get_command(ctx, name) is not None]
