@@ -1,0 +1,28 @@
+"""What plugin authors test with: compliance suites, and stand-ins for the parts that are slow or fail rarely.
+
+Names are loaded when they are first used, so that importing this package needs no test dependency.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from trunkline.testing.batches import make_batch as make_batch
+    from trunkline.testing.memory_store import MemoryStore as MemoryStore
+    from trunkline.testing.store_compliance import StoreCompliance as StoreCompliance
+
+_MODULES = {
+    "MemoryStore": "trunkline.testing.memory_store",
+    "StoreCompliance": "trunkline.testing.store_compliance",
+    "make_batch": "trunkline.testing.batches",
+}
+
+__all__ = ["MemoryStore", "StoreCompliance", "make_batch"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(_MODULES[name]), name)

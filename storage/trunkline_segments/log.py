@@ -1,0 +1,244 @@
+"""One log on segment files: what changes it.
+
+**Appending** writes all batches of a call behind the last segment with one system call (two where a roll falls
+between) and publishes the new end as one tuple, ``_tail``; :mod:`trunkline_segments.reading` works from that.
+**Flushing** takes that tuple, syncs the segments up to it, and, every CHECKPOINT_BYTES and whenever it enters
+a new segment, writes index entries and the checkpoint, so that :mod:`trunkline_segments.recovery` has little to
+read. The order is always: log, its directory entry, index, checkpoint.
+
+One thread appends, another one flushes. The flush touches only what lies below the tail that it took, and what the
+append does not look at (``_durable``, ``_recovery_point``); the indexes are shared, and see to it themselves.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from struct import Struct
+
+from trunkline.errors import LogStopped
+from trunkline.log import SavedState, TopicPartition
+from trunkline.settings import TopicSettings
+from trunkline_segments.checkpoint import Checkpoint, write_checkpoint
+from trunkline_segments.files import OpenFiles
+from trunkline_segments.reading import ReadableLog, Tail, number_of
+from trunkline_segments.recovery import recover
+from trunkline_segments.segment import Segment
+from trunkline_segments.snapshots import forget_states, load_state, save_state
+
+__all__ = ["SegmentLog"]
+
+CHECKPOINT_BYTES = 16 * 1024 * 1024
+"""At most this much is scanned after a crash, about 20 ms; four more syncs for so many bytes are not noticed."""
+
+_LAST_DELTA_AND_MAX_TIMESTAMP = Struct(">i8xq")
+_AT = 23  # where these lie in a batch header
+
+
+class SegmentLog(ReadableLog):
+    """Made by :class:`trunkline_segments.store.SegmentStore`; see the module's docstring."""
+
+    def __init__(self, open_files: OpenFiles, directory: Path, name: TopicPartition, settings: TopicSettings) -> None:
+        super().__init__(name)
+        self._disk = open_files.disk
+        self._open_files = open_files
+        self._directory = directory
+        self._segment_bytes = settings.segment_bytes
+        self._segment_ms = settings.segment_ms
+        self._index_interval = settings.index_interval_bytes
+        self._roll_after: float = math.inf
+        self._is_failed = False
+        self._recover()
+
+    def _recover(self) -> None:
+        """Take in what the directory holds, in place of what was known."""
+        before = self._segments
+        recovered = recover(self._open_files, self._directory, self._index_interval)
+        active = recovered.segments[-1]
+        self._start_offset = recovered.start_offset
+        self._size_bytes = sum(segment.size for segment in recovered.segments)
+        self._segments = recovered.segments
+        self._tail = (active.end_offset, active, active.size)
+        self._durable = self._recovery_point = self._tail
+        self._use(active)
+        self._marks = self._no_marks()
+        for segment in before:
+            segment.close()
+
+    def size_bytes(self) -> int:
+        return self._size_bytes
+
+    # -- appending ---------------------------------------------------------------------------------
+
+    def append(self, batches: Sequence[bytes]) -> None:
+        active = self._active
+        offset = self._tail[0]
+        first = 0
+        for number, batch in enumerate(batches):
+            delta, timestamp = _LAST_DELTA_AND_MAX_TIMESTAMP.unpack_from(batch, _AT)
+            last_offset = offset + delta
+            size = len(batch)
+            if active.size and (
+                active.size + size > self._segment_bytes
+                or timestamp > self._roll_after
+                or not active.has_room(last_offset)
+            ):
+                if number > first:
+                    self._write(batches[first:number], offset)
+                active = self._roll(offset)
+                first = number
+            if not active.size:
+                self._roll_after = timestamp + self._segment_ms if timestamp >= 0 else math.inf
+            active.note(size, last_offset, timestamp)
+            offset = last_offset + 1
+        if batches:
+            self._write(batches[first:] if first else batches, offset)
+
+    def _write(self, batches: Sequence[bytes], end_offset: int) -> None:
+        offset, segment, position = self._tail
+        active = self._active
+        if segment is not active:
+            position = 0
+        self._mark(self._marks, offset, active, position)
+        self._file.append(batches)
+        self._size_bytes += active.size - position
+        self._tail = (end_offset, active, active.size)
+
+    def _roll(self, base_offset: int) -> Segment:
+        segment = Segment(self._open_files, self._directory, base_offset, self._index_interval)
+        segment.log.pin()
+        self._segments = [*self._segments, segment]
+        self._use(segment)
+        return segment
+
+    def _use(self, segment: Segment) -> None:
+        """Append to this segment from now on."""
+        self._active = segment
+        self._file = segment.log.pin()
+        has_first = segment.size and segment.first_timestamp >= 0
+        self._roll_after = segment.first_timestamp + self._segment_ms if has_first else math.inf
+
+    # -- flushing ----------------------------------------------------------------------------------
+
+    def flush(self) -> int:
+        tail = self._tail
+        if tail is not self._durable:
+            with self._nothing_after_a_failure():
+                self._sync(tail)
+                if tail[1] is not self._recovery_point[1] or tail[2] - self._recovery_point[2] >= CHECKPOINT_BYTES:
+                    self._checkpoint(self._start_offset)
+        return tail[0]
+
+    @contextmanager
+    def _nothing_after_a_failure(self) -> Iterator[None]:
+        """When a write or sync fails nothing more is called durable: a second fsync may succeed for nothing."""
+        if self._is_failed:
+            raise LogStopped(f"{self._name}: a write or sync has failed; restart the broker once the disk is well")
+        try:
+            yield
+        except BaseException:
+            self._is_failed = True
+            raise
+
+    def _sync(self, tail: Tail) -> None:
+        for segment in self._between(self._durable[1], tail[1]):
+            segment.log.sync()
+        if tail[1] is not self._durable[1]:
+            self._disk.sync_directory(self._directory)
+        self._durable = tail
+
+    def _between(self, first: Segment, last: Segment) -> list[Segment]:
+        if first is last:
+            return [first]
+        segments = self._segments
+        start = segments.index(first)
+        return segments[start : segments.index(last, start) + 1]
+
+    def _checkpoint(self, start_offset: int) -> None:
+        """Move the recovery point up to what is durable."""
+        offset, active, position = self._durable
+        # fsync before the index entry: recovery trusts the index
+        for segment in self._between(self._recovery_point[1], active):
+            if segment is active:
+                segment.write_indexes(position, offset, is_finished=False)
+            else:
+                segment.write_indexes(segment.size, segment.end_offset, is_finished=True)
+                segment.log.unpin()
+        self._write_checkpoint(start_offset, self._durable)
+
+    def _write_checkpoint(self, start_offset: int, point: Tail) -> None:
+        offset, segment, position = point
+        checkpoint = Checkpoint(start_offset, offset, segment.base_offset, position)
+        write_checkpoint(self._disk, self._directory, checkpoint)
+        self._recovery_point = point
+
+    def close(self) -> None:
+        try:
+            if not self._is_failed:
+                self.flush()
+                if self._recovery_point is not self._durable:
+                    self._checkpoint(self._start_offset)
+        finally:
+            for segment in self._segments:
+                segment.close()
+
+    # -- removing ----------------------------------------------------------------------------------
+
+    def trim(self, offset: int) -> None:
+        if offset <= self._start_offset:
+            return
+        self.flush()
+        with self._nothing_after_a_failure():
+            if offset == self.end_offset and self._active.size:  # so that all space is freed
+                self._tail = (offset, self._roll(offset), 0)
+                self._sync(self._tail)
+            self._checkpoint(start_offset=offset)
+            keep = number_of(self._segments, offset)
+            doomed, kept = self._segments[:keep], self._segments[keep:]
+            self._start_offset = offset
+            self._removals += 1
+            self._segments = kept
+            self._remove(doomed)
+            if doomed:
+                self._disk.sync_directory(self._directory)
+
+    def truncate(self, offset: int) -> None:
+        if offset == self.end_offset:
+            return
+        self.flush()
+        number = number_of(self._segments, offset)
+        segment = self._segments[number]
+        cut = segment.batch_holding(offset, segment.size)
+        if cut.base_offset != offset:
+            raise ValueError(f"{self._name}: offset {offset} is inside the batch that starts at {cut.base_offset}")
+        with self._nothing_after_a_failure():
+            self._checkpoint(self._start_offset)  # the index entries that stay
+            point = (offset, segment, cut.position)
+            self._write_checkpoint(self._start_offset, point)  # before anything below the old one goes
+            forget_states(self._disk, self._directory, offset)
+            self._tail = point
+            self._marks = self._no_marks()
+            self._removals += 1
+            doomed, self._segments = self._segments[number + 1 :], self._segments[: number + 1]
+            for one in reversed(doomed):  # newest first and each for good, so that a crash leaves no gap
+                self._remove([one])
+                self._disk.sync_directory(self._directory)
+            file = segment.log.pin()
+            file.truncate(cut.position)
+            file.sync()
+            self._recover()
+
+    def _remove(self, doomed: list[Segment]) -> None:
+        for segment in doomed:
+            segment.remove()
+            self._size_bytes -= segment.size
+
+    # -- the core's state --------------------------------------------------------------------------
+
+    def save_state(self, state: SavedState) -> None:
+        save_state(self._disk, self._directory, state)
+
+    def load_state(self) -> SavedState | None:
+        return load_state(self._disk, self._directory, self.end_offset)
