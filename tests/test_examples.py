@@ -1,0 +1,78 @@
+"""Every example is run as its reader would run it, against a broker of its own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from trunkline.testing.background import BackgroundBroker
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+TIMEOUT_S = 60
+
+
+def run(name: str, *arguments: str) -> list[str]:
+    """What an example prints, by line; it must end well and complain about nothing."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", str(EXAMPLES / name), *arguments],
+        capture_output=True, text=True, timeout=TIMEOUT_S, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, "")
+    return done.stdout.splitlines()
+
+
+def test_asyncio_client(trunkline_broker: BackgroundBroker) -> None:
+    assert run("asyncio_client.py", trunkline_broker.url) == [
+        "published at offset 0",
+        "published at offset 1",
+        "published at offset 2",
+        "orders/0@0 b'customer-0': b'order 0'",
+        "orders/0@1 b'customer-1': b'order 1'",
+        "orders/0@2 b'customer-0': b'order 2'",
+    ]
+
+
+def test_trio_client(trunkline_broker: BackgroundBroker) -> None:
+    assert run("trio_client.py", trunkline_broker.url) == [
+        "offset 9999, headers (('unit', b'mm'),): 45,000 mm so far"
+    ]
+
+
+def test_blocking_client(trunkline_broker: BackgroundBroker) -> None:
+    refused, kept = run("blocking_client.py", trunkline_broker.url)
+    assert refused == "refused: 10000 bytes at most"
+    assert kept.endswith(": remember the milk {'by': b'alice'}")
+
+
+def test_mqtt_device(trunkline_broker: BackgroundBroker) -> None:
+    host, port = trunkline_broker.addresses["mqtt"]
+    assert run("mqtt_device.py", trunkline_broker.url, host, str(port)) == [
+        "0: b'home/kitchen/temperature' = b'20.5' from thermometer-1",
+        "1: b'home/kitchen/temperature' = b'20.7' from thermometer-1",
+        "2: b'home/kitchen/temperature' = b'21.0' from thermometer-1",
+    ]
+
+
+def test_embedded_broker() -> None:
+    opened, *alarms = run("embedded_broker.py")
+    assert opened.startswith("MQTT clients may connect to 127.0.0.1:")
+    assert alarms == ["alarm 0: b'smoke in room 3'", "alarm 1: b'all clear'"]
+
+
+def test_the_fixture_example_passes_in_a_directory_without_our_configuration(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-W", "error", "-p", "no:cacheprovider", "--rootdir", str(tmp_path),
+         "-c", "/dev/null", str(EXAMPLES / "test_with_a_broker.py")],
+        cwd=tmp_path, capture_output=True, text=True, timeout=TIMEOUT_S, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout
+    assert "1 passed" in done.stdout
+
+
+def test_every_example_is_run_here_and_listed() -> None:
+    tests = Path(__file__).read_text()
+    index = (EXAMPLES / "README.md").read_text()
+    examples = {path.name for path in EXAMPLES.glob("*.py")}
+    assert {name for name in examples if name not in tests} == set()
+    assert {name for name in examples if f"({name})" not in index} == set()
