@@ -12,9 +12,9 @@ from typing import Final, Literal
 
 import trio
 
-from trunkline.errors import LogStopped, TrunklineError
+from trunkline.errors import CorruptBatch, LogStopped, TrunklineError
 from trunkline.partition import Partition
-from trunkline.records import ConsumerRecord, decode_all, iter_headers
+from trunkline.records import ConsumerRecord, decode_all, iter_headers, read_header
 
 __all__ = ["Start", "read_records"]
 
@@ -76,10 +76,12 @@ async def read_records(partitions: Sequence[Partition], start: Start, *, follow:
                 if not batches:
                     continue
                 found_any = True
-                for record in _records(partition, batches, cursors[partition]):
-                    if follow or record.offset < ends[partition]:
-                        yield record
-                cursors[partition] = [header.next_offset for _, header in iter_headers(batches)][-1]
+                for position, header in iter_headers(batches):
+                    batch = batches[position : position + header.size_bytes]
+                    for record in _records(partition, batch, cursors[partition]):
+                        if follow or record.offset < ends[partition]:
+                            yield record
+                    cursors[partition] = header.next_offset
             if found_any:
                 continue
             if arrival.error is not None:
@@ -92,7 +94,15 @@ async def read_records(partitions: Sequence[Partition], start: Start, *, follow:
             partition.remove_listener(arrival)
 
 
-def _records(partition: Partition, batches: bytes, from_offset: int) -> list[ConsumerRecord]:
+def _records(partition: Partition, batch: bytes, from_offset: int) -> list[ConsumerRecord]:
+    try:
+        decoded = decode_all(batch, from_offset=from_offset)
+    except TrunklineError as error:  # a client's batch with an intact CRC around nonsense
+        following = read_header(batch).next_offset
+        raise CorruptBatch(
+            f"{partition.name}: the batch at offset {from_offset} cannot be read ({error}); go on at offset {following}",
+            next_offset=following,
+        ) from error
     return [
         ConsumerRecord(
             record.offset,
@@ -103,5 +113,5 @@ def _records(partition: Partition, batches: bytes, from_offset: int) -> list[Con
             topic=partition.topic.name,
             partition=partition.index,
         )
-        for record in decode_all(batches, from_offset=from_offset)
+        for record in decoded
     ]
