@@ -100,7 +100,7 @@ def _records(partition: Partition, batch: bytes, from_offset: int) -> list[Consu
     except TrunklineError as error:  # a client's batch with an intact CRC around nonsense
         following = read_header(batch).next_offset
         raise CorruptBatch(
-            f"{partition.name}: the batch at offset {from_offset} cannot be read ({error}); go on at offset {following}",
+            f"{partition.name}: the batch at offset {from_offset} cannot be read ({error}); go on at {following}",
             next_offset=following,
         ) from error
     return [
