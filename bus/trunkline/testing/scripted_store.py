@@ -115,7 +115,7 @@ class ScriptedLog(Log):
         self._lock = threading.Lock()
         self._running: list[str] = []
         self._is_closed = False
-        self._has_failed = False
+        self._failed: set[str] = set()
 
     @contextmanager
     def _called(self, call: str) -> Iterator[None]:
@@ -126,7 +126,7 @@ class ScriptedLog(Log):
             with self._store.called(call, self._name):
                 yield
         except Exception:
-            self._has_failed = self._has_failed or call in ("append", "flush")
+            self._failed.add(call)
             raise
         finally:
             with self._lock:
@@ -135,8 +135,10 @@ class ScriptedLog(Log):
     def _problems(self, call: str) -> Iterator[str]:
         if self._is_closed:
             yield "after close"
-        if self._has_failed and call in ("append", "flush", "close"):
+        if call == "append" and self._failed & {"append", "flush"}:
             yield "after a failed append or flush"
+        if call in ("flush", "close") and "flush" in self._failed:
+            yield "after a failed flush"
         for other in self._running:
             both = {call, other}
             if (
