@@ -307,3 +307,9 @@ def test_the_reference_gives_the_default(key: str) -> None:
 
 def test_the_reference_gives_every_topic_setting_and_its_default() -> None:
     assert documented_keys("topic settings") == {name: row.default for name, row in TOPIC_SETTINGS.items()}
+
+
+def test_the_example_in_the_reference_is_a_configuration(tmp_path: Path) -> None:
+    (example,) = re.findall(r"```toml\n(.*?)```", REFERENCE.read_text(), flags=re.DOTALL)
+    config = load_config(write(tmp_path, example))
+    assert [listener.door for listener in config.listeners({})] == ["native", "mqtt", "mqtt"]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import textwrap
+import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -232,3 +234,12 @@ def test_every_hook_is_documented(hook: str) -> None:
 @pytest.mark.parametrize("hook", hooks())
 def test_every_hook_has_a_test(hook: str) -> None:
     assert hasattr(Both, hook)
+
+
+def test_the_example_in_the_documentation_registers() -> None:
+    _, example = re.findall(r"```(?:toml|python)\n(.*?)```", DOCS.read_text(), flags=re.DOTALL)[:2]
+    module = types.ModuleType("my_attic")
+    exec(example, module.__dict__)
+    host = PluginHost()
+    host.add("attic", module)
+    assert host.store("attic").settings_type is module.AtticSettings

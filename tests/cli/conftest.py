@@ -93,13 +93,3 @@ def run_command(*args: str, stdin: bytes = b"", **variables: str) -> subprocess.
 def run() -> Run:
     """Runs ``trunkline ARGS``."""
     return run_command
-
-
-@pytest.fixture
-def client(server: Server) -> Run:
-    """Runs ``trunkline ARGS`` against the module's broker."""
-
-    def run_client(*args: str, stdin: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-        return run_command(*args, stdin=stdin, TRUNKLINE_SERVER=server.url)
-
-    return run_client

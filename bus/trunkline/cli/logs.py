@@ -10,6 +10,7 @@ import contextlib
 import copy
 import json
 import logging
+import os
 import queue
 import threading
 import time
@@ -20,6 +21,7 @@ from typing import Final, TypeAlias
 __all__ = ["logging_to_stderr"]
 
 _QUEUE_RECORDS: Final = 10_000
+_STDERR: Final = 2
 _GRACE_S: Final = 2.0  # how long closing waits for a reader of stderr that does not read
 
 _Queue: TypeAlias = "queue.Queue[logging.LogRecord | None]"
@@ -87,9 +89,8 @@ def _time_of(record: logging.LogRecord) -> str:
 def logging_to_stderr(level: str, *, as_json: bool) -> Iterator[None]:
     """Inside the block, log to stderr from ``level`` up. On leaving it everything is written out, if stderr is read."""
     waiting: _Queue = queue.Queue(_QUEUE_RECORDS)
-    output = logging.StreamHandler()
-    output.setFormatter(_JsonLines() if as_json else _Lines())
-    writer = threading.Thread(target=_write_all, args=(waiting, output), name="log writer", daemon=True)
+    formatter = _JsonLines() if as_json else _Lines()
+    writer = threading.Thread(target=_write_all, args=(waiting, formatter), name="log writer", daemon=True)
     handler = _BoundedHandler(waiting)
     root = logging.getLogger()
     before = root.level
@@ -106,6 +107,10 @@ def logging_to_stderr(level: str, *, as_json: bool) -> Iterator[None]:
             writer.join(_GRACE_S)
 
 
-def _write_all(waiting: _Queue, output: logging.Handler) -> None:
+def _write_all(waiting: _Queue, formatter: logging.Formatter) -> None:
+    """Write to the descriptor itself: writing to ``sys.stderr`` holds a lock that the interpreter's exit waits for."""
     while (record := waiting.get()) is not None:
-        output.handle(record)
+        line = f"{formatter.format(record)}\n".encode("utf-8", "backslashreplace")
+        with contextlib.suppress(OSError):  # a stderr that is closed, or a full disk: nowhere to say so
+            while line:
+                line = line[os.write(_STDERR, line) :]

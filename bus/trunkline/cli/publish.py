@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -11,9 +10,9 @@ import click
 
 from trunkline.cli.client import run_client
 from trunkline.cli.options import debug_option, json_option, parse_pairs, server_option
+from trunkline.errors import TrunklineError
 
 if TYPE_CHECKING:
-    from trunkline.cli.progress import Progress
     from trunkline_native.client import Bus, Delivery
 
 __all__ = ["publish"]
@@ -61,26 +60,30 @@ def publish(
         raise click.UsageError("give VALUEs or --file, not both")
     header_pairs = [(name, text.encode()) for name, text in parse_pairs(headers, "--header").items()]
     key_bytes = None if key is None else key.encode("utf-8", "surrogateescape")
-    sources = files or (Path("-"),)
+    sources = () if values else files or (Path("-"),)
     is_by_line = by_line if by_line is not None else not files
-
-    async def inputs(progress: Progress) -> AsyncIterator[bytes]:
-        for value in values:
-            yield value.encode("utf-8", "surrogateescape")
-        for source in () if values else sources:
-            if is_by_line:
-                async for line in read_lines(source, progress):
-                    yield line
-            else:
-                yield await read_whole(source, progress)
 
     async def send_all(bus: Bus) -> int:
         sent = _Sent(as_json=as_json)
-        with Progress(sources if not values else ()) as progress:
-            async for value in inputs(progress):
+
+        async def take(value: bytes) -> None:
+            try:
                 delivery = await bus.send(topic, value, key=key_bytes, headers=header_pairs, partition=partition)
-                await sent.add(delivery)
+            except TrunklineError:
+                await sent.confirm(0)
+                raise
+            await sent.add(delivery)
+
+        try:
+            for value in values:
+                await take(value.encode("utf-8", "surrogateescape"))
+            with Progress(sources) as progress:
+                for source in sources:
+                    await (read_lines if is_by_line else read_whole)(source, progress, take)
             await sent.confirm(0)
+        except TrunklineError as error:
+            error.args = (f"{error} (records published before it: {sent.confirmed})",)
+            raise
         return sent.confirmed
 
     count = run_client(server, send_all, compression=compression)
@@ -108,13 +111,7 @@ class _Sent:
             await self._confirm_oldest()
 
     async def _confirm_oldest(self) -> None:
-        from trunkline.errors import TrunklineError
-
-        try:
-            where = await self._waiting.popleft().wait()
-        except TrunklineError as error:
-            error.args = (f"{error} (after {self.confirmed} records that were published)",)
-            raise
+        where = await self._waiting.popleft().wait()
         self.confirmed += 1
         if self._as_json:
             from trunkline.cli.output import print_json

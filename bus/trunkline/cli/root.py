@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import click
 
-from trunkline.cli.failures import OK, Invocation, discard_stdout, run_reporting
+from trunkline.cli.failures import INTERRUPTED, OK, Invocation, discard_stdout, run_reporting
 
 __all__ = ["COMMANDS", "cli", "run"]
 
@@ -32,6 +32,8 @@ class LazyGroup(click.Group):
         except BrokenPipeError:
             discard_stdout()  # whoever read our output, `head` for one, has all that it wanted
             return OK
+        except KeyboardInterrupt:
+            return INTERRUPTED  # click would print an empty line
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return [name for name in COMMANDS if self.get_command(ctx, name) is not None]

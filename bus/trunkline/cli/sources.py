@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from trunkline.cli.progress import Progress
 
 __all__ = ["read_lines", "read_whole"]
+
+Take = Callable[[bytes], Awaitable[None]]
+"""Is given each record in turn."""
 
 _READ_BYTES: Final = 256 * 1024
 _MAX_RECORD_BYTES: Final = 256 * 1024 * 1024  # the largest max.message.bytes a topic may have
@@ -33,39 +36,40 @@ def _opened(source: Path) -> Iterator[int]:
         os.close(fd)
 
 
-async def _chunks(source: Path, progress: Progress) -> AsyncIterator[bytes]:
-    """What is there, as it comes: a slow pipe is not waited for until some buffer is full."""
-    with _opened(source) as fd:
-        while chunk := await trio.to_thread.run_sync(os.read, fd, _READ_BYTES, abandon_on_cancel=True):
-            progress.advance(len(chunk))
-            yield chunk
-
-
-async def read_lines(source: Path, progress: Progress) -> AsyncIterator[bytes]:
-    """The lines of a file without their newlines; the last one need not have any. Raises OSError."""
+async def read_lines(source: Path, progress: Progress, take: Take) -> None:
+    """Give ``take`` the lines of a file without their newlines; the last one need not have any. Raises OSError."""
     parts: list[bytes] = []
     size = 0
-    async for chunk in _chunks(source, progress):
-        first, *more = chunk.split(b"\n")
-        parts.append(first)
-        size = _check_size(source, size + len(first))
-        if more:
-            yield b"".join(parts)
-            for line in more[:-1]:
-                yield line
-            parts, size = [more[-1]], len(more[-1])
+    with _opened(source) as fd:
+        while chunk := await _read(fd, progress):
+            first, *more = chunk.split(b"\n")
+            parts.append(first)
+            size = _check_size(source, size + len(first))
+            if more:
+                await take(b"".join(parts))
+                for line in more[:-1]:
+                    await take(line)
+                parts, size = [more[-1]], len(more[-1])
     if size:
-        yield b"".join(parts)
+        await take(b"".join(parts))
 
 
-async def read_whole(source: Path, progress: Progress) -> bytes:
-    """All of a file. Raises OSError, also when it is larger than any record may be."""
-    parts = []
+async def read_whole(source: Path, progress: Progress, take: Take) -> None:
+    """Give ``take`` all of a file. Raises OSError, also when it is larger than any record may be."""
+    parts: list[bytes] = []
     size = 0
-    async for chunk in _chunks(source, progress):
-        size = _check_size(source, size + len(chunk))
-        parts.append(chunk)
-    return b"".join(parts)
+    with _opened(source) as fd:
+        while chunk := await _read(fd, progress):
+            size = _check_size(source, size + len(chunk))
+            parts.append(chunk)
+    await take(b"".join(parts))
+
+
+async def _read(fd: int, progress: Progress) -> bytes:
+    """What is there, as it comes: a slow pipe is not waited for until some buffer is full."""
+    chunk = await trio.to_thread.run_sync(os.read, fd, _READ_BYTES, abandon_on_cancel=True)
+    progress.advance(len(chunk))
+    return chunk
 
 
 def _check_size(source: Path, size: int) -> int:
