@@ -14,6 +14,7 @@ record without that header came through another door and counts as QoS 1, since 
 
 from __future__ import annotations
 
+from collections.abc import Container
 from typing import Final
 
 from trunkline.live import Delivery
@@ -67,18 +68,21 @@ class OutgoingMessage:
         return head
 
 
-def outgoing(delivery: Delivery) -> OutgoingMessage | None:
-    """The message a record stands for, or None if its key is not a topic name. Shared through ``delivery.cache``."""
+def outgoing(delivery: Delivery, known: Container[bytes]) -> OutgoingMessage | None:
+    """The message a record stands for, or None if its key is not a topic name. Shared through ``delivery.cache``.
+
+    Keys in ``known`` are topic names, which saves checking them.
+    """
     try:
         message: OutgoingMessage | None = delivery.cache["mqtt"]
     except KeyError:
-        message = delivery.cache["mqtt"] = _convert(delivery.record, delivery.text)
+        message = delivery.cache["mqtt"] = _convert(delivery.record, delivery.text, known)
     return message
 
 
-def _convert(record: Record, text: str) -> OutgoingMessage | None:
+def _convert(record: Record, text: str, known: Container[bytes]) -> OutgoingMessage | None:
     key = record.key
-    if key is None or len(key) > _MAX_TOPIC_BYTES or topic_name_problem(text) is not None:
+    if key is None or (key not in known and (len(key) > _MAX_TOPIC_BYTES or topic_name_problem(text) is not None)):
         return None
     is_acknowledged = True
     for name, value in record.headers:

@@ -81,9 +81,12 @@ class MqttConnection(Connection):
         now = 0
         try:
             while (packet := next_event()) is not None:
-                if type(packet) is Publish and self._session is not None:
+                session = self._session
+                if type(packet) is Publish and session is not None:
                     now = now or self._server.now_ms()
                     self._publish(packet, now)
+                elif type(packet) is Puback and session is not None:
+                    session.acknowledge(packet.packet_id)
                 else:
                     self._handle(packet)
                 if self._transport.is_closing:
@@ -107,14 +110,15 @@ class MqttConnection(Connection):
             )
         key = packet.topic.encode()
         is_stored = key[0] != 0x24  # "$": not for clients to publish to
+        partition = server.only_partition or server.partition_for(key)
         try:
             if not qos:
                 if is_stored:
-                    server.partition_for(key).stage_record(now, key, packet.payload, self._headers[0])
+                    partition.stage_record(now, key, packet.payload, self._headers[0])
                 return
             ack = _PUBACK + packet.packet_id.to_bytes(2)
             if is_stored:
-                server.partition_for(key).stage_record(now, key, packet.payload, self._headers[1], self, ack)
+                partition.stage_record(now, key, packet.payload, self._headers[1], self, ack)
         except TrunklineError as error:
             self._give_up(error)
             return
@@ -206,9 +210,6 @@ class MqttConnection(Connection):
             session.unsubscribe(topic_filter)
         self._transport.write(encode(Unsuback(packet.packet_id)))
 
-    def _puback(self, session: Session, packet: Puback) -> None:
-        session.acknowledge(packet.packet_id)
-
     def _pingreq(self, session: Session, packet: Pingreq) -> None:
         self._transport.write(PINGRESP)
 
@@ -261,8 +262,7 @@ class MqttConnection(Connection):
 _HANDLERS: Final[dict[type[Packet], Callable[[MqttConnection, Session, Any], None]]] = {
     Subscribe: MqttConnection._subscribe,
     Unsubscribe: MqttConnection._unsubscribe,
-    Puback: MqttConnection._puback,
     Pingreq: MqttConnection._pingreq,
     Disconnect: MqttConnection._disconnect,
 }
-"""What a client may send once it is connected, apart from PUBLISH."""
+"""What a client may send once it is connected, apart from PUBLISH and PUBACK, which receive_data sees to."""

@@ -77,7 +77,11 @@ class Decoder:
         position = self._position
         body = position + 2
         if body > len(data):
-            self._put_aside(2)
+            if position < len(data):
+                self._put_aside(2)
+            else:
+                self._data = b""
+                self._position = 0
             return None
         first = data[position]
         length = data[position + 1]
@@ -146,9 +150,8 @@ class Decoder:
         )
 
     def _put_aside(self, size: int) -> None:
-        """Keep the unfinished packet, if one has begun, until ``size`` bytes of it are there."""
-        if self._position < len(self._data):
-            self._partial = bytearray(self._data[self._position :])
-            self._needed = size
+        """Keep the unfinished packet until ``size`` bytes of it are there."""
+        self._partial = bytearray(self._data[self._position :])
+        self._needed = size
         self._data = b""
         self._position = 0

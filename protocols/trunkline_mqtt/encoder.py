@@ -60,7 +60,7 @@ def publish_head(first: int, topic: bytes, payload_bytes: int) -> bytes:
     if first & 6:
         length += 2
     if length < 128:
-        return bytes((first, length, len(topic) >> 8, len(topic) & 0xFF)) + topic
+        return b"%c%c\0%c%b" % (first, length, len(topic), topic)  # a short packet has a short topic
     return bytes((first,)) + _remaining_length(length) + len(topic).to_bytes(2) + topic
 
 

@@ -32,6 +32,7 @@ class MqttServer:
         "missed",
         "new_client_id",
         "now_ms",
+        "only_partition",
         "partition_for",
         "received",
         "settings",
@@ -52,6 +53,7 @@ class MqttServer:
         self.settings = settings
         self.topic = topic
         self.partition_for = topic.partition_for
+        self.only_partition = topic.partitions[0] if len(topic.partitions) == 1 else None  # the usual case, quicker
         self.tails = tails
         self.now_ms = now_ms
         self.new_client_id = new_client_id

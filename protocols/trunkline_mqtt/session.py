@@ -82,12 +82,17 @@ class Session(LiveSubscriber):
 
     def deliver(self, delivery: Delivery, options: list[Any]) -> bool:
         """Send a record: one copy, whatever number of filters matched, at their highest QoS (3.3.5)."""
-        message = outgoing(delivery)
+        message = outgoing(delivery, self._server.topic_names)
         if message is None:
             return True
         transport = self._transport
         self._server.delivered += 1
         if message.is_acknowledged and (options[0] if len(options) == 1 else max(options)):
+            if (
+                len(self._in_flight) == MAX_PACKET_ID
+            ):  # a client that subscribes anew again and again, and never acknowledges
+                transport.close()
+                return False
             packet_id = self._take_packet_id().to_bytes(2)
             payload = message.payload
             if len(payload) <= _JOINED_PAYLOAD_BYTES:
@@ -107,8 +112,9 @@ class Session(LiveSubscriber):
 
     def _take_packet_id(self) -> int:
         in_flight = self._in_flight
+        assert len(in_flight) < MAX_PACKET_ID, "one is free"
         packet_id = self._last_packet_id
-        while True:  # ends: fewer than half of the identifiers are ever in flight
+        while True:
             packet_id = packet_id % MAX_PACKET_ID + 1
             if packet_id not in in_flight:
                 break

@@ -191,7 +191,7 @@ async def test_dollar_topics_are_acknowledged_but_not_stored(
     assert keys == [b"t", b"t", None, None, None]
 
 
-class HeldTopic:
+class HeldTopic:  # stands for a Topic and its one Partition
     """Takes records as a topic with many partitions would, and lets the test commit them in any order."""
 
     def __init__(self) -> None:
@@ -215,7 +215,7 @@ async def test_pubacks_leave_in_the_order_of_the_publishes(
 ) -> None:
     """MQTT 3.1.1, 4.6: [MQTT-4.6.0-2]. The same identifier twice is two acknowledgements."""
     server, topic = serve(), HeldTopic()
-    server.partition_for = topic.partition_for  # type: ignore[assignment]
+    server.only_partition = topic  # type: ignore[assignment]
     connection = MqttConnection(server, transport)
     say(connection, Connect("c"), *[Publish("t", b"", 1, packet_id=packet_id) for packet_id in (5, 5, 4, 9)])
     transport.take()
@@ -229,7 +229,7 @@ async def test_pubacks_leave_in_the_order_of_the_publishes(
 
 async def test_a_failed_append_closes_without_puback(serve: Serve, transport: RememberingTransport) -> None:
     server, topic = serve(), HeldTopic()
-    server.partition_for = topic.partition_for  # type: ignore[assignment]
+    server.only_partition = topic  # type: ignore[assignment]
     connection = MqttConnection(server, transport)
     say(connection, Connect("c"), Publish("t", b"", 1, packet_id=1), Publish("t", b"", 1, packet_id=2))
     transport.take()
@@ -249,7 +249,7 @@ async def test_a_message_that_cannot_be_staged_closes_without_puback(
 ) -> None:
     server, topic = serve(), HeldTopic()
     topic.error = error
-    server.partition_for = topic.partition_for  # type: ignore[assignment]
+    server.only_partition = topic  # type: ignore[assignment]
 
     say(MqttConnection(server, transport), Connect("c"), Publish("t", b"", 1, packet_id=1), Pingreq())
 
@@ -475,6 +475,25 @@ async def test_packet_ids_wrap_around_those_in_flight(
 
     packets = [packet for packet in transport.take() if isinstance(packet, Publish)]
     assert [packet.packet_id for packet in packets] == [65_535, 2, 3]
+
+
+async def test_a_client_that_uses_up_all_packet_ids_is_closed(
+    broker: Broker, serve: Serve, transport: RememberingTransport
+) -> None:
+    """Subscribing anew makes a client live again at once, whatever it has not acknowledged."""
+    connection = MqttConnection(serve(max_inflight=1), transport)
+    say(connection, Connect("c"), Subscribe(1, (("t", 1),)))
+    session = connection._session
+    assert session is not None
+    session._in_flight.update(range(1, 65_535))
+    await published(broker, b"the last one")
+    say(connection, Unsubscribe(2, ("t",)), Subscribe(3, (("t", 1),)))
+    assert not transport.is_closing
+
+    await published(broker, b"one too many")
+
+    assert transport.is_closing
+    assert [packet.payload for packet in transport.take() if isinstance(packet, Publish)] == [b"the last one"]
 
 
 async def test_an_unknown_puback_changes_nothing(serve: Serve, transport: RememberingTransport) -> None:

@@ -235,6 +235,37 @@ async def test_with_several_partitions_a_topic_keeps_its_order(tmp_path: Path) -
         assert values == [number for number, name in enumerate(topics) if name == topic]
 
 
+async def test_what_was_acknowledged_is_there_after_a_restart(tmp_path: Path) -> None:
+    async with open_broker(tmp_path, store="segments", listen={"mqtt": "127.0.0.1:0"}) as broker:
+        stream = await trio.open_tcp_stream(*broker.addresses["mqtt"])
+        await stream.send_all(encode(Connect("c")) + encode(Publish("t", b"kept", 1, packet_id=1)))
+        expected = encode(Connack()) + encode(Puback(1))
+        received = b""
+        with trio.fail_after(WAIT_S):
+            while len(received) < len(expected):
+                received += await stream.receive_some()
+        assert received == expected
+        await stream.aclose()
+
+    async with open_broker(tmp_path, store="segments", listen={"mqtt": "127.0.0.1:0"}) as broker:
+        assert await keys_and_values(broker) == [(b"t", b"kept")]
+
+
+async def test_deleting_the_topic_ends_its_subscribers_and_publishers_and_nothing_else(
+    broker: Broker, connect: ConnectRaw, caplog: pytest.LogCaptureFixture
+) -> None:
+    subscriber, publisher, idle = await connect("s"), await connect("p"), await connect("i")
+    await subscriber.ask(Subscribe(1, (("t", 0),)))
+
+    await broker.delete_topic("mqtt")
+    await publisher.send(Publish("t", b"x", 1, packet_id=1))
+
+    assert await subscriber.until_closed() == []
+    assert await publisher.until_closed() == []
+    assert await idle.ask(Pingreq()) == Pingresp()
+    assert "closing client 'p': its message was not taken: topic mqtt was deleted" in caplog.text
+
+
 async def test_the_topic_is_made_large_enough_for_the_largest_packet(tmp_path: Path) -> None:
     door = {"topic": "devices", "max_packet_bytes": 4_000_000}
     config = BrokerConfig(listen={"mqtt": "127.0.0.1:0"}, storage="memory", door={"mqtt": door})
