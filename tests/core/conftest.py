@@ -118,6 +118,12 @@ def make_bench(store: ScriptedStore, clock: list[int]) -> Callable[..., Partitio
     )
 
 
+@pytest.fixture(scope="session")
+def make_bench_on() -> Callable[[ScriptedStore], PartitionBench]:
+    """For hypothesis, which wants fixtures that live for all its examples."""
+    return lambda store: PartitionBench(store, {}, lambda: 5000)
+
+
 @pytest.fixture
 def bench(make_bench: Callable[..., PartitionBench]) -> PartitionBench:
     return make_bench()
