@@ -14,6 +14,7 @@ from trunkline.config import Address, BrokerConfig, Limits, Listener, TlsFiles
 from trunkline.config_sources import load_config
 from trunkline.conversion import convert, describe_type
 from trunkline.errors import ConfigurationError, InsecureListener
+from trunkline.plugins import PluginHost
 from trunkline.settings import TOPIC_SETTINGS
 
 REFERENCE = Path(__file__).parent.parent / "docs" / "configuration.md"
@@ -284,29 +285,45 @@ def keys_of(struct: type[msgspec.Struct], prefix: str = "") -> dict[str, Any]:
     return found
 
 
-def documented_keys(section: Literal["keys", "topic settings"]) -> dict[str, str]:
-    """``key: default`` from the tables of the reference, whose rows start with the key as code."""
-    keys, topic_settings = REFERENCE.read_text().split("\n## Topic settings\n")
-    text = keys if section == "keys" else topic_settings
-    rows = re.findall(r"^\| `([^`]+)` \|([^|]*)\|", text, flags=re.MULTILINE)
-    return {key: default.strip().strip("`") for key, default in rows}
+def documented(heading: str) -> dict[str, str]:
+    """``key: default`` from the table of a section of the reference, whose rows start with the key as code."""
+    (section,) = re.findall(rf"^## {re.escape(heading)}\n(.*?)(?=^## |\Z)", REFERENCE.read_text(), re.M | re.S)
+    rows = re.findall(r"^\| `([^`]+)` \|([^|]*)\|", section, flags=re.MULTILINE)
+    return {key: default.strip().strip("`").replace("_", "") for key, default in rows}
+
+
+def written(default: object) -> str:
+    return (f"{default:g}" if isinstance(default, float) else str(default)).replace("_", "")
 
 
 def test_the_reference_lists_every_key_and_no_other() -> None:
-    assert {key for key in documented_keys("keys") if not key.startswith(("door.", "store."))} == {
-        *keys_of(BrokerConfig)
-    }
+    sections = ("Top level", "`[topics]`", "`[limits]`", "`[tls]`")
+    assert {key for section in sections for key in documented(section)} == {*keys_of(BrokerConfig)}
 
 
-@pytest.mark.parametrize("key", ["storage", "log_level", "topics.default_partitions", *keys_of(Limits, "limits.")])
-def test_the_reference_gives_the_default(key: str) -> None:
-    default = keys_of(BrokerConfig)[key]
-    written = f"{default:g}" if isinstance(default, float) else str(default)
-    assert documented_keys("keys")[key].replace("_", "") == written
+@pytest.mark.parametrize(
+    ("section", "key"),
+    [
+        ("Top level", "storage"),
+        ("Top level", "log_level"),
+        ("`[topics]`", "topics.default_partitions"),
+        *(("`[limits]`", key) for key in keys_of(Limits, "limits.")),
+    ],
+)
+def test_the_reference_gives_the_default(section: str, key: str) -> None:
+    assert documented(section)[key] == written(keys_of(BrokerConfig)[key])
+
+
+@pytest.mark.parametrize("name", ["native", "mqtt"])
+def test_the_reference_gives_every_setting_of_a_door_and_its_default(name: str) -> None:
+    settings = PluginHost().door(name).settings_type
+    assert settings is not None
+    expected = {key: written(default) for key, default in keys_of(settings).items()}
+    assert documented(f"`[door.{name}]`") == expected
 
 
 def test_the_reference_gives_every_topic_setting_and_its_default() -> None:
-    assert documented_keys("topic settings") == {name: row.default for name, row in TOPIC_SETTINGS.items()}
+    assert documented("Topic settings") == {name: row.default for name, row in TOPIC_SETTINGS.items()}
 
 
 def test_the_example_in_the_reference_is_a_configuration(tmp_path: Path) -> None:
