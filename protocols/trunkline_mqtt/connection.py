@@ -164,6 +164,8 @@ class MqttConnection(Connection):
                 raise malformed(type(packet).__name__.upper(), "came before CONNECT", "3.1.0-1")
             self._connect(packet)
             return
+        if type(packet) is Connect:
+            raise malformed("CONNECT", "came a second time", "3.1.0-2")
         handler = _HANDLERS.get(type(packet))
         if handler is None:
             raise malformed(type(packet).__name__.upper(), "is not for a client to send here", "2.2.1")

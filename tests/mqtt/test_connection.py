@@ -133,12 +133,18 @@ async def test_nothing_may_come_before_connect(serve: Serve, transport: Remember
     assert transport.take() == []
 
 
-@pytest.mark.parametrize("packet", [Connect("c"), Connack(), Suback(1, (0,)), Unsuback(1), Pingresp(), Pubrel(1)])
+@pytest.mark.parametrize("packet", [Connack(), Suback(1, (0,)), Unsuback(1), Pingresp(), Pubrel(1)])
 async def test_what_is_not_for_a_client_to_say_is_refused(
     serve: Serve, transport: RememberingTransport, packet: Packet
 ) -> None:
     with pytest.raises(RemoteProtocolError, match="is not for a client to send here"):
         say(MqttConnection(serve(), transport), Connect("c"), packet)
+
+
+async def test_a_second_connect_is_refused(serve: Serve, transport: RememberingTransport) -> None:
+    """MQTT 3.1.1, 3.1: [MQTT-3.1.0-2]."""
+    with pytest.raises(RemoteProtocolError, match="CONNECT: came a second time"):
+        say(MqttConnection(serve(), transport), Connect("c"), Connect("c"))
 
 
 async def test_a_large_packet_before_connect_is_refused(serve: Serve, transport: RememberingTransport) -> None:
