@@ -31,7 +31,7 @@ from trunkline_segments.snapshots import forget_states, load_state, save_state
 __all__ = ["SegmentLog"]
 
 CHECKPOINT_BYTES = 16 * 1024 * 1024
-"""At most this much is scanned after a crash, about 20 ms; four more syncs for so many bytes are not noticed."""
+"""About this much is scanned after a crash: 0.4 s if batches are as small as 170 bytes, 10 ms if they are large."""
 
 _LAST_DELTA_AND_MAX_TIMESTAMP = Struct(">i8xq")
 _AT = 23  # where these lie in a batch header
@@ -83,7 +83,7 @@ class SegmentLog(ReadableLog):
             if active.size and (
                 active.size + size > self._segment_bytes
                 or timestamp > self._roll_after
-                or not active.has_room(last_offset)
+                or last_offset > active.max_offset
             ):
                 if number > first:
                     self._write(batches[first:number], offset)

@@ -7,7 +7,8 @@ point nothing on disk says how far the last fsync reached, so the bytes themselv
 * nothing intact follows: torn;
 * intact batches follow, and between lies a whole sector of zeros: torn. The system wrote pages out of order, and
   a page of an appended file that was never written reads as zeros;
-* intact batches follow, and what lies between is no hole: damage.
+* intact batches follow, and what lies between is no hole: damage. (A damaged record that holds a sector of zeros is
+  taken for a hole. The cut is reported with its size either way.)
 """
 
 from __future__ import annotations
@@ -67,6 +68,11 @@ class _Window:
 
     def check(self, position: int) -> BatchHeader:
         """The header of the intact batch at ``position``; TrunklineError if none is, _CutShort if a part of one is."""
+        at = position - self.start
+        if 0 <= at <= len(self.data) - HEADER_BYTES:
+            length = _LENGTH.unpack_from(self.data, at + _LENGTH_AT)[0]
+            if at + length + _LENGTH_END <= len(self.data):
+                return check_batch(self.data, at)
         size = HEADER_BYTES
         if self.hold(position, size):
             length = _LENGTH.unpack_from(self.data, position - self.start + _LENGTH_AT)[0]

@@ -75,8 +75,24 @@ class Segment:
       end_offset: the offset after the last one.
       max_timestamp: the largest of them; NO_TIMESTAMP if there is none.
       first_timestamp: the max timestamp of the first batch.
-      is_full: no batch can be indexed any more; roll.
+      max_offset: the largest that a batch added to it may have; roll before a later one.
     """
+
+    __slots__ = (
+        "_index_interval",
+        "_indexed_timestamp",
+        "_max_timestamp_offset",
+        "_unindexed_bytes",
+        "base_offset",
+        "end_offset",
+        "first_timestamp",
+        "index",
+        "log",
+        "max_offset",
+        "max_timestamp",
+        "size",
+        "times",
+    )
 
     def __init__(self, open_files: OpenFiles, directory: Path, base_offset: int, index_interval: int) -> None:
         self.base_offset = base_offset
@@ -93,15 +109,11 @@ class Segment:
         self.first_timestamp = self.max_timestamp = self._indexed_timestamp = NO_TIMESTAMP
         self._max_timestamp_offset = self.base_offset
         self._unindexed_bytes = 0
-        self.is_full = False
+        self.max_offset = self.base_offset + _MAX_RELATIVE_OFFSET
         self.index.clear()
         self.times.clear()
 
     # -- adding ------------------------------------------------------------------------------------
-
-    def has_room(self, last_offset: int) -> bool:
-        """Whether a batch that ends with this offset can be told from the others in 32 bits."""
-        return last_offset - self.base_offset <= _MAX_RELATIVE_OFFSET and not self.is_full
 
     def note(self, size: int, last_offset: int, max_timestamp: int) -> None:
         """Take in the next batch: it lies at ``size`` now. Its bytes may be written after this."""
@@ -114,7 +126,8 @@ class Segment:
             self.index.add(last_offset - self.base_offset, self.size)
             self._note_time()
             self._unindexed_bytes = 0
-            self.is_full = len(self.index) >= _MAX_INDEX_ENTRIES
+            if len(self.index) >= _MAX_INDEX_ENTRIES:
+                self.max_offset = last_offset
         self._unindexed_bytes += size
         self.size += size
         self.end_offset = last_offset + 1
@@ -157,6 +170,8 @@ class Segment:
             self._max_timestamp_offset = self.base_offset + latest[1]
         indexed = self.index.last()
         if indexed is not None:
+            if not indexed[1]:  # the first entry follows a batch
+                return False
             self.size = indexed[1]
             self.end_offset = self.base_offset + indexed[0]
         try:
@@ -167,7 +182,7 @@ class Segment:
                     return False
                 self.note(placed.size, placed.last_offset, placed.max_timestamp)
             if position:
-                self.first_timestamp = next(self.walk(0, position)).max_timestamp
+                self.first_timestamp = next(self.walk(0, position, walk_bytes=HEADER_BYTES)).max_timestamp
         except CorruptLog:
             return False
         return self.size == position and self.end_offset == offset
@@ -192,7 +207,7 @@ class Segment:
 
     # -- reading -----------------------------------------------------------------------------------
 
-    def walk(self, position: int, limit: int, nowait: bool = False) -> Iterator[Placed]:
+    def walk(self, position: int, limit: int, nowait: bool = False, walk_bytes: int = _WALK_BYTES) -> Iterator[Placed]:
         """The batches from ``position``, a batch boundary, to ``limit``. Reads little but their headers.
 
         Raises CorruptLog at a header that makes no sense.
@@ -201,7 +216,7 @@ class Segment:
         offset = self.base_offset
         while position < limit:
             if position + HEADER_BYTES > chunk_at + len(chunk):
-                chunk, chunk_at = self.log.read(position, min(_WALK_BYTES, limit - position), nowait), position
+                chunk, chunk_at = self.log.read(position, min(walk_bytes, limit - position), nowait), position
                 if len(chunk) < HEADER_BYTES:
                     raise corrupt(self.log.path, position, "the file ends inside a batch header")
             base_offset, length, magic, delta, timestamp = _WALKED.unpack_from(chunk, position - chunk_at)

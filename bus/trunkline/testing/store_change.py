@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import pytest
 
 from trunkline.errors import OffsetOutOfRange
@@ -73,6 +75,32 @@ class ChangePromises(Promises):
         log.trim(200)
 
         expect("size_bytes does not grow by trimming, or retention would never stop", log.size_bytes() <= before, True)
+
+    def test_readers_overlap_trims(self, log: Log) -> None:
+        batches = [make_batch(offset, b"%d" % offset, size=200) for offset in range(200)]
+        log.append(batches)
+        wrong: list[object] = []
+
+        def read() -> None:
+            while (start := log.start_offset) < 200:
+                try:
+                    found = content(log.read(start, 1, 200))
+                except OffsetOutOfRange:
+                    continue  # trimmed in between
+                except BaseException as failure:
+                    wrong.append(failure)
+                    return
+                if found != content(batches[start]):
+                    wrong.append((start, found))
+
+        thread = threading.Thread(target=read)
+        thread.start()
+        for offset in range(0, 201, 3):
+            log.trim(offset)
+        log.trim(200)
+        thread.join()
+
+        expect("a read that overlaps a trim gives its records or OffsetOutOfRange, nothing else", wrong, [])
 
     # -- truncate ----------------------------------------------------------------------------------
 

@@ -105,7 +105,7 @@ class ReadPromises(Promises):
             expect(promise, offsets, list(range(log.end_offset)))
 
     def test_readers_keep_up_with_a_writer(self, log: Log) -> None:
-        batches = [make_batch(offset, b"%d" % offset, size=100) for offset in range(400)]
+        batches = [make_batch(offset, b"%d" % offset, size=100) for offset in range(200)]
         found: list[list[bytes | None]] = [[], []]
         failures: list[BaseException] = []
 
