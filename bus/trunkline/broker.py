@@ -366,7 +366,7 @@ async def open_broker(
       store: the store for topics that name none; None: the configuration's, which is ``segments`` by default.
       listen: door names and ``HOST:PORT`` (port 0: any free one). None: what the configuration says; without a
         configuration no door is opened.
-      config: see :func:`trunkline.config.load_config`.
+      config: see :func:`trunkline.config_sources.load_config`.
       plugins: a host with plugins already added, for tests of plugins; None: installed ones.
       disk, now_ms, rng: the outside world, for simulations.
       poller: ``auto``, ``epoll`` or ``tasks``, see :mod:`trunkline.net.pollers`.

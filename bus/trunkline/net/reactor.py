@@ -96,7 +96,7 @@ class Reactor:
         poller, rounds = self.poller, self.rounds
         while True:
             # While too much waits for the disk, the sockets wait too: peers feel TCP's back-pressure.
-            if rounds.is_saturated and not rounds.committer.is_idle:
+            if rounds.is_saturated:
                 await poller.wait_woken()
             else:
                 await poller.wait()
