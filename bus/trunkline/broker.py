@@ -32,7 +32,7 @@ from trunkline.metadata import FileMetadata, MetadataConflict, MetadataStore
 from trunkline.net.reactor import Reactor, ReactorStatistics
 from trunkline.partition import Partition
 from trunkline.plugins import PluginHost
-from trunkline.reading import Start, read_records
+from trunkline.reading import RecordReader, Start
 from trunkline.records import EMPTY_HEADERS, ConsumerRecord, Header, encode_headers
 from trunkline.stores import OpenStores
 from trunkline.topic import Topic
@@ -268,7 +268,7 @@ class Broker:
         """
         found = self.topic(topic)
         chosen = found.partitions if partitions is None else tuple(found.partition(index) for index in partitions)
-        return read_records(chosen, start, follow=follow)
+        return RecordReader(chosen, start, follow=follow)
 
     def statistics(self) -> BrokerStatistics:
         return BrokerStatistics(

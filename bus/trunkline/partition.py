@@ -505,6 +505,11 @@ class Partition:
         return self._is_staged
 
     @property
+    def refusal(self) -> TrunklineError | None:
+        """Why nothing can be staged any more; None while it can."""
+        return self._refusal
+
+    @property
     def is_idle(self) -> bool:
         """Nothing is staged or on its way to the disk."""
         is_busy = self._is_writing or self._is_saving
