@@ -27,6 +27,7 @@ __all__ = [
     "ProducerFenced",
     "NotLeader",
     "LogStopped",
+    "StoreFull",
     "CorruptLog",
     "DataDirectoryLocked",
     "BrokerClosing",
@@ -132,6 +133,10 @@ class NotLeader(TrunklineError):
 
 class LogStopped(TrunklineError):
     """The partition's log met a write or fsync error and takes no more writes until the broker restarts."""
+
+
+class StoreFull(TrunklineError):
+    """The store has no room; nothing was written, and records are refused until there is. Reading goes on."""
 
 
 class CorruptLog(TrunklineError):

@@ -21,7 +21,8 @@ What the core promises a log:
 * nothing but reads overlaps ``truncate``, ``trim`` or ``close``; nothing is called after ``close``;
 * batches given to ``append`` are intact (length, CRC, counts), start exactly at ``end_offset``
   and follow each other without a gap;
-* after ``append`` or ``flush`` has raised, the core appends nothing more to that log until it is reopened.
+* after ``append`` or ``flush`` has raised anything but StoreFull, the core appends nothing more to that log until
+  it is reopened.
 
 All ranges are half-open. Offsets and sizes are ints; timestamps are milliseconds since the epoch.
 """
@@ -85,6 +86,7 @@ class Log(ABC):
         Readable at once, durable only after ``flush``. The bytes may be kept, they never change.
 
         Raises:
+          StoreFull: there is no room; nothing of it is in the log, which stays usable.
           OSError: what was written is unknown; the core stops using this log.
         """
 

@@ -18,13 +18,14 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 import msgspec
 import trio
 
-from trunkline.errors import InvalidBatch, LogStopped, OffsetOutOfRange, RecordTooLarge, TrunklineError
+from trunkline.errors import InvalidBatch, LogStopped, OffsetOutOfRange, RecordTooLarge, StoreFull, TrunklineError
 from trunkline.log import Log, SavedState
+from trunkline.pending import AppendReceiver, Pending
 from trunkline.producers import ProducerTable
 from trunkline.records import EMPTY_HEADERS, HEADER_BYTES, BatchBuilder, assign, check_batch, iter_headers
 
@@ -37,21 +38,15 @@ __all__ = ["AppendReceiver", "Partition", "PartitionStatistics", "TailListener"]
 logger = logging.getLogger("trunkline.partition")
 
 Buffer = bytes | bytearray | memoryview
+T = TypeVar("T")
 
 _RECORD_OVERHEAD = 40  # varints, attributes and count around one record: at most this many bytes
 _RECOVERY_READ_BYTES = 1024 * 1024
 STATE_INTERVAL_BYTES = 64 * 1024 * 1024
 """Producer state is saved after so many appended bytes, which bounds what is read at start."""
 
-
-class AppendReceiver(Protocol):
-    """Who staged something and wants to know what became of it. Must not raise."""
-
-    def append_done(self, token: object, offset: int) -> None:
-        """It is committed. ``offset``: of this record, or the base offset of this batch."""
-
-    def append_failed(self, token: object, error: TrunklineError) -> None:
-        """It was not acknowledged and never will be; it may or may not have been written."""
+FLUSH_INTERVAL_BYTES = 16 * 1024 * 1024
+"""With ``durability=os`` a log is flushed after so many bytes all the same."""
 
 
 class TailListener(Protocol):
@@ -78,46 +73,16 @@ class PartitionStatistics(msgspec.Struct, frozen=True):
     listeners: int
 
 
-class _Pending:
-    """A batch between staging and commit, and who waits for it (one receiver a record, or one for all)."""
-
-    __slots__ = ("base_offset", "batch", "is_shared", "next_offset", "waiters")
-
-    def __init__(
-        self,
-        batch: bytes,
-        base_offset: int,
-        next_offset: int,
-        waiters: list[tuple[AppendReceiver | None, object]],
-        is_shared: bool,
-    ) -> None:
-        self.batch = batch
-        self.base_offset = base_offset
-        self.next_offset = next_offset
-        self.waiters = waiters
-        self.is_shared = is_shared
-
-    def acknowledge(self) -> None:
-        offset = self.base_offset
-        step = 0 if self.is_shared else 1
-        for receiver, token in self.waiters:
-            if receiver is not None:
-                receiver.append_done(token, offset)
-            offset += step
-
-    def fail(self, error: TrunklineError) -> None:
-        for receiver, token in self.waiters:
-            if receiver is not None:
-                receiver.append_failed(token, error)
-
-
 class Partition:
     """Made by the topic catalog; doors stage, read and listen. Belongs to the broker's thread."""
 
     __slots__ = (
+        "_alone",
         "_builder",
         "_changed",
         "_is_closed",
+        "_is_full",
+        "_is_held",
         "_is_saving",
         "_is_staged",
         "_is_writing",
@@ -132,6 +97,7 @@ class Partition:
         "_spawn",
         "_staged",
         "_uncommitted",
+        "_unflushed_bytes",
         "_waiters",
         "high_watermark",
         "index",
@@ -174,17 +140,21 @@ class Partition:
         self._producers = ProducerTable()
         self._builder: BatchBuilder | None = None
         self._waiters: list[tuple[AppendReceiver | None, object]] = []  # of the records in the builder
-        self._staged: list[_Pending] = []
-        self._uncommitted: deque[_Pending] = deque()
+        self._staged: list[Pending] = []
+        self._uncommitted: deque[Pending] = deque()
         self._listeners: list[TailListener] = []
         self._refusal: TrunklineError | None = None
         self._limit_bytes = 0  # of a batch, as of when the builder was opened
         self._is_staged = False
+        self._is_held = False  # somebody wants the log for itself
+        self._is_full = False
+        self._alone = trio.Lock()
         self._is_writing = False
         self._is_saving = False
         self._is_closed = False
         self._changed = trio.Event()
         self._saved_bytes = 0
+        self._unflushed_bytes = 0  # with durability=os
         self._saved_state: SavedState | None = None
 
     # -- opening -----------------------------------------------------------------------------------
@@ -329,7 +299,7 @@ class Partition:
         *,
         is_shared: bool,
     ) -> None:
-        self._staged.append(_Pending(batch, base_offset, next_offset, waiters, is_shared))
+        self._staged.append(Pending(batch, base_offset, next_offset, waiters, is_shared))
         self.next_offset = next_offset
         self._rounds.unacknowledged_bytes += len(batch)
 
@@ -344,8 +314,8 @@ class Partition:
         """Give the round's batches to the log; called by the round, once."""
         self._is_staged = False
         self._close_builder()
-        if not self._staged or self._is_writing:
-            return  # a blocking store's writer takes what is staged when it is back
+        if not self._staged or self._is_writing or self._is_held:
+            return  # whoever has the log sees to what is staged when it is back
         if self.is_blocking:
             self._is_writing = True
             self._spawn(self._write_waiting)
@@ -353,13 +323,24 @@ class Partition:
         batches = self._take_staged()
         try:
             self.log.append(batches)
-        except Exception as error:  # whatever a store raises, what it wrote is unknown
+        except StoreFull as error:
+            self._reject(error)
+            return
+        except Exception as error:  # whatever else a store raises, what it wrote is unknown
             self.stop(error)
             return
-        self.log_end_offset = self.next_offset
+        self._written(self.next_offset)
         if self.topic.settings.durability == "os":
+            self._flush_now_and_then()
             self.committed(self.log_end_offset)
         else:
+            self._rounds.committer.add(self)
+
+    def _flush_now_and_then(self) -> None:
+        """Nobody waits for it, but a store that is never flushed has ever more to recover."""
+        self._unflushed_bytes += sum(len(pending.batch) for pending in self._uncommitted)
+        if self._unflushed_bytes >= FLUSH_INTERVAL_BYTES:
+            self._unflushed_bytes = 0
             self._rounds.committer.add(self)
 
     def _take_staged(self) -> list[bytes]:
@@ -370,17 +351,45 @@ class Partition:
     async def _write_waiting(self) -> None:
         """Write to a store that may wait, one group of batches at a time, while the next one grows."""
         try:
-            while self._staged and not isinstance(self._refusal, LogStopped):
+            while self._staged and not self._is_held and not isinstance(self._refusal, LogStopped):
                 batches = self._take_staged()
                 end_offset = self._uncommitted[-1].next_offset
                 await trio.to_thread.run_sync(self._append_and_flush, batches)
-                self.log_end_offset = end_offset
+                self._written(end_offset)
                 self._rounds.call_soon(lambda offset=end_offset: self.committed(offset))  # type: ignore[misc]  # mypy cannot infer a lambda with a default
+        except StoreFull as error:
+            self._reject(error)
         except Exception as error:
             stopped = error
             self._rounds.call_soon(lambda: self.stop(stopped))
         finally:
             self._is_writing = False
+
+    def _written(self, end_offset: int) -> None:
+        self.log_end_offset = end_offset
+        if self._is_full:
+            self._is_full = False
+            logger.warning("%s: there is room again; records are taken from offset %d on", self.name, end_offset)
+
+    def _reject(self, error: StoreFull) -> None:
+        """Nothing of what was staged could be written: take it back, as if it had never come."""
+        if not self._is_full:
+            self._is_full = True
+            logger.error("%s: records are refused until there is room: %s", self.name, error)
+        self._close_builder()  # its records have offsets that follow what was rejected
+        rejected: list[Pending] = []
+        while self._uncommitted and self._uncommitted[-1].base_offset >= self.log_end_offset:
+            rejected.append(self._uncommitted.pop())
+        rejected.reverse()
+        rejected += self._staged
+        self._staged.clear()
+        self.next_offset = self.log_end_offset
+        self._producers.forget_from(self.log_end_offset)
+        self._saved_state = None
+        self._rounds.unacknowledged_bytes -= sum(len(pending.batch) for pending in rejected)
+        for pending in rejected:
+            pending.fail(error)
+        self._wake_waiting()
 
     def _append_and_flush(self, batches: list[bytes]) -> None:
         self.log.append(batches)
@@ -390,7 +399,7 @@ class Partition:
     def committed(self, offset: int) -> None:
         """Everything below ``offset`` is as durable as the topic demands; called by the round."""
         uncommitted = self._uncommitted
-        done: list[_Pending] = []
+        done: list[Pending] = []
         freed = 0
         while uncommitted and uncommitted[0].next_offset <= offset:
             pending = uncommitted.popleft()
@@ -456,6 +465,40 @@ class Partition:
         self._close_builder()
         if not isinstance(self._refusal, LogStopped):  # a log that failed stays failed: it must not be flushed again
             self._refusal = error
+
+    async def run_alone(self, function: Callable[..., T], *args: object) -> T:
+        """Call ``function`` in a worker while nothing is written to the log or flushed; appends wait staged.
+
+        For the log's own calls that must not overlap a write (``trim``, ``truncate``). Raises what it raises, and
+        LogStopped or BrokerClosing if the partition takes no changes. Cancellation: waits for a call under way.
+        """
+        async with self._alone:
+            self._is_held = True
+            try:
+                while self._is_writing or self._uncommitted:
+                    await self._changed.wait()
+                if self._refusal is not None:
+                    raise self._refusal
+                self._is_writing = True
+                try:
+                    return await trio.to_thread.run_sync(function, *args)
+                finally:
+                    self._is_writing = False
+            finally:
+                self._is_held = False
+                if self._staged:
+                    self._touch()
+                self._wake_waiting()
+
+    async def trim(self, offset: int) -> None:
+        """Move the log start offset up to ``offset``; what is below it is gone for readers when this returns.
+
+        Raises OffsetOutOfRange if it is above the high watermark; below the log start nothing happens.
+        """
+        if offset > self.high_watermark:
+            self._check_offset(offset)
+        if offset > self.log.start_offset:
+            await self.run_alone(self.log.trim, offset)
 
     async def wait_idle(self) -> None:
         """Wait until nothing staged is unanswered; call it after ``refuse``."""

@@ -112,6 +112,17 @@ class ProducerTable:
         known.batches.append(_Batch(header.base_sequence, last, base_offset))
         known.timestamp = header.max_timestamp
 
+    def forget_from(self, offset: int) -> None:
+        """Forget batches at or past ``offset``: they were not written after all.
+
+        Older batches that they displaced do not come back, so fewer than five may be known for a while.
+        """
+        for producer_id, known in list(self._producers.items()):
+            while known.batches and known.batches[-1].base_offset >= offset:
+                known.batches.pop()
+            if not known.batches:
+                del self._producers[producer_id]
+
     def expire(self, before: int) -> int:
         """Forget producers whose last batch has a timestamp below ``before`` (ms); return how many."""
         stale = [producer_id for producer_id, known in self._producers.items() if known.timestamp < before]

@@ -1,0 +1,52 @@
+"""A batch between staging and commit, and who waits for it."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from trunkline.errors import TrunklineError
+
+__all__ = ["AppendReceiver", "Pending"]
+
+
+class AppendReceiver(Protocol):
+    """Who staged something and wants to know what became of it. Must not raise."""
+
+    def append_done(self, token: object, offset: int) -> None:
+        """It is committed. ``offset``: of this record, or the base offset of this batch."""
+
+    def append_failed(self, token: object, error: TrunklineError) -> None:
+        """It was not acknowledged and never will be; it may or may not have been written."""
+
+
+class Pending:
+    """A batch between staging and commit, and who waits for it (one receiver a record, or one for all)."""
+
+    __slots__ = ("base_offset", "batch", "is_shared", "next_offset", "waiters")
+
+    def __init__(
+        self,
+        batch: bytes,
+        base_offset: int,
+        next_offset: int,
+        waiters: list[tuple[AppendReceiver | None, object]],
+        is_shared: bool,
+    ) -> None:
+        self.batch = batch
+        self.base_offset = base_offset
+        self.next_offset = next_offset
+        self.waiters = waiters
+        self.is_shared = is_shared
+
+    def acknowledge(self) -> None:
+        offset = self.base_offset
+        step = 0 if self.is_shared else 1
+        for receiver, token in self.waiters:
+            if receiver is not None:
+                receiver.append_done(token, offset)
+            offset += step
+
+    def fail(self, error: TrunklineError) -> None:
+        for receiver, token in self.waiters:
+            if receiver is not None:
+                receiver.append_failed(token, error)
