@@ -1,13 +1,19 @@
 """A broker in a process of its own: started, killed, started again at the same addresses, stopped.
 
-It is exactly ``trunkline serve``, on loopback, at ports that the system picks the first time. The process is
-gone when the block ends, however it ends.
+It is exactly ``trunkline serve``, on loopback, at ports that are free when it starts. The process is gone when
+the block ends, however it ends.
+
+The ports are not left to the system (port 0): it would pick them from the range that outgoing connections get theirs
+from, and while the broker is down, a client that tries again could be given the very port it is calling. Then it
+is connected to itself, and the broker cannot have its address back.
 """
 
 from __future__ import annotations
 
-import json
+import contextlib
 import os
+import random
+import socket
 import subprocess
 import sys
 from collections import deque
@@ -23,6 +29,9 @@ from trunkline.errors import TrunklineError
 __all__ = ["BrokerProcess", "BrokerProcessFailed"]
 
 DOORS: Final = ("mqtt", "native")
+PORTS: Final = range(20_000, 30_000)
+"""Below what Linux (32768) and IANA (49152) give to outgoing connections."""
+
 _START_TIMEOUT_S: Final = 30.0
 _STOP_TIMEOUT_S: Final = 15.0
 _KILL_TIMEOUT_S: Final = 5.0
@@ -31,6 +40,18 @@ _KEPT_LOG_LINES: Final = 200
 
 class BrokerProcessFailed(TrunklineError):
     """The broker process ended when it should not have, or did not get ready."""
+
+
+def _free_addresses(count: int) -> list[str]:
+    """Addresses on loopback where nobody listens now."""
+    found: list[str] = []
+    for port in random.sample(PORTS, len(PORTS)):
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            found.append(f"127.0.0.1:{port}")
+        if len(found) == count:
+            return found
+    raise BrokerProcessFailed(f"no {count} ports of 127.0.0.1 from {PORTS.start} to {PORTS.stop - 1} are free")
 
 
 class BrokerProcess:
@@ -46,8 +67,9 @@ class BrokerProcess:
         self.log: deque[str] = deque(maxlen=_KEPT_LOG_LINES)
         self._store = store
         self._nursery = nursery
-        self._addresses = dict.fromkeys(DOORS, "127.0.0.1:0")
+        self._addresses = dict(zip(DOORS, _free_addresses(len(DOORS)), strict=True))
         self._process: trio.Process | None = None
+        self._has_logged_all = trio.Event()
 
     @classmethod
     @asynccontextmanager
@@ -83,7 +105,7 @@ class BrokerProcess:
 
         Raises BrokerProcessFailed. Cancellation: the process may run; the end of the block ends it.
         """
-        command = [sys.executable, "-m", "trunkline.cli", "serve", "--json", "--data", str(self.data)]
+        command = [sys.executable, "-m", "trunkline.cli", "serve", "--data", str(self.data)]
         command += [f"--listen={door}={address}" for door, address in self._addresses.items()]
         if self._store is not None:
             command.append(f"--store={self._store}")
@@ -94,9 +116,10 @@ class BrokerProcess:
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, start_new_session=True
         )
         self._process = process
-        self._nursery.start_soon(self._read_log, process)
+        self._has_logged_all = trio.Event()
+        self._nursery.start_soon(self._read_log, process, self._has_logged_all)
         with trio.move_on_after(_START_TIMEOUT_S):
-            self._addresses = await self._read_addresses(process)
+            await self._wait_ready(process)
             return
         raise BrokerProcessFailed(f"the broker was not ready within {_START_TIMEOUT_S:g} s; {self.last_words()}")
 
@@ -106,28 +129,26 @@ class BrokerProcess:
         self._process.kill()
 
     async def wait_ended(self) -> int:
-        """Wait until the process is gone; returns its exit code, negative: the signal."""
+        """Wait until the process is gone and its log read; returns its exit code, negative: the signal."""
         assert self._process is not None
-        return await self._process.wait()
+        code = await self._process.wait()
+        await self._has_logged_all.wait()
+        return code
 
-    async def _read_addresses(self, process: trio.Process) -> dict[str, str]:
+    async def _wait_ready(self, process: trio.Process) -> None:
+        """It says so in one line on stdout, and before that nothing."""
         assert process.stdout is not None
-        line = b""
-        while not line.endswith(b"\n"):
-            received = await process.stdout.receive_some()
-            if not received:
-                code = await process.wait()
-                raise BrokerProcessFailed(f"the broker ended with {code} before it was ready; {self.last_words()}")
-            line += received
-        addresses: dict[str, str] = json.loads(line)["addresses"]
-        return addresses
+        if not await process.stdout.receive_some():
+            code = await self.wait_ended()
+            raise BrokerProcessFailed(f"the broker ended with {code} before it was ready; {self.last_words()}")
 
-    async def _read_log(self, process: trio.Process) -> None:
+    async def _read_log(self, process: trio.Process, is_done: trio.Event) -> None:
         assert process.stderr is not None
         rest = b""
         async for received in process.stderr:
             *lines, rest = (rest + received).split(b"\n")
             self.log.extend(line.decode(errors="replace") for line in lines)
+        is_done.set()
 
     async def _stop(self) -> None:
         assert self._process is not None

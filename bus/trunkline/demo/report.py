@@ -109,7 +109,7 @@ def _table(result: Result) -> Table:
         row(name, f"{records:,}", "records")
     row("lost", f"{count.lost:,}", "acknowledged, and missing from a reader", _judged(count.lost))
     row("out of order", f"{count.out_of_order:,}", "or read twice", _judged(count.out_of_order))
-    row("duplicated", f"{count.duplicated:,}", "sent again: the kill took the acknowledgement")
+    row("duplicated", f"{count.duplicated:,}", "sent again: the acknowledgement was lost")
     if count.unacknowledged:
         row("unacknowledged", f"{count.unacknowledged:,}", "published, but never acknowledged", "bold red")
     if result.interruption:
