@@ -18,6 +18,7 @@ What the core promises a log:
 * calls that change it (``append``, ``truncate``, ``trim``, ``close``) never overlap each other;
 * ``flush``, ``read``, ``read_nowait``, ``find_timestamp`` and ``save_state`` may overlap each other and one
   ``append``, but no two of ``flush`` or of ``save_state``;
+* ``rewrite`` and ``chunks`` may overlap all of these, but not ``truncate``, ``trim`` or ``close``;
 * nothing but reads overlaps ``truncate``, ``trim`` or ``close``; nothing is called after ``close``;
 * batches given to ``append`` are intact (length, CRC, counts), start exactly at ``end_offset``
   and follow each other without a gap;
@@ -30,7 +31,7 @@ All ranges are half-open. Offsets and sizes are ints; timestamps are millisecond
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -39,7 +40,7 @@ import msgspec
 from trunkline.disk import Disk
 from trunkline.settings import TopicSettings
 
-__all__ = ["Log", "SavedState", "Store", "StoreContext", "StoreFactory", "TimestampedOffset", "TopicPartition"]
+__all__ = ["Chunk", "Log", "SavedState", "Store", "StoreContext", "StoreFactory", "TimestampedOffset", "TopicPartition"]
 
 
 class TopicPartition(NamedTuple):
@@ -57,6 +58,15 @@ class TimestampedOffset(NamedTuple):
 
     offset: int
     timestamp: int
+
+
+class Chunk(NamedTuple):
+    """A run of records, ``[base_offset, end_offset)``, that a store can remove without its neighbours."""
+
+    base_offset: int
+    end_offset: int
+    size_bytes: int
+    max_timestamp: int
 
 
 class SavedState(NamedTuple):
@@ -138,6 +148,39 @@ class Log(ABC):
         """Move ``start_offset`` up to ``offset``, in ``[start_offset, end_offset]``; durable when it returns.
 
         Records below it can be removed now or later, but are never given out again.
+        """
+
+    @abstractmethod
+    def chunks(self) -> Iterator[Chunk]:
+        """The runs of records that ``trim`` can remove, oldest first, covering the log from start to end.
+
+        As fine as the store can remove: whole segments, or single batches or records. Retention asks for as many as it
+        needs and stops. What is appended meanwhile need not be in it.
+        """
+
+    @property
+    @abstractmethod
+    def rewritable_end_offset(self) -> int:
+        """The offset up to which ``rewrite`` can go now; compaction leaves what is above it alone.
+
+        In a store of segments, the start of the one being written; else ``end_offset``.
+        """
+
+    @abstractmethod
+    def rewrite(self, end_offset: int, transform: Callable[[bytes], bytes | None]) -> None:
+        """Put ``transform(batch)`` in place of each batch below ``end_offset``, oldest first; compaction uses it.
+
+        Args:
+          end_offset: a batch boundary at or below ``rewritable_end_offset``.
+          transform: gets a stored batch and returns the same object (keep it), another batch with the same
+            base and last offset (and possibly fewer records, or none), or None (drop the batch: its offsets
+            become a gap). It may take its time, to limit the rate, and may raise to stop.
+
+        Every batch is seen in its old or its new form by a reader, and after a crash, whatever the moment; several
+        batches may change at once (a segment). A gap is read over: ``read`` gives the next batch there is.
+        Afterwards ``start_offset`` and ``end_offset`` are what they were.
+
+        Raises OSError, or what ``transform`` raises; the log stays usable, part of it rewritten.
         """
 
     @abstractmethod

@@ -13,13 +13,13 @@ append does not look at (``_durable``, ``_recovery_point``); the indexes are sha
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from struct import Struct
 
 from trunkline.errors import LogStopped
-from trunkline.log import SavedState, TopicPartition
+from trunkline.log import Chunk, SavedState, TopicPartition
 from trunkline.settings import TopicSettings
 from trunkline_segments.checkpoint import Checkpoint, write_checkpoint
 from trunkline_segments.files import OpenFiles
@@ -234,6 +234,22 @@ class SegmentLog(ReadableLog):
         for segment in doomed:
             segment.remove()
             self._size_bytes -= segment.size
+
+    # -- retention and compaction ------------------------------------------------------------------
+
+    def chunks(self) -> Iterator[Chunk]:
+        start, active_end = self._start_offset, self._tail[0]
+        segments = self._segments
+        for segment, following in zip(segments, [*segments[1:], None], strict=True):
+            end = active_end if following is None else following.base_offset
+            yield Chunk(max(segment.base_offset, start), end, segment.size, segment.max_timestamp)
+
+    @property
+    def rewritable_end_offset(self) -> int:
+        return self._active.base_offset
+
+    def rewrite(self, end_offset: int, transform: Callable[[bytes], bytes | None]) -> None:
+        raise NotImplementedError
 
     # -- the core's state --------------------------------------------------------------------------
 

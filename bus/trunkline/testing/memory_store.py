@@ -5,12 +5,13 @@ Nothing outlives the store; a log that is closed and opened again in the same st
 
 from __future__ import annotations
 
+import threading
 from bisect import bisect_left, bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from trunkline.errors import OffsetOutOfRange, TrunklineError
 from trunkline.hookspecs import RegisterStore, hookimpl
-from trunkline.log import Log, SavedState, Store, StoreContext, TimestampedOffset, TopicPartition
+from trunkline.log import Chunk, Log, SavedState, Store, StoreContext, TimestampedOffset, TopicPartition
 from trunkline.records import decode, read_header
 from trunkline.settings import TopicSettings
 
@@ -39,6 +40,7 @@ class _Kept:
         self.size_bytes = 0
         self.contents = _Contents([], [])
         self.states: list[SavedState] = []
+        self.lock = threading.Lock()  # an append must not add to contents that a rewrite is replacing
 
 
 class MemoryLog(Log):
@@ -58,13 +60,14 @@ class MemoryLog(Log):
 
     def append(self, batches: Sequence[bytes]) -> None:
         kept = self._kept
-        contents = kept.contents
-        for batch in batches:
-            end = read_header(batch).next_offset
-            contents.batches.append(bytes(batch))
-            contents.ends.append(end)
-            kept.size_bytes += len(batch)
-            kept.end_offset = end
+        with kept.lock:
+            contents = kept.contents
+            for batch in batches:
+                end = read_header(batch).next_offset
+                contents.batches.append(bytes(batch))
+                contents.ends.append(end)
+                kept.size_bytes += len(batch)
+                kept.end_offset = end
 
     def flush(self) -> int:
         return self._kept.end_offset
@@ -126,6 +129,29 @@ class MemoryLog(Log):
     def _keep(self, contents: _Contents) -> None:
         self._kept.contents = contents
         self._kept.size_bytes = sum(map(len, contents.batches))
+
+    def chunks(self) -> Iterator[Chunk]:
+        start = self._kept.start_offset
+        for batch in list(self._kept.contents.batches):
+            header = read_header(batch)
+            yield Chunk(max(header.base_offset, start), header.next_offset, len(batch), header.max_timestamp)
+
+    @property
+    def rewritable_end_offset(self) -> int:
+        return self._kept.end_offset
+
+    def rewrite(self, end_offset: int, transform: Callable[[bytes], bytes | None]) -> None:
+        contents = self._kept.contents
+        count = bisect_right(contents.ends, end_offset)
+        batches: list[bytes] = []
+        ends: list[int] = []
+        for batch, end in zip(contents.batches[:count], contents.ends[:count], strict=True):
+            kept = transform(batch)
+            if kept is not None:
+                batches.append(kept)
+                ends.append(end)
+        with self._kept.lock:  # what was appended meanwhile follows
+            self._keep(_Contents(batches + contents.batches[count:], ends + contents.ends[count:]))
 
     def size_bytes(self) -> int:
         return self._kept.size_bytes

@@ -8,11 +8,11 @@ only look like a failing disk. Records outlive ``close``, as they do on a disk.
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 from trunkline.hookspecs import RegisterStore, hookimpl
-from trunkline.log import Log, SavedState, Store, TimestampedOffset, TopicPartition
+from trunkline.log import Chunk, Log, SavedState, Store, TimestampedOffset, TopicPartition
 from trunkline.settings import TopicSettings
 from trunkline.testing.memory_store import MemoryStore
 
@@ -185,6 +185,18 @@ class ScriptedLog(Log):
     def trim(self, offset: int) -> None:
         with self._called("trim"):
             self._log.trim(offset)
+
+    def chunks(self) -> Iterator[Chunk]:
+        with self._called("chunks"):
+            return self._log.chunks()
+
+    @property
+    def rewritable_end_offset(self) -> int:
+        return self._log.rewritable_end_offset
+
+    def rewrite(self, end_offset: int, transform: Callable[[bytes], bytes | None]) -> None:
+        with self._called("rewrite"):
+            self._log.rewrite(end_offset, transform)
 
     def size_bytes(self) -> int:
         return self._log.size_bytes()
