@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import asyncio
 import builtins
 import re
 import shlex
@@ -10,12 +11,13 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import click
 import msgspec
 import pytest
 
+import trunkline
 from trunkline import errors
 from trunkline.cli.root import COMMANDS, cli
 from trunkline.plugins import PluginHost
@@ -82,6 +84,41 @@ def test_python_in_the_readme_runs(block: Block, trunkline_broker: BackgroundBro
         cwd=tmp_path, capture_output=True, text=True, timeout=TIMEOUT_S, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def run_here(block: Block, url: str) -> dict[str, Any]:
+    """Run a block in this process, where it may ``await`` outside of a function; return its names."""
+    code = block.text.replace("trunkline://127.0.0.1:7700", url)
+    names: dict[str, Any] = {"trunkline": trunkline}  # a page imports it once
+    coroutine = eval(compile(code, str(block), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT), names)
+    if coroutine is not None:
+        asyncio.run(asyncio.wait_for(coroutine, TIMEOUT_S))
+    return names
+
+
+CLIENT_BLOCKS = [
+    block
+    for block in blocks(ROOT / "docs" / "client.md", "python")
+    if "bus.tail(" not in block.text or "break" in block.text
+]
+
+
+@pytest.mark.parametrize("block", CLIENT_BLOCKS, ids=str)
+def test_python_in_the_client_s_page_runs_if_it_comes_to_an_end(
+    block: Block, trunkline_broker: BackgroundBroker
+) -> None:
+    run_here(block, trunkline_broker.url)
+
+
+def test_the_example_of_error_handling_handles_errors(
+    trunkline_broker: BackgroundBroker, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (block,) = blocks(ROOT / "docs" / "errors.md", "python")
+    publish_order = run_here(block, trunkline_broker.url)["publish_order"]
+    asyncio.run(publish_order(trunkline_broker.url, b"4 apples"))
+    asyncio.run(publish_order(trunkline_broker.url, bytes(2_000_000)))
+    assert re.fullmatch(r"2000\d{3} bytes, 1048588 are allowed; not written\n", capsys.readouterr().out)
+    assert [record.value for record in trunkline_broker.read("orders")] == [b"4 apples"]
 
 
 def test_the_readme_s_first_message_arrives(trunkline_broker: BackgroundBroker, tmp_path: Path) -> None:
