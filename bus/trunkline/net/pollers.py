@@ -113,13 +113,21 @@ class EpollPoller(Poller):
 
 
 class _Watched:
-    __slots__ = ("handler", "mask", "resumed", "scope")
+    """A socket, and the tasks that wait for it: one for each direction."""
+
+    __slots__ = ("handler", "is_over", "mask", "resumed", "scopes")
 
     def __init__(self, mask: int, handler: Handler) -> None:
         self.mask = mask
         self.handler = handler
-        self.scope = trio.CancelScope()
+        self.scopes: list[trio.CancelScope] = []
+        self.is_over = False
         self.resumed = trio.Event()
+
+    def end(self) -> None:
+        self.is_over = True
+        for scope in self.scopes:
+            scope.cancel()
 
 
 class TaskPoller(Poller):
@@ -139,7 +147,7 @@ class TaskPoller(Poller):
 
     def modify(self, sock: socket.socket, mask: int) -> None:
         old = self._watched[sock]
-        old.scope.cancel()
+        old.end()
         self._watch(sock, _Watched(mask, old.handler))
 
     def _watch(self, sock: socket.socket, watched: _Watched) -> None:
@@ -151,8 +159,9 @@ class TaskPoller(Poller):
 
     async def _wait_for(self, sock: socket.socket, watched: _Watched, direction: int) -> None:
         wait = trio.lowlevel.wait_readable if direction == READ else trio.lowlevel.wait_writable
-        with watched.scope:
-            while True:
+        with trio.CancelScope() as scope:
+            watched.scopes.append(scope)
+            while not watched.is_over:  # it may be closed by now, and have a number that means another socket
                 try:
                     await wait(sock)
                 except (trio.ClosedResourceError, OSError):
@@ -164,7 +173,7 @@ class TaskPoller(Poller):
     def unregister(self, sock: socket.socket) -> None:
         watched = self._watched.pop(sock, None)
         if watched is not None:
-            watched.scope.cancel()
+            watched.end()
             self._ready.pop(sock, None)
             trio.lowlevel.notify_closing(sock)
 
