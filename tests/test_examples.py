@@ -34,9 +34,7 @@ def test_asyncio_client(trunkline_broker: BackgroundBroker) -> None:
 
 
 def test_trio_client(trunkline_broker: BackgroundBroker) -> None:
-    assert run("trio_client.py", trunkline_broker.url) == [
-        "offset 9999, headers (('unit', b'mm'),): 45,000 mm so far"
-    ]
+    assert run("trio_client.py", trunkline_broker.url) == ["offset 9999, headers (('unit', b'mm'),): 45,000 mm so far"]
 
 
 def test_blocking_client(trunkline_broker: BackgroundBroker) -> None:
