@@ -1,0 +1,233 @@
+"""Bytes to frames and back. No I/O.
+
+A frame, integers big-endian::
+
+    u32 length          of all that follows; 2 + header_length <= length <= the receiver's limit
+    u16 header_length
+    header              one CBOR array [kind, ...], see trunkline_native.frames
+    body                the rest: record batches, untouched
+
+Arriving chunks are kept as they are until the frame is whole, and only a frame that lies in several is joined,
+alone: a large batch is copied once on its way to the partition, and memory is only ever taken for bytes that have
+arrived. The body of a large frame is a view; of a small one a copy, which is cheaper there.
+
+CBOR is limited to what the protocol needs: definite lengths, no tags, text keys, eight levels. (Tags would make
+the decoder run dates, big numbers and regular expressions of a stranger's choice.)
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from enum import Enum
+from functools import partial
+from typing import Any, Final, NoReturn
+
+import cbor2
+import msgspec
+
+from trunkline.errors import LocalProtocolError, RemoteProtocolError
+from trunkline_native.frames import Frame, Header, Unknown
+
+__all__ = [
+    "CLOSED",
+    "MAX_HEADER_BYTES",
+    "NEED_DATA",
+    "FrameDecoder",
+    "decode_cbor",
+    "encode",
+    "encode_head",
+    "encode_produced",
+]
+
+_HEAD: Final = struct.Struct(">IH")
+_LENGTH_BYTES: Final = 4
+_HEAD_BYTES: Final = _HEAD.size
+MAX_HEADER_BYTES: Final = 65_535
+_VIEW_BYTES: Final = 2048  # below this a copy of the body is cheaper than a view of it
+_MAX_CBOR_DEPTH: Final = 8
+_MAX_CHUNKS: Final = 1024
+
+
+class Sentinel(Enum):
+    """What ``next_event`` returns when there is no frame."""
+
+    NEED_DATA = "need data"
+    CLOSED = "closed"
+
+
+NEED_DATA: Final = Sentinel.NEED_DATA
+"""No whole frame is there yet."""
+CLOSED: Final = Sentinel.CLOSED
+"""The peer has closed, between two frames."""
+
+
+def _refuse_tag(*_: Any) -> None:
+    raise ValueError("tags are not allowed")
+
+
+# Every tag that cbor2 would act on by itself; the others end in tag_hook.
+_ACTING_TAGS: Final = (*range(6), 25, *range(28, 31), 35, 36, 37, 52, 54, 100, 256, 258, 260, 261, 1004, 43000, 55799)
+decode_cbor: Final = partial(
+    cbor2.loads,
+    max_depth=_MAX_CBOR_DEPTH,
+    allow_indefinite=False,
+    strict_hashable_types=True,
+    tag_hook=_refuse_tag,
+    semantic_decoders=dict.fromkeys(_ACTING_TAGS, _refuse_tag),
+)
+"""One CBOR item from bytes, within the limits above; raises cbor2.CBORDecodeError."""
+
+
+def encode_head(header: Header, body_bytes: int) -> bytes:
+    """The frame up to its body, which the caller writes next; it has ``body_bytes`` bytes.
+
+    Raises LocalProtocolError if the header would be too long.
+    """
+    encoded = cbor2.dumps(msgspec.to_builtins(header))
+    if len(encoded) > MAX_HEADER_BYTES:
+        raise LocalProtocolError(f"a header of {len(encoded)} bytes is over {MAX_HEADER_BYTES}; ask for less at a time")
+    return _HEAD.pack(2 + len(encoded) + body_bytes, len(encoded)) + encoded
+
+
+def encode(header: Header, body: bytes = b"") -> bytes:
+    """One whole frame."""
+    return encode_head(header, len(body)) + body
+
+
+def _uint(value: int) -> bytes:
+    """A CBOR unsigned integer (RFC 8949, 3.1), as short as can be."""
+    if value < 24:
+        return value.to_bytes(1, "big")
+    if value < 0x100:
+        return b"\x18" + value.to_bytes(1, "big")
+    if value < 0x10000:
+        return b"\x19" + value.to_bytes(2, "big")
+    if value < 0x100000000:
+        return b"\x1a" + value.to_bytes(4, "big")
+    return b"\x1b" + value.to_bytes(8, "big")
+
+
+_PRODUCED: Final = b"\x83" + _uint(67)
+_DATA: Final = b"\x84" + _uint(80)
+
+
+def encode_produced(request_id: int, base_offset: int) -> bytes:
+    """``encode(Produced(request_id, base_offset))``, three times faster."""
+    header = b"".join((_PRODUCED, _uint(request_id), _uint(base_offset)))
+    return _HEAD.pack(2 + len(header), len(header)) + header
+
+
+def encode_data_head(stream: int, next_offset: int, high_watermark: int, body_bytes: int) -> bytes:
+    """``encode_head(Data(stream, next_offset, high_watermark), body_bytes)``, three times faster."""
+    header = b"".join((_DATA, _uint(stream), _uint(next_offset), _uint(high_watermark)))
+    return _HEAD.pack(2 + len(header) + body_bytes, len(header)) + header
+
+
+class FrameDecoder:
+    """Turns what arrives into frames.
+
+    Args:
+      kinds: the frames that the other side may send.
+      max_frame_bytes: largest ``length`` taken; may be changed between two frames.
+    """
+
+    __slots__ = ("_chunks", "_have", "_is_closed", "_kinds", "_need", "_position", "max_frame_bytes")
+
+    def __init__(self, kinds: Mapping[int, type[Header]], max_frame_bytes: int) -> None:
+        self._kinds = kinds
+        self.max_frame_bytes = max_frame_bytes
+        self._chunks: list[bytes] = []
+        self._position = 0  # of the next frame, in the first chunk
+        self._have = 0  # bytes from there on
+        self._need = _HEAD_BYTES  # so many, before looking again makes sense
+        self._is_closed = False
+
+    def receive_data(self, data: bytes) -> None:
+        """Bytes arrived; ``b""`` means that the peer has closed."""
+        if data:
+            chunks = self._chunks
+            chunks.append(data)
+            self._have += len(data)
+            if len(chunks) > _MAX_CHUNKS:  # a frame that trickles in must not cost many times its size
+                chunks[_MAX_CHUNKS // 2 :] = [b"".join(chunks[_MAX_CHUNKS // 2 :])]
+        else:
+            self._is_closed = True
+
+    def next_event(self) -> Frame | Sentinel:
+        """The next frame, ``NEED_DATA``, or ``CLOSED``.
+
+        Raises:
+          RemoteProtocolError: the peer broke the rules; nothing more can be read from it.
+        """
+        if self._have < self._need:
+            return self._starved()
+        buffer, position = self._chunks[0], self._position
+        left = len(buffer) - position
+        if left >= _HEAD_BYTES:
+            length, header_bytes = _HEAD.unpack_from(buffer, position)
+        else:
+            length, header_bytes = _HEAD.unpack_from(b"".join((buffer[position:], *self._chunks[1:_HEAD_BYTES])))
+        size = _LENGTH_BYTES + length
+        if length > self.max_frame_bytes or length < 2 + header_bytes:
+            self._refuse_length(length, header_bytes)
+        if size > self._have:
+            self._need = size
+            return self._starved()
+        if size < left:
+            self._position = position + size
+        elif size == left:
+            self._position = 0
+            del self._chunks[0]
+        else:
+            buffer, position = self._gather(size), 0
+        self._have -= size
+        self._need = _HEAD_BYTES
+        body_at, end = position + _HEAD_BYTES + header_bytes, position + size
+        header = self._decode(buffer[position + _HEAD_BYTES : body_at])
+        return Frame(header, buffer[body_at:end] if end - body_at < _VIEW_BYTES else memoryview(buffer)[body_at:end])
+
+    def _starved(self) -> Sentinel:
+        if not self._is_closed:
+            return NEED_DATA
+        if self._have:
+            raise RemoteProtocolError("the connection ended in the middle of a frame")
+        return CLOSED
+
+    def _refuse_length(self, length: int, header_bytes: int) -> NoReturn:
+        if length > self.max_frame_bytes:
+            raise RemoteProtocolError(f"a frame of {length} bytes is over the limit of {self.max_frame_bytes}")
+        raise RemoteProtocolError(f"a header of {header_bytes} bytes does not fit a frame of {length} bytes")
+
+    def _gather(self, size: int) -> bytes:
+        """Join a frame that lies in several chunks; what follows it stays where it is."""
+        chunks = self._chunks
+        parts: list[bytes | memoryview] = [memoryview(chunks[0])[self._position :]]
+        missing = size - len(parts[0])
+        number = 1
+        while missing > len(chunks[number]):
+            parts.append(chunks[number])
+            missing -= len(chunks[number])
+            number += 1
+        parts.append(memoryview(chunks[number])[:missing])
+        if missing == len(chunks[number]):
+            number, missing = number + 1, 0
+        del chunks[:number]
+        self._position = missing
+        return b"".join(parts)
+
+    def _decode(self, data: bytes) -> Header:
+        try:
+            fields = decode_cbor(data)
+        except (cbor2.CBORDecodeError, RecursionError) as error:
+            raise RemoteProtocolError(f"a header is not the CBOR it should be: {error}") from None
+        if type(fields) is not list or not fields or type(fields[0]) is not int:
+            raise RemoteProtocolError("a header is not an array that begins with a number")
+        cls = self._kinds.get(fields[0])
+        if cls is None:
+            request_id = fields[1] if len(fields) > 1 and type(fields[1]) is int else None
+            return Unknown(fields[0], request_id)
+        try:
+            return msgspec.convert(fields, cls)
+        except msgspec.ValidationError as error:
+            raise RemoteProtocolError(f"{cls.__name__}: {error}") from None
