@@ -1,0 +1,48 @@
+"""The Python client: ``async with connect("trunkline://127.0.0.1:7700") as bus`` on asyncio or trio, and
+``with connect_blocking(...) as bus`` for programs without an event loop. See ``docs/client.md``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from trunkline.records import ConsumerRecord
+from trunkline_native.client.bus import Bus
+from trunkline_native.client.connecting import connect
+from trunkline_native.client.reader import Reader
+from trunkline_native.client.types import (
+    Delivery,
+    OffsetRange,
+    PartitionDescription,
+    RecordMetadata,
+    TopicDescription,
+)
+
+if TYPE_CHECKING:
+    from trunkline_native.client.blocking import BlockingBus, BlockingDelivery, BlockingReader, connect_blocking
+
+__all__ = [
+    "BlockingBus",
+    "BlockingDelivery",
+    "BlockingReader",
+    "Bus",
+    "ConsumerRecord",
+    "Delivery",
+    "OffsetRange",
+    "PartitionDescription",
+    "Reader",
+    "RecordMetadata",
+    "TopicDescription",
+    "connect",
+    "connect_blocking",
+]
+
+_BLOCKING = ("BlockingBus", "BlockingDelivery", "BlockingReader", "connect_blocking")
+
+
+def __getattr__(name: str) -> object:
+    # Imported when asked for: a program with an event loop needs no threads.
+    if name in _BLOCKING:
+        from trunkline_native.client import blocking
+
+        return getattr(blocking, name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

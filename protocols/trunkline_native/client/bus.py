@@ -1,0 +1,209 @@
+"""The client's public face: what ``connect`` gives."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Final
+
+import anyio.lowlevel
+
+from trunkline.errors import BufferFull
+from trunkline_native.client.admin import Admin
+from trunkline_native.client.content import Content, Headers, encode_record
+from trunkline_native.client.cursors import StreamTable
+from trunkline_native.client.link import Link
+from trunkline_native.client.producer import BatchSender
+from trunkline_native.client.reader import Reader, Start
+from trunkline_native.client.routes import record_bytes
+from trunkline_native.client.types import Delivery, OffsetRange, RecordMetadata, TopicDescription
+
+__all__ = ["DEFAULT_READ_BUFFER_BYTES", "Bus"]
+
+DEFAULT_READ_BUFFER_BYTES: Final = 8 * 1024 * 1024
+
+
+class Bus:
+    """A connection to a Trunkline broker; made by ``connect``. For one event loop."""
+
+    def __init__(self, link: Link, admin: Admin, sender: BatchSender, streams: StreamTable, batch_bytes: int) -> None:
+        self._link = link
+        self._admin = admin
+        self._sender = sender
+        self._streams = streams
+        self._yield_bytes = batch_bytes
+        self._taken_bytes = 0  # since the event loop last had a turn
+
+    # -- publishing --------------------------------------------------------------------------------
+
+    async def publish(
+        self,
+        topic: str,
+        value: Content | None,
+        *,
+        key: Content | None = None,
+        headers: Headers | None = None,
+        partition: int | None = None,
+        timestamp: int | datetime | None = None,
+    ) -> RecordMetadata:
+        """Publish a record and return where it is, once it is committed.
+
+        Args:
+          value: None is a tombstone: it deletes the key when the topic is compacted.
+          key: records of one key go to one partition (by murmur2, as Kafka's clients do), so they stay in order.
+          partition: overrides the key.
+          timestamp: ms since the epoch, or a datetime; None: now.
+
+        Raises:
+          RecordTooLarge, UnknownPartition, UnknownTopic: it was not written.
+          DeliveryTimeout: it was not acknowledged in time; ``is_maybe_written`` says whether it may be there.
+          ClientClosed: this client is closed.
+
+        Cancellation: may have happened; the record stays in the buffer and is sent.
+        """
+        delivery = await self.send(topic, value, key=key, headers=headers, partition=partition, timestamp=timestamp)
+        return await delivery.wait()
+
+    async def send(
+        self,
+        topic: str,
+        value: Content | None,
+        *,
+        key: Content | None = None,
+        headers: Headers | None = None,
+        partition: int | None = None,
+        timestamp: int | datetime | None = None,
+    ) -> Delivery:
+        """Put a record on its way and return at once, or when the buffer has room for it.
+
+        Records that one task sends to one partition are written in that order, whatever has to be retried.
+        Arguments and errors as :meth:`publish`; what goes wrong later is told by the Delivery, or by :meth:`flush`.
+
+        Cancellation: atomic; the record was not taken.
+        """
+        record = encode_record(value, key, headers, timestamp)
+        if self._taken_bytes >= self._yield_bytes:  # about a batch since the last time: let it go
+            self._taken_bytes = 0
+            await anyio.lowlevel.checkpoint()
+        while True:
+            try:
+                delivery = self._sender.send_nowait(topic, *record, partition)
+                break
+            except BufferFull:
+                await self._sender.wait_room(record_bytes(*record[1:]))
+        self._taken_bytes += len(record[2] or b"") + 64
+        return delivery
+
+    def send_nowait(
+        self,
+        topic: str,
+        value: Content | None,
+        *,
+        key: Content | None = None,
+        headers: Headers | None = None,
+        partition: int | None = None,
+        timestamp: int | datetime | None = None,
+    ) -> Delivery:
+        """Like :meth:`send`, but raises BufferFull instead of waiting for room."""
+        return self._sender.send_nowait(topic, *encode_record(value, key, headers, timestamp), partition)
+
+    async def flush(self) -> None:
+        """Wait until everything sent before is committed or has failed.
+
+        Raises the first failure that no ``Delivery.wait`` has raised. Cancellation: the records are sent all the same.
+        """
+        await self._sender.flush()
+
+    # -- reading -----------------------------------------------------------------------------------
+
+    def tail(
+        self,
+        topics: str | Sequence[str],
+        *,
+        partitions: Sequence[int] | None = None,
+        start: Start = "latest",
+        buffer_bytes: int = DEFAULT_READ_BUFFER_BYTES,
+    ) -> Reader:
+        """Follow topics: an async iterator over their records that does not end.
+
+        Args:
+          topics: one name or several; missing ones are made, if the broker allows.
+          partitions: which of each topic; None: all.
+          start: ``latest``, ``earliest``, an offset, a datetime (the first record at or after it), or a mapping
+            from partition, or (topic, partition), to one of these; a partition that the mapping lacks: ``earliest``.
+          buffer_bytes: of records that may wait in memory, in all.
+        """
+        return self._reader(topics, partitions, start, follow=True, buffer_bytes=buffer_bytes)
+
+    def read(
+        self,
+        topics: str | Sequence[str],
+        *,
+        partitions: Sequence[int] | None = None,
+        start: Start = "earliest",
+        buffer_bytes: int = DEFAULT_READ_BUFFER_BYTES,
+    ) -> Reader:
+        """Read what topics hold: like :meth:`tail`, but it stops at the end as it is when reading begins."""
+        return self._reader(topics, partitions, start, follow=False, buffer_bytes=buffer_bytes)
+
+    def _reader(
+        self,
+        topics: str | Sequence[str],
+        partitions: Sequence[int] | None,
+        start: Start,
+        *,
+        follow: bool,
+        buffer_bytes: int,
+    ) -> Reader:
+        names = [topics] if isinstance(topics, str) else list(topics)
+        return Reader(self._admin, self._streams, names, partitions, start, follow=follow, buffer_bytes=buffer_bytes)
+
+    # -- topics ------------------------------------------------------------------------------------
+
+    async def create_topic(
+        self, name: str, *, partitions: int = 1, settings: Mapping[str, object] | None = None
+    ) -> TopicDescription:
+        """Make a topic; durable when this returns.
+
+        Args:
+          settings: by Kafka's names: ``{"max.message.bytes": 65536}``.
+
+        Raises:
+          TopicExists, InvalidTopicName, InvalidSetting: nothing was changed.
+          ConnectionFailed: it may have happened.
+
+        Cancellation: may have happened.
+        """
+        await self._admin.create(name, partitions, settings or {})
+        return await self._admin.describe(name)
+
+    async def delete_topic(self, name: str) -> None:
+        """Delete a topic and its records for good. Errors and cancellation as :meth:`create_topic`; UnknownTopic."""
+        await self._admin.delete(name)
+
+    async def alter_topic(self, name: str, settings: Mapping[str, object | None]) -> TopicDescription:
+        """Change settings of a topic; None puts one back to its default.
+
+        Errors and cancellation as :meth:`create_topic`; UnknownTopic.
+        """
+        await self._admin.alter(name, settings)
+        return await self._admin.describe(name)
+
+    async def describe_topic(self, name: str) -> TopicDescription:
+        """A topic's partitions and settings. Raises UnknownTopic. Cancellation: nothing happens."""
+        return await self._admin.describe(name)
+
+    async def list_topics(self) -> list[TopicDescription]:
+        """All topics, by name. Cancellation: nothing happens."""
+        return await self._admin.list()
+
+    async def offsets(self, topic: str) -> dict[int, OffsetRange]:
+        """What each partition of a topic holds now. Raises UnknownTopic. Cancellation: nothing happens."""
+        return await self._admin.offsets(topic)
+
+    async def offset_at(self, topic: str, partition: int, moment: datetime) -> int | None:
+        """The first offset whose record is at or after ``moment``; None if there is none.
+
+        Raises UnknownTopic, UnknownPartition. Cancellation: nothing happens.
+        """
+        return await self._admin.offset_at(topic, partition, moment)
