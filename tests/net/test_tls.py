@@ -1,0 +1,134 @@
+"""The same connections behind TLS."""
+
+from __future__ import annotations
+
+import ssl
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+import trustme
+
+if TYPE_CHECKING:
+    from tests.net.conftest import Bench
+
+pytestmark = pytest.mark.trio
+
+
+@pytest.fixture(scope="module")
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture
+def server_context(authority: trustme.CA) -> ssl.SSLContext:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+    return context
+
+
+@pytest.fixture
+def client_context(authority: trustme.CA) -> ssl.SSLContext:
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    return context
+
+
+@pytest.fixture
+def address(bench: Bench, server_context: ssl.SSLContext) -> tuple[str, int]:
+    return bench.listen_tls(server_context)
+
+
+async def open_tls(
+    bench: Bench, address: tuple[str, int], context: ssl.SSLContext
+) -> trio.SSLStream[trio.SocketStream]:
+    tcp = await trio.open_tcp_stream(*address)
+    bench.clients.append(tcp)
+    stream = trio.SSLStream(tcp, context, server_hostname="127.0.0.1", https_compatible=True)
+    with trio.fail_after(20):
+        await stream.do_handshake()
+    return stream
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+async def test_a_handshake_and_much_data_both_ways(
+    bench: Bench, address: tuple[str, int], client_context: ssl.SSLContext, version: ssl.TLSVersion
+) -> None:
+    client_context.maximum_version = client_context.minimum_version = version
+    client = await open_tls(bench, address, client_context)
+    await bench.echo(client, b"hello")
+    await bench.echo(client, bytes(range(256)) * 10_000)
+    await client.aclose()
+    await bench.until(lambda: bench.reactor.connection_count == 0)
+    assert bench.door.peers[0].events[-1] == ("closed", None)
+
+
+async def test_closing_sends_everything_and_says_good_bye(
+    bench: Bench, address: tuple[str, int], client_context: ssl.SSLContext
+) -> None:
+    client = await open_tls(bench, address, client_context)
+    await client.send_all(b"close")
+    assert await bench.receive_all(client) == bytes(1_000_000)  # an end without close_notify would raise
+    await bench.until(lambda: bench.reactor.connection_count == 0)
+
+
+async def test_what_a_door_writes_before_the_handshake_arrives_after_it(
+    bench: Bench, address: tuple[str, int], client_context: ssl.SSLContext
+) -> None:
+    tcp = await trio.open_tcp_stream(*address)
+    bench.clients.append(tcp)
+    await bench.until(lambda: bool(bench.door.peers))
+    bench.door.peers[0].transport.write(b"welcome")
+    client = trio.SSLStream(tcp, client_context, server_hostname="127.0.0.1", https_compatible=True)
+    assert await bench.receive(client, 7) == b"welcome"
+
+
+@pytest.mark.parametrize("garbage", [b"GET / HTTP/1.1\r\n\r\n", bytes(200), b"\x16\x03\x01\xff\xff" + bytes(300)])
+async def test_garbage_instead_of_a_handshake_ends_that_connection(
+    bench: Bench,
+    address: tuple[str, int],
+    client_context: ssl.SSLContext,
+    garbage: bytes,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    other = await open_tls(bench, address, client_context)
+    tcp = await trio.open_tcp_stream(*address)
+    bench.clients.append(tcp)
+    await tcp.send_all(garbage)
+    with trio.fail_after(20):
+        while await tcp.receive_some(1000):
+            pass
+    assert "TLS" in caplog.text
+    await bench.echo(other, b"unharmed")
+
+
+async def test_garbage_in_the_middle_ends_that_connection(
+    bench: Bench, address: tuple[str, int], client_context: ssl.SSLContext, caplog: pytest.LogCaptureFixture
+) -> None:
+    client = await open_tls(bench, address, client_context)
+    await bench.echo(client, b"hello")
+    await client.transport_stream.send_all(bytes(1000))
+    await bench.until(lambda: bench.reactor.connection_count == 0)
+    assert "closed: TLS" in caplog.text
+
+
+async def test_a_handshake_that_never_comes_has_a_deadline(bench: Bench, address: tuple[str, int]) -> None:
+    tcp = await trio.open_tcp_stream(*address)
+    bench.clients.append(tcp)
+    await bench.until(lambda: bench.reactor.connection_count == 1)
+    (transport,) = bench.reactor.connections
+    transport.check_time(bench.reactor.now + 6)
+    assert await bench.receive_all(tcp) == b""
+
+
+async def test_a_client_that_does_not_read_is_congested_and_can_go_on_later(
+    bench: Bench, address: tuple[str, int], client_context: ssl.SSLContext
+) -> None:
+    client = await open_tls(bench, address, client_context)
+    await bench.echo(client, b"hello")
+    peer = bench.door.peers[0]
+    for _ in range(20):  # the kernel takes some megabytes of it
+        peer.transport.write(bytes(1_000_000))
+    await bench.until(lambda: peer.transport.is_congested)
+    assert await bench.receive(client, 20_000_000) == bytes(20_000_000)
+    assert peer.events.count("writable") == 1
