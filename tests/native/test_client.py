@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import gc
+import ssl
 from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import anyio
 import pytest
+import trustme
 
+from trunkline.config import BrokerConfig, TlsConfig, TopicsConfig
 from trunkline.errors import (
     BufferFull,
     ClientClosed,
@@ -435,9 +439,23 @@ async def test_arguments_that_are_not_allowed(broker: RestartableBroker) -> None
 
 
 async def test_a_broker_that_makes_no_topics_says_so(run_broker: Callable[..., RestartableBroker]) -> None:
-    from trunkline.config import BrokerConfig, TopicsConfig
-
     broker = run_broker(BrokerConfig(plugins=[], topics=TopicsConfig(auto_create=False)))
     async with connect(broker.url) as bus:
         with pytest.raises(UnknownTopic, match="create it first"):
             await bus.publish("orders", "x")
+
+
+async def test_over_tls(run_broker: Callable[..., RestartableBroker], tmp_path: Path) -> None:
+    authority = trustme.CA()
+    authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(tmp_path / "broker.pem")
+    broker = run_broker(BrokerConfig(plugins=[], tls=TlsConfig(certificate=str(tmp_path / "broker.pem"))))
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    async with connect(broker.url.replace("trunkline", "trunkline+tls", 1), tls=context) as bus:
+        for _ in range(20):
+            await bus.send("orders", b"x" * 100_000)
+        await bus.flush()
+        assert len(await values(bus, "orders")) == 20
+    with pytest.raises(ConnectionFailed, match="certificate"):
+        async with connect(broker.url.replace("trunkline", "trunkline+tls", 1)):
+            pass
