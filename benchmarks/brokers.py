@@ -1,0 +1,109 @@
+"""Brokers to measure: each is a process of its own, on free ports of the loopback interface, with its own directory.
+
+They are context managers that give a running broker and end it, by the process they started. Trunkline runs
+with its defaults: store ``segments``, and nothing acknowledged before ``fdatasync``. Mosquitto (Debian's
+package) keeps messages in memory only, and drops none for want of room in its queues.
+"""
+
+from __future__ import annotations
+
+import getpass
+import json
+import os
+import select
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO
+
+__all__ = ["Running", "mosquitto", "mosquitto_path", "trunkline"]
+
+START_LIMIT_S = 20.0
+STOP_LIMIT_S = 20.0
+
+
+@dataclass(frozen=True)
+class Running:
+    """``ready_s``: from starting the process until it said, or showed, that it takes connections."""
+
+    pid: int
+    mqtt_port: int
+    native_port: int | None
+    ready_s: float
+
+
+@contextmanager
+def trunkline(directory: Path) -> Iterator[Running]:
+    """``trunkline serve`` on the data in ``directory``."""
+    command = [sys.executable, "-m", "trunkline.cli", "serve", "--json", "--log-level", "warning"]
+    command += ["--data", str(directory), "--listen", "mqtt=127.0.0.1:0", "--listen", "native=127.0.0.1:0"]
+    start = time.perf_counter()
+    with _process(command) as process:
+        assert process.stdout is not None
+        if not select.select([process.stdout], [], [], START_LIMIT_S)[0]:
+            raise TimeoutError(f"trunkline was not ready after {START_LIMIT_S} s")
+        line = process.stdout.readline()
+        ready_s = time.perf_counter() - start
+        if not line:
+            raise ChildProcessError(f"trunkline ended before it was ready, with exit code {process.wait()}")
+        ports = {door: int(address.rpartition(":")[2]) for door, address in json.loads(line)["addresses"].items()}
+        yield Running(process.pid, ports["mqtt"], ports["native"], ready_s)
+
+
+def mosquitto_path() -> str | None:
+    """The program, also where only root's PATH looks for it."""
+    return shutil.which("mosquitto", path=os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin")
+
+
+@contextmanager
+def mosquitto(directory: Path) -> Iterator[Running]:
+    """Mosquitto with nothing on disk but its configuration, which goes to ``directory``."""
+    program = mosquitto_path()
+    assert program is not None
+    with socket.create_server(("127.0.0.1", 0)) as sock:
+        port: int = sock.getsockname()[1]
+    configuration = directory / "mosquitto.conf"
+    configuration.write_text(
+        f"listener {port} 127.0.0.1\nallow_anonymous true\nuser {getpass.getuser()}\n"
+        "max_queued_messages 0\npersistence false\nlog_dest stderr\nlog_type error\n"
+    )
+    log = directory / "mosquitto.log"
+    start = time.perf_counter()
+    with log.open("w") as stderr, _process([program, "-c", str(configuration)], stderr) as process:
+        while not _accepts(port):
+            if process.poll() is not None:
+                raise ChildProcessError(f"mosquitto ended with exit code {process.returncode}: {log.read_text()}")
+            if time.perf_counter() - start > START_LIMIT_S:
+                raise TimeoutError(f"mosquitto was not ready after {START_LIMIT_S} s")
+            time.sleep(0.005)
+        yield Running(process.pid, port, None, time.perf_counter() - start)
+
+
+@contextmanager
+def _process(command: Sequence[str], stderr: IO[str] | None = None) -> Iterator[subprocess.Popen[str]]:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("TRUNKLINE_")}
+    with subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=stderr, text=True, env=environment
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.terminate()
+            try:
+                process.wait(STOP_LIMIT_S)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def _accepts(port: int) -> bool:
+    try:
+        socket.create_connection(("127.0.0.1", port), timeout=1).close()
+    except ConnectionRefusedError:
+        return False
+    return True

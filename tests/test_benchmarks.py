@@ -1,0 +1,97 @@
+"""The benchmarks, with next to nothing to do: they still run, and count right. Their figures mean nothing here."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from trunkline.testing.background import BackgroundBroker
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+TIMEOUT_S = 60
+
+
+def run(script: str, *arguments: str) -> str:
+    command = [sys.executable, str(BENCHMARKS / script), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def figures(script: str, mode: str, broker: BackgroundBroker, *arguments: str) -> dict[str, Any]:
+    port = broker.addresses["mqtt" if script == "mqtt_load.py" else "native"][1]
+    found: dict[str, Any] = json.loads(run(script, mode, "--port", str(port), "--pid", str(os.getpid()), *arguments))
+    return found
+
+
+@pytest.mark.parametrize(
+    ("arguments", "messages"),
+    [
+        ("fanin --count 50 --connections 10", 50),
+        ("fanin --count 5 --connections 10", 5),
+        ("pipelined --count 400 --publishers 2 --window 30", 400),
+        ("fanout --count 40 --subscribers 3 --window 7", 120),
+        ("e2e --count 200 --window 30", 200),
+        ("e2e --count 200 --window 30 --qos 1", 200),
+    ],
+)
+def test_mqtt_load_counts_every_message(trunkline_broker: BackgroundBroker, arguments: str, messages: int) -> None:
+    mode, *rest = arguments.split()
+    found = figures("mqtt_load.py", mode, trunkline_broker, *rest)
+    assert found["msgs"] == messages
+    assert found["broker_cpu_s"] >= 0
+
+
+@pytest.mark.parametrize("subscribe", [[], ["--subscribe"]])
+def test_mqtt_load_measures_idle_connections(trunkline_broker: BackgroundBroker, subscribe: list[str]) -> None:
+    found = figures("mqtt_load.py", "idle", trunkline_broker, "--connections", "10", *subscribe)
+    assert found["connections"] == 10
+    assert found["rss_after_kib"] > 0
+
+
+def test_mqtt_load_says_what_the_broker_did_wrong(trunkline_broker: BackgroundBroker) -> None:
+    _, native = trunkline_broker.addresses["native"]  # not a broker for MQTT at all
+    command = [sys.executable, str(BENCHMARKS / "mqtt_load.py"), "fanin", "--port", str(native), "--count", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=TIMEOUT_S)
+    assert done.returncode == 1
+    assert f"fanin: the broker at 127.0.0.1:{native}: " in done.stderr
+
+
+def test_native_load_counts_every_batch_and_fetches_them(trunkline_broker: BackgroundBroker) -> None:
+    small = figures("native_load.py", "produce-small", trunkline_broker, "--count", "80", "--conns", "2")
+    large = figures("native_load.py", "produce-large", trunkline_broker, "--count", "8", "--conns", "2")
+    assert (small["requests"], large["requests"]) == (80, 8)
+    fetched = figures("native_load.py", "fetch", trunkline_broker)
+    assert fetched["MB_s"] > 0
+
+
+def test_run_prints_a_table_of_brokers_it_started_itself(tmp_path: Path) -> None:
+    lines = tmp_path / "figures.jsonl"
+    arguments = [
+        "--reps",
+        "1",
+        "--scale",
+        "0.001",
+        "--only",
+        "pipelined-100",
+        "--dir",
+        str(tmp_path),
+        "--json",
+        str(lines),
+    ]
+    out = run("run.py", *arguments)
+    assert "| QoS 1, 8 publishers, window 100: messages/s | " in out
+    assert {json.loads(line)["broker"] for line in lines.read_text().splitlines()} >= {"Trunkline"}
+    assert [path.name for path in tmp_path.iterdir()] == ["figures.jsonl"]
+
+
+def test_startup_measures_a_broker_and_a_client() -> None:
+    found = json.loads(run("startup.py", "--reps", "1"))
+    assert found["fresh_s"] > 0
+    assert found["import_s"] > 0
