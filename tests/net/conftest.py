@@ -34,15 +34,16 @@ class Peer(Connection):
         self.is_called = True
         self.received += len(data)
         self.events.append("data")
-        if data != b"anonymous":
-            self.transport.established()
+        if b"anonymous".startswith(data):
+            self.is_called = False
+            return
+        self.transport.established()
         command = {
             b"bug": self._bug,
             b"rude": self._rude,
             b"abort": self._abort,
             b"close": self._close,
             b"flood": self.flood,
-            b"anonymous": self._nothing,
         }.get(data)
         try:
             if command is None:
@@ -51,9 +52,6 @@ class Peer(Connection):
                 command()
         finally:
             self.is_called = False
-
-    def _nothing(self) -> None:
-        pass
 
     def _bug(self) -> None:
         self.transport.write(b"last words")
