@@ -24,7 +24,10 @@ class DiskFile(ABC):
 
     @abstractmethod
     def append(self, buffers: Sequence[bytes]) -> int:
-        """Write all buffers at the end of the file; return how many bytes. Raises OSError if not all went."""
+        """Write all buffers at the end of the file; return how many bytes.
+
+        Raises OSError if not all went. A part may be there then, as ``size`` tells; the next append overwrites it.
+        """
 
     @abstractmethod
     def read(self, position: int, size: int) -> bytes:
@@ -92,13 +95,36 @@ class Disk(ABC):
 
 
 class _RealFile(DiskFile):
-    __slots__ = ("_fd", "_size")
+    """A file; while its file system is read-only it can be opened for reading all the same."""
+
+    __slots__ = ("_fd", "_is_read_only", "_path", "_size")
 
     def __init__(self, path: Path) -> None:
-        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        self._path = path
+        self._is_read_only = False
+        try:
+            self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        except OSError as error:
+            if error.errno != errno.EROFS:
+                raise
+            self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            self._is_read_only = True
         self._size = os.fstat(self._fd).st_size
 
+    def _open_for_writing(self) -> None:
+        """Under the same number, because readers in other threads may be using it. Raises OSError."""
+        fd = os.open(self._path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            if not os.path.samestat(os.fstat(fd), os.fstat(self._fd)):
+                raise OSError(errno.ESTALE, "the file was replaced while it was open for reading", str(self._path))
+            os.dup2(fd, self._fd, inheritable=False)
+        finally:
+            os.close(fd)
+        self._is_read_only = False
+
     def append(self, buffers: Sequence[bytes]) -> int:
+        if self._is_read_only:
+            self._open_for_writing()
         total = 0
         for first in range(0, len(buffers), _IOV_MAX):
             total += self._append_some(buffers[first : first + _IOV_MAX])
@@ -134,11 +160,13 @@ class _RealFile(DiskFile):
         os.fdatasync(self._fd)
 
     def truncate(self, size: int) -> None:
+        if self._is_read_only:
+            self._open_for_writing()
         os.ftruncate(self._fd, size)
         self._size = size
 
     def size(self) -> int:
-        return self._size
+        return os.fstat(self._fd).st_size  # not _size: an append that failed may have left a part of it
 
     def close(self) -> None:
         os.close(self._fd)
@@ -160,11 +188,18 @@ class RealDisk(Disk):
         temporary = path.with_name(path.name + ".tmp")
         fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
         try:
-            os.write(fd, contents)
-            os.fsync(fd)
-        finally:
-            os.close(fd)
-        os.replace(temporary, path)
+            try:
+                rest = memoryview(contents)
+                while rest:  # on a nearly full disk a part is written, and only the next write says why
+                    rest = rest[os.write(fd, rest) :]
+                os.fsync(fd)
+            finally:
+                os.close(fd)
+            os.replace(temporary, path)
+        except OSError:
+            with contextlib.suppress(OSError):  # the first one is what the caller should hear of
+                os.unlink(temporary)
+            raise
         self.sync_directory(path.parent)
 
     def list(self, directory: Path) -> list[str]:

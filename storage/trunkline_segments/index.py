@@ -93,6 +93,15 @@ class SparseIndex:
         count = self.file.size() // self._size
         self._stored = self._count(lambda i: self._read(i, False), count, holds)
 
+    def take_back(self, holds: Holds) -> None:
+        """Forget the entries added last, for which ``holds`` does not; none of them is in the file."""
+        with self._lock:
+            fresh = self._fresh
+            count = self._count(
+                lambda i: self._entry.unpack_from(fresh, i * self._size), len(fresh) // self._size, holds
+            )
+            self._fresh = fresh[: count * self._size]  # a new one: a look-up may be in the old
+
     def clear(self) -> None:
         """Forget all entries, in order to add them anew."""
         self._fresh = bytearray()

@@ -6,26 +6,32 @@ between) and publishes the new end as one tuple, ``_tail``; :mod:`trunkline_segm
 a new segment, writes index entries and the checkpoint, so that :mod:`trunkline_segments.recovery` has little to
 read. The order is always: log, its directory entry, index, checkpoint.
 
+**When there is no room** (the disk or a quota is full, or the file system is read-only) nothing is lost by waiting. An
+append cuts back what it wrote, for good, before it raises StoreFull: what was refused must not be back after a crash.
+The end is published after the last write, so that a flush cannot have called a part of it durable. Index entries and
+checkpoint are put off to the next flush: they only save work.
+
 One thread appends, another one flushes. The flush touches only what lies below the tail that it took, and what the
 append does not look at (``_durable``, ``_recovery_point``); the indexes are shared, and see to it themselves.
 """
 
 from __future__ import annotations
 
+import errno
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from struct import Struct
 
-from trunkline.errors import LogStopped
+from trunkline.errors import LogStopped, StoreFull
 from trunkline.log import Chunk, SavedState, TopicPartition
 from trunkline.settings import TopicSettings
 from trunkline_segments.checkpoint import Checkpoint, write_checkpoint
 from trunkline_segments.files import OpenFiles
 from trunkline_segments.reading import ReadableLog, Tail, number_of
 from trunkline_segments.recovery import recover
-from trunkline_segments.segment import Segment
+from trunkline_segments.segment import Noted, Segment
 from trunkline_segments.snapshots import forget_states, load_state, save_state
 
 __all__ = ["SegmentLog"]
@@ -35,6 +41,13 @@ CHECKPOINT_BYTES = 16 * 1024 * 1024
 
 _LAST_DELTA_AND_MAX_TIMESTAMP = Struct(">i8xq")
 _AT = 23  # where these lie in a batch header
+
+_NO_ROOM = {
+    errno.ENOSPC: "the disk is full",
+    errno.EDQUOT: "the disk quota is used up",
+    errno.EROFS: "the file system is read-only",
+}
+"""Refusals that come before anything is changed, and end without a restart."""
 
 
 class SegmentLog(ReadableLog):
@@ -73,6 +86,27 @@ class SegmentLog(ReadableLog):
     # -- appending ---------------------------------------------------------------------------------
 
     def append(self, batches: Sequence[bytes]) -> None:
+        if not batches:
+            return
+        _, segment, position = self._tail
+        noted = segment.noted()
+        rolled: list[Segment] = []
+        try:
+            end_offset = self._write(batches, rolled)
+        except OSError as error:
+            if error.errno not in _NO_ROOM:
+                raise
+            self._take_back(segment, noted, rolled)
+            raise self._full(error) from error
+        if segment.size > position:
+            self._mark(self._marks, noted.end_offset, segment, position)
+        if rolled:
+            self._segments = [*self._segments, *rolled]
+        self._size_bytes += segment.size - position + sum(one.size for one in rolled)
+        self._tail = (end_offset, self._active, self._active.size)
+
+    def _write(self, batches: Sequence[bytes], rolled: list[Segment]) -> int:
+        """Note and write them; return the offset after them. The new segments are for the caller to publish."""
         active = self._active
         offset = self._tail[0]
         first = 0
@@ -86,30 +120,41 @@ class SegmentLog(ReadableLog):
                 or last_offset > active.max_offset
             ):
                 if number > first:
-                    self._write(batches[first:number], offset)
-                active = self._roll(offset)
+                    self._file.append(batches[first:number])
+                active = self._new_segment(offset)
+                rolled.append(active)
                 first = number
             if not active.size:
                 self._roll_after = timestamp + self._segment_ms if timestamp >= 0 else math.inf
             active.note(size, last_offset, timestamp)
             offset = last_offset + 1
-        if batches:
-            self._write(batches[first:] if first else batches, offset)
+        self._file.append(batches[first:] if first else batches)
+        return offset
 
-    def _write(self, batches: Sequence[bytes], end_offset: int) -> None:
-        offset, segment, position = self._tail
-        active = self._active
-        if segment is not active:
-            position = 0
-        self._mark(self._marks, offset, active, position)
-        self._file.append(batches)
-        self._size_bytes += active.size - position
-        self._tail = (end_offset, active, active.size)
+    def _take_back(self, segment: Segment, noted: Noted, rolled: list[Segment]) -> None:
+        """Leave the log as it was before an append, durably; ``segment`` was the active one. Raises OSError."""
+        with self._nothing_after_a_failure():
+            for one in reversed(rolled):
+                one.remove()
+            if rolled:
+                self._disk.sync_directory(self._directory)
+            segment.take_back(noted)
+            self._use(segment)
+            if self._file.size() > segment.size:
+                self._file.truncate(segment.size)
+                self._file.sync()
 
-    def _roll(self, base_offset: int) -> Segment:
+    def _full(self, error: OSError) -> StoreFull:
+        assert error.errno is not None
+        return StoreFull(
+            f"{self._name}: {_NO_ROOM[error.errno]}; nothing was written. It is tried again with the next record",
+            topic=self._name.topic,
+            partition=self._name.partition,
+        )
+
+    def _new_segment(self, base_offset: int) -> Segment:
         segment = Segment(self._open_files, self._directory, base_offset, self._index_interval)
         segment.log.pin()
-        self._segments = [*self._segments, segment]
         self._use(segment)
         return segment
 
@@ -127,7 +172,8 @@ class SegmentLog(ReadableLog):
         if tail is not self._durable:
             with self._nothing_after_a_failure():
                 self._sync(tail)
-                if tail[1] is not self._recovery_point[1] or tail[2] - self._recovery_point[2] >= CHECKPOINT_BYTES:
+            if tail[1] is not self._recovery_point[1] or tail[2] - self._recovery_point[2] >= CHECKPOINT_BYTES:
+                with suppress(StoreFull):  # recovery has more to read until a later flush finds room
                     self._checkpoint(self._start_offset)
         return tail[0]
 
@@ -138,9 +184,21 @@ class SegmentLog(ReadableLog):
             raise LogStopped(f"{self._name}: a write or sync has failed; restart the broker once the disk is well")
         try:
             yield
+        except StoreFull:
+            raise
         except BaseException:
             self._is_failed = True
             raise
+
+    @contextmanager
+    def _room_wanted(self) -> Iterator[None]:
+        """Around writes that may be tried again: StoreFull if there is no room for them."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno not in _NO_ROOM:
+                raise
+            raise self._full(error) from error
 
     def _sync(self, tail: Tail) -> None:
         for segment in self._between(self._durable[1], tail[1]):
@@ -157,21 +215,23 @@ class SegmentLog(ReadableLog):
         return segments[start : segments.index(last, start) + 1]
 
     def _checkpoint(self, start_offset: int) -> None:
-        """Move the recovery point up to what is durable."""
+        """Move the recovery point up to what is durable. Raises StoreFull: it stays where it is."""
         offset, active, position = self._durable
-        # fsync before the index entry: recovery trusts the index
-        for segment in self._between(self._recovery_point[1], active):
-            if segment is active:
-                segment.write_indexes(position, offset, is_finished=False)
-            else:
-                segment.write_indexes(segment.size, segment.end_offset, is_finished=True)
-                segment.log.unpin()
-        self._write_checkpoint(start_offset, self._durable)
+        with self._nothing_after_a_failure(), self._room_wanted():
+            # fsync before the index entry: recovery trusts the index
+            for segment in self._between(self._recovery_point[1], active):
+                if segment is active:
+                    segment.write_indexes(position, offset, is_finished=False)
+                else:
+                    segment.write_indexes(segment.size, segment.end_offset, is_finished=True)
+                    segment.log.unpin()
+            self._write_checkpoint(start_offset, self._durable)
 
     def _write_checkpoint(self, start_offset: int, point: Tail) -> None:
         offset, segment, position = point
         checkpoint = Checkpoint(start_offset, offset, segment.base_offset, position)
-        write_checkpoint(self._disk, self._directory, checkpoint)
+        with self._room_wanted():
+            write_checkpoint(self._disk, self._directory, checkpoint)
         self._recovery_point = point
 
     def close(self) -> None:
@@ -179,7 +239,8 @@ class SegmentLog(ReadableLog):
             if not self._is_failed:
                 self.flush()
                 if self._recovery_point is not self._durable:
-                    self._checkpoint(self._start_offset)
+                    with suppress(StoreFull):
+                        self._checkpoint(self._start_offset)
         finally:
             for segment in self._segments:
                 segment.close()
@@ -192,7 +253,10 @@ class SegmentLog(ReadableLog):
         self.flush()
         with self._nothing_after_a_failure():
             if offset == self.end_offset and self._active.size:  # so that all space is freed
-                self._tail = (offset, self._roll(offset), 0)
+                with self._room_wanted():
+                    segment = self._new_segment(offset)
+                self._segments = [*self._segments, segment]
+                self._tail = (offset, segment, 0)
                 self._sync(self._tail)
             self._checkpoint(start_offset=offset)
             keep = number_of(self._segments, offset)
@@ -246,7 +310,7 @@ class SegmentLog(ReadableLog):
 
     @property
     def rewritable_end_offset(self) -> int:
-        return self._active.base_offset
+        return self._tail[1].base_offset
 
     def rewrite(self, end_offset: int, transform: Callable[[bytes], bytes | None]) -> None:
         raise NotImplementedError

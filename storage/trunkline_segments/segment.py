@@ -55,6 +55,19 @@ class Placed(NamedTuple):
     max_timestamp: int
 
 
+class Noted(NamedTuple):
+    """What a segment knows of the batches noted in it."""
+
+    size: int
+    end_offset: int
+    first_timestamp: int
+    max_timestamp: int
+    max_timestamp_offset: int
+    indexed_timestamp: int
+    unindexed_bytes: int
+    max_offset: int
+
+
 def corrupt(path: Path, position: int, reason: str) -> CorruptLog:
     """The error for damage in a segment's file."""
     return CorruptLog(
@@ -136,6 +149,35 @@ class Segment:
         if self.max_timestamp > self._indexed_timestamp:
             self._indexed_timestamp = self.max_timestamp
             self.times.add(self.max_timestamp, self._max_timestamp_offset - self.base_offset)
+
+    def noted(self) -> Noted:
+        """What is known now, for :meth:`take_back`."""
+        return Noted(
+            self.size,
+            self.end_offset,
+            self.first_timestamp,
+            self.max_timestamp,
+            self._max_timestamp_offset,
+            self._indexed_timestamp,
+            self._unindexed_bytes,
+            self.max_offset,
+        )
+
+    def take_back(self, noted: Noted) -> None:
+        """Know again what was known then: the batches noted since are not in the file."""
+        (
+            self.size,
+            self.end_offset,
+            self.first_timestamp,
+            self.max_timestamp,
+            self._max_timestamp_offset,
+            self._indexed_timestamp,
+            self._unindexed_bytes,
+            self.max_offset,
+        ) = noted
+        size, relative = self.size, self.end_offset - self.base_offset
+        self.index.take_back(lambda last, at: at < size)
+        self.times.take_back(lambda timestamp, last: last < relative)
 
     def write_indexes(self, position: int, offset: int, *, is_finished: bool) -> None:
         """Make the index entries for what lies before ``position`` durable; the log is so up to there.
