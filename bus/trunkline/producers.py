@@ -84,7 +84,7 @@ class ProducerTable:
         if header.producer_epoch > known.epoch:
             self._expect(header, 0)
             return None
-        first, last = header.base_sequence, _advance(header.base_sequence, header.record_count - 1)
+        first, last = header.base_sequence, _advance(header.base_sequence, header.last_offset_delta)
         for batch in known.batches:
             if batch.first_sequence == first and batch.last_sequence == last:
                 return batch.base_offset
@@ -108,9 +108,13 @@ class ProducerTable:
         known = self._producers.get(header.producer_id)
         if known is None or known.epoch != header.producer_epoch:
             known = self._producers[header.producer_id] = _Producer(header.producer_epoch)
-        last = _advance(header.base_sequence, header.record_count - 1)
+        last = _advance(header.base_sequence, header.last_offset_delta)
         known.batches.append(_Batch(header.base_sequence, last, base_offset))
         known.timestamp = header.max_timestamp
+
+    def last_batches(self) -> dict[int, int]:
+        """The base offset of each producer's last batch; compaction keeps that batch, if only its header."""
+        return {producer_id: known.batches[-1].base_offset for producer_id, known in self._producers.items()}
 
     def forget_from(self, offset: int) -> None:
         """Forget batches at or past ``offset``: they were not written after all.

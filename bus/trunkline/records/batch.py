@@ -11,12 +11,13 @@ integers are big-endian, offsets in bytes::
     21  i16  attributes          bits 0-2 compression, 3 timestamps are append time, 4 transactional,
                                  5 control batch, 6 delete horizon set (Kafka KIP-534); others 0
     23  i32  last_offset_delta   last offset less base_offset
-    27  i64  base_timestamp      of the first record as created, ms since the epoch; -1 unknown
+    27  i64  base_timestamp      of the first record as created, ms since the epoch; -1 unknown; with bit 6
+                                 the time after which compaction removes the batch's tombstones
     35  i64  max_timestamp       largest timestamp in it, or the time of append (bit 3)
     43  i64  producer_id         -1: not idempotent
     51  i16  producer_epoch
     53  i32  base_sequence       of the first record
-    57  i32  record_count
+    57  i32  record_count        less than the offsets it spans, or 0, once compaction has taken some out
     61       records, one after another (drawn in :mod:`trunkline.records.encoding`),
              compressed as one piece (:mod:`trunkline.compression`)
 
@@ -58,6 +59,7 @@ MIN_RECORD_BYTES = 7
 TIMESTAMP_LIMIT = 1 << 61
 """Timestamps lie between this and its negative, so that differences of two fit in 64 bits, folded too."""
 
+DELETE_HORIZON = 0x40
 CONTROL = 0x20
 TRANSACTIONAL = 0x10
 APPEND_TIME = 0x08
@@ -128,6 +130,11 @@ class BatchHeader(NamedTuple):
         """Whether every record's timestamp is ``max_timestamp``, the time of append."""
         return self.attributes & APPEND_TIME != 0
 
+    @property
+    def delete_horizon(self) -> int | None:
+        """When (ms) compaction may remove its tombstones or its transaction marker; None until it has seen them."""
+        return self.base_timestamp if self.attributes & DELETE_HORIZON else None
+
 
 def read_header(buffer: Buffer, position: int = 0) -> BatchHeader:
     """Read the header of the batch at ``position``. Copies nothing; looks at no byte after the header.
@@ -148,7 +155,9 @@ def read_header(buffer: Buffer, position: int = 0) -> BatchHeader:
     return header
 
 
-def check_batch(buffer: Buffer, position: int = 0, end: int | None = None) -> BatchHeader:
+def check_batch(
+    buffer: Buffer, position: int = 0, end: int | None = None, *, is_compacted: bool = False
+) -> BatchHeader:
     """Check that an intact batch that may be appended starts at ``position``, and read its header.
 
     Checks length, CRC, counts, timestamps and kind of compression; not the records.
@@ -156,6 +165,7 @@ def check_batch(buffer: Buffer, position: int = 0, end: int | None = None) -> Ba
     Args:
       buffer: may hold more, before and after.
       end: where the batch must end at the latest; the end of the buffer if None.
+      is_compacted: it may be one that compaction has taken records from, as a store holds them; none need be left.
 
     Raises:
       CorruptBatch: it is not intact.
@@ -167,7 +177,7 @@ def check_batch(buffer: Buffer, position: int = 0, end: int | None = None) -> Ba
     if stop > (len(buffer) if end is None else end):
         raise CorruptBatch(f"the batch is cut short: it should have {header.size_bytes} bytes")
     check_crc(buffer, position, stop, crc)
-    if count < 1 or count != last_offset_delta + 1:
+    if (count != last_offset_delta + 1 or count < 1) and not (is_compacted and 0 <= count <= last_offset_delta):
         raise CorruptBatch(f"the batch counts {count} records, but its last offset delta is {last_offset_delta}")
     if attributes & COMPRESSION_MASK > _LAST_COMPRESSION:
         raise UnsupportedCompression(f"compression {header.compression} is not known", compression=header.compression)
