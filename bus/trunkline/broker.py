@@ -26,6 +26,7 @@ from trunkline.config import BrokerConfig, Listener
 from trunkline.disk import Disk, RealDisk
 from trunkline.door import Door, DoorContext
 from trunkline.errors import BrokerClosing, ConfigurationError, TrunklineError, UnknownTopic
+from trunkline.housekeeping import Housekeeping
 from trunkline.live import LiveTail
 from trunkline.lock import lock_directory
 from trunkline.metadata import FileMetadata, MetadataConflict, MetadataStore
@@ -112,6 +113,7 @@ class Broker:
         self.is_closing = False
         self.now_ms = now_ms
         self.start_soon = spawn
+        self.housekeeping = Housekeeping(catalog.partitions, now_ms, config.housekeeping.interval_s)
         self._reactor = reactor
         self._metadata = metadata
         self._catalog = catalog
@@ -180,6 +182,16 @@ class Broker:
     async def alter_topic(self, name: str, settings: Mapping[str, str | None]) -> Topic:
         """Change settings; None puts one back to its default. Raises UnknownTopic, InvalidSetting."""
         return await self._catalog.alter(name, settings)
+
+    async def delete_records(self, topic: str, partition: int, offset: int = -1) -> int:
+        """Remove the records below ``offset`` (-1: all there are) and return the log start offset then.
+
+        Nothing happens below the log start. Raises UnknownTopic, UnknownPartition, OffsetOutOfRange (above the high
+        watermark; nothing was removed), BrokerClosing. Cancellation: may have happened.
+        """
+        target = self.partition(topic, partition)
+        await target.trim(target.high_watermark if offset == -1 else offset)
+        return target.log_start_offset
 
     # -- for doors ---------------------------------------------------------------------------------
 
@@ -313,6 +325,7 @@ class Broker:
             for transport in self._reactor.connections:
                 transport.shutting_down()
         with trio.move_on_after(self.config.limits.shutdown_timeout_s if in_order else 0) as scope:
+            await self.housekeeping.stop()
             await self._catalog.refuse(BrokerClosing("the broker is shutting down; try again when it is back"))
             await self._reactor.drain()
             for transport in self._reactor.connections:
@@ -454,6 +467,7 @@ async def _run_broker(
         broker = Broker(config, reactor, metadata, catalog, now_ms=now_ms, spawn=spawn, rng=rng)
         try:
             await catalog.open()
+            nursery.start_soon(broker.housekeeping.run)
             await broker._open_doors(host, listeners)
             running.shield = True
             task_status.started(broker)

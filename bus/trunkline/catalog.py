@@ -168,6 +168,10 @@ class TopicCatalog:
             raise UnknownTopic(f"there is no topic {name!r}; create it first", topic=name)
         return topic
 
+    def partitions(self) -> list[Partition]:
+        """Of all topics."""
+        return [partition for topic in self.topics.values() for partition in topic.partitions]
+
     async def create(self, name: str, partitions: int, settings: Mapping[str, str]) -> Topic:
         """Make a topic; durable when it returns.
 

@@ -22,6 +22,7 @@ from trunkline.errors import ConfigurationError, InsecureListener
 __all__ = [
     "Address",
     "BrokerConfig",
+    "HousekeepingConfig",
     "Limits",
     "Listener",
     "PluginTable",
@@ -79,6 +80,17 @@ class Limits(_Section, frozen=True, kw_only=True):
     shutdown_timeout_s: _Seconds = 30.0
 
 
+class HousekeepingConfig(_Section, frozen=True, kw_only=True):
+    """``[housekeeping]``: the work that goes on beside everything else.
+
+    Attributes:
+      interval_s: from the end of one pass over all partitions (retention) to the beginning of the next
+        (Kafka: log.retention.check.interval.ms).
+    """
+
+    interval_s: _Seconds = 30.0
+
+
 class TlsFiles(_Section, frozen=True, kw_only=True):
     """A certificate chain in PEM and its key; an empty ``key`` means that the certificate's file holds both."""
 
@@ -124,6 +136,7 @@ class BrokerConfig(_Section, frozen=True, kw_only=True):
       listen: addresses by door; None opens every loaded door on loopback at its default port.
       topics: defaults of topics.
       limits: bounds.
+      housekeeping: retention and compaction.
       tls: certificates.
       store: tables of stores, by name.
       door: tables of doors, by name.
@@ -137,6 +150,7 @@ class BrokerConfig(_Section, frozen=True, kw_only=True):
     listen: dict[_Name, str | list[str]] | None = None
     topics: TopicsConfig = TopicsConfig()
     limits: Limits = Limits()
+    housekeeping: HousekeepingConfig = HousekeepingConfig()
     tls: TlsConfig = TlsConfig()
     store: dict[_Name, dict[str, Any]] = {}
     door: dict[_Name, dict[str, Any]] = {}

@@ -74,7 +74,13 @@ class PartitionStatistics(msgspec.Struct, frozen=True):
 
 
 class Partition:
-    """Made by the topic catalog; doors stage, read and listen. Belongs to the broker's thread."""
+    """Made by the topic catalog; doors stage, read and listen. Belongs to the broker's thread.
+
+    Attributes:
+      readers: the next offset of each reader that has a name (group, queue), kept up to date by those who own them;
+        retention waits for them if the topic says so, and counts what it takes from them.
+      removed_unread: by reader, how many records were removed before it had read them, since the broker was opened.
+    """
 
     __slots__ = (
         "_alone",
@@ -108,6 +114,8 @@ class Partition:
         "log_end_offset",
         "name",
         "next_offset",
+        "readers",
+        "removed_unread",
         "replicas",
         "topic",
     )
@@ -134,6 +142,8 @@ class Partition:
         self.replicas = replicas
         self.isr = replicas
         self.next_offset = self.log_end_offset = self.high_watermark = log.end_offset
+        self.readers: dict[str, int] = {}
+        self.removed_unread: dict[str, int] = {}
         self._rounds = rounds
         self._now_ms = now_ms
         self._spawn = spawn
@@ -497,8 +507,23 @@ class Partition:
         """
         if offset > self.high_watermark:
             self._check_offset(offset)
-        if offset > self.log.start_offset:
-            await self.run_alone(self.log.trim, offset)
+        start = self.log.start_offset
+        if offset <= start:
+            await trio.lowlevel.checkpoint()
+            return
+        await self.run_alone(self.log.trim, offset)
+        self._count_unread(start, offset)
+
+    def _count_unread(self, start: int, offset: int) -> None:
+        """Records in ``[start, offset)`` are gone: note and say which known readers had not had them."""
+        for name, position in self.readers.items():
+            if position < offset:
+                unread = offset - max(position, start)
+                self.removed_unread[name] = self.removed_unread.get(name, 0) + unread
+                logger.warning(
+                    "%s: %d records were removed before %s had read them (it is at offset %d, the log starts at %d)",
+                    self.name, unread, name, position, offset,
+                )  # fmt: skip
 
     async def wait_idle(self) -> None:
         """Wait until nothing staged is unanswered; call it after ``refuse``."""
@@ -541,6 +566,11 @@ class Partition:
     @property
     def log_start_offset(self) -> int:
         return self.log.start_offset
+
+    @property
+    def is_refusing(self) -> bool:
+        """It takes no changes: it is closing, or its log has failed."""
+        return self._refusal is not None
 
     @property
     def is_staged(self) -> bool:

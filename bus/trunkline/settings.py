@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final, Literal, NamedTuple, cast
+from typing import Any, Final, Literal, NamedTuple
 
 import msgspec
 
@@ -59,6 +59,10 @@ def _one_of(*allowed: str) -> Callable[[str], str]:
     return parse
 
 
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name for part in text.split(",") if (name := part.strip()))
+
+
 def _store_name(text: str) -> str:
     if text and not re.fullmatch(r"[a-z][a-z0-9_-]*", text):
         raise ValueError(text)
@@ -89,6 +93,34 @@ TOPIC_SETTINGS: Final[Mapping[str, _Setting]] = {
         _one_of("CreateTime", "LogAppendTime"),
         "CreateTime or LogAppendTime",
         "whose clock stamps a record: the producer's, or the broker's on append",
+    ),
+    "retention.bytes": _Setting(
+        "retention_bytes",
+        "-1",
+        _integer(-1),
+        "-1 or more",
+        "remove the oldest records of a partition while the rest has at least so many bytes; -1: no limit",
+    ),
+    "retention.hold": _Setting(
+        "retention_hold",
+        "",
+        _names,
+        "names of groups and queues, separated by commas, or *",
+        "retention waits for these readers, up to retention.hold.ms; *: for all that are known",
+    ),
+    "retention.hold.ms": _Setting(
+        "retention_hold_ms",
+        str(7 * 24 * 3600 * 1000),
+        _integer(0),
+        "0 or more",
+        "how much longer than retention.ms records are kept for a reader in retention.hold",
+    ),
+    "retention.ms": _Setting(
+        "retention_ms",
+        str(7 * 24 * 3600 * 1000),
+        _integer(-1),
+        "-1 or more",
+        "remove records that are older than this, by their timestamps; -1: no limit",
     ),
     "segment.bytes": _Setting(
         "segment_bytes", str(1024**3), _integer(1024, 2**31 - 1), "1024 to 2147483647", "roll a segment at this size"
@@ -123,6 +155,10 @@ class TopicSettings(msgspec.Struct, frozen=True, kw_only=True):
     index_interval_bytes: int = 4096
     max_message_bytes: int = 1024 * 1024 + 12
     message_timestamp_type: Literal["CreateTime", "LogAppendTime"] = "CreateTime"
+    retention_bytes: int = -1
+    retention_hold: tuple[str, ...] = ()
+    retention_hold_ms: int = 7 * 24 * 3600 * 1000
+    retention_ms: int = 7 * 24 * 3600 * 1000
     segment_bytes: int = 1024**3
     segment_ms: int = 7 * 24 * 3600 * 1000
     storage: str = ""
@@ -144,4 +180,8 @@ class TopicSettings(msgspec.Struct, frozen=True, kw_only=True):
 
     def as_text(self) -> dict[str, str]:
         """Every setting by its Kafka name, as text; ``parse`` of it gives an equal object."""
-        return {name: str(cast(object, getattr(self, row.attribute))) for name, row in TOPIC_SETTINGS.items()}
+        return {name: _as_text(getattr(self, row.attribute)) for name, row in TOPIC_SETTINGS.items()}
+
+
+def _as_text(value: object) -> str:
+    return ",".join(value) if isinstance(value, tuple) else str(value)
