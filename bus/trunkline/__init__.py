@@ -13,16 +13,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from trunkline_native.client import connect, connect_blocking
-
     from trunkline.broker import Broker, open_broker
     from trunkline.errors import TrunklineError
     from trunkline.hookspecs import hookimpl
     from trunkline.records import ConsumerRecord, Record
+    from trunkline_native.client import BlockingBus, Bus, connect, connect_blocking
 
 __all__ = [
     "connect",
     "connect_blocking",
+    "Bus",
+    "BlockingBus",
     "open_broker",
     "Broker",
     "Record",
@@ -45,7 +46,7 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
-    if name in ("connect", "connect_blocking"):
+    if name in ("connect", "connect_blocking", "Bus", "BlockingBus"):
         # The client speaks one protocol and so lives with it; the core knows it only as an entry point.
         from importlib.metadata import entry_points
 

@@ -22,6 +22,8 @@ __all__ = ["serve"]
 
 _logger = logging.getLogger("trunkline.serve")
 
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
+
 
 @click.command()
 @click.option("--data", metavar="DIR", help="Data directory, made if missing.  [default: ./trunkline-data]")
@@ -67,6 +69,7 @@ def serve(
     }
     config = load_config(config_file, environ=os.environ, flags=flags)
     _allow_connections(config.limits.max_connections)
+    _keep_freed_memory()
 
     from trunkline.cli.logs import logging_to_stderr
 
@@ -117,6 +120,20 @@ def _allow_connections(connections: int) -> None:
     if soft != resource.RLIM_INFINITY and soft < wanted:
         limit = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, limit), hard))
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc keep what it frees instead of giving it back and asking again.
+
+    A request of 100 KB otherwise costs six to eight page faults, more than all the rest of it. Other systems'
+    allocators have no such call and need none.
+    """
+    import ctypes
+
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, 64 * 1024 * 1024)
+        mallopt(_M_TRIM_THRESHOLD, 256 * 1024 * 1024)
 
 
 def _print_ready(config: BrokerConfig, bound: Mapping[str, Any], *, as_json: bool) -> None:

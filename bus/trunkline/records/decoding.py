@@ -144,6 +144,8 @@ def _read_records(
     base_timestamp = header.max_timestamp if is_append_time else header.base_timestamp
     previous = -1
     header_count = 0
+    last_block: bytes | None = None
+    last_headers: tuple[Header, ...] = ()
     records: list[Record] = []
     add = records.append
     for _ in range(header.record_count):
@@ -224,7 +226,15 @@ def _read_records(
             value = data[start:position]
 
         if data[position]:
-            headers, position = _read_headers(data, position, end, base_offset + delta, room)
+            block = data[position:end]
+            if block == last_block:  # one client's records repeat their headers
+                headers = last_headers
+                position = end
+                if len(headers) * HEADER_OVERHEAD_BYTES > room:
+                    _refuse()
+            else:
+                headers, position = _read_headers(data, position, end, base_offset + delta, room)
+                last_block, last_headers = block, headers
             header_count += len(headers)
             room -= len(headers) * HEADER_OVERHEAD_BYTES
         else:
