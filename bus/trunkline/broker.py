@@ -324,8 +324,8 @@ class Broker:
         if in_order:
             for transport in self._reactor.connections:
                 transport.shutting_down()
+        await self.housekeeping.stop()
         with trio.move_on_after(self.config.limits.shutdown_timeout_s if in_order else 0) as scope:
-            await self.housekeeping.stop()
             await self._catalog.refuse(BrokerClosing("the broker is shutting down; try again when it is back"))
             await self._reactor.drain()
             for transport in self._reactor.connections:
