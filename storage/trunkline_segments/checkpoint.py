@@ -8,6 +8,8 @@ checkpoint files (a version, then values), with a checksum at its end::
     recovery_point 5310               every record below it is durable, and so are the index entries for them
     recovery_segment 5000             base offset of the segment where that offset lies
     recovery_position 40960           byte in that segment's .log where it lies
+    gaps_end 0                        below this offset records may be missing, and whole batches: compaction
+                                      took them. At and past it each batch follows the one before it
     crc32c 0a1b2c3d                   of all the lines above
 
 It also says whether the log was closed: a last segment that ends at ``recovery_position`` has nothing after
@@ -37,6 +39,7 @@ class Checkpoint(NamedTuple):
     recovery_point: int
     recovery_segment: int
     recovery_position: int
+    gaps_end: int = 0
 
 
 def write_checkpoint(disk: Disk, directory: Path, checkpoint: Checkpoint) -> None:

@@ -117,6 +117,18 @@ class StoredFile:
         self.close()
         self._open_files.disk.remove(self.path)
 
+    def retire(self) -> None:
+        """As :meth:`remove`, but what is there under its name is another file's business."""
+        with self._open_files.lock:
+            self._is_removed = True
+        self.close()
+
+    def rename(self, path: Path) -> None:
+        """Give the file another name, in place of whatever has it; readers do not notice. Raises OSError."""
+        with self._open_files.lock:  # so that nobody opens it under the old name
+            self._open_files.disk.rename(self.path, path)
+            self.path = path
+
     def put_aside(self) -> _OpenFile | None:
         """Forget the open file, and return it so that it is closed outside the lock. Lock held."""
         handle, self._handle = self._handle, None

@@ -11,14 +11,19 @@ append cuts back what it wrote, for good, before it raises StoreFull: what was r
 The end is published after the last write, so that a flush cannot have called a part of it durable. Index entries and
 checkpoint are put off to the next flush: they only save work.
 
-One thread appends, another one flushes. The flush touches only what lies below the tail that it took, and what the
-append does not look at (``_durable``, ``_recovery_point``); the indexes are shared, and see to it themselves.
+**Compaction** puts new segments in place of finished ones below the recovery point
+(:mod:`trunkline_segments.rewriting`, :mod:`trunkline_segments.swap`); neither append nor flush has to do with those.
+
+One thread appends, another one flushes, a third one may rewrite. The flush touches only what lies below the tail that
+it took, and what the append does not look at (``_durable``, ``_recovery_point``); the indexes are shared, and see to
+it themselves. Append and rewrite share ``_segments``, flush and rewrite the checkpoint; each has a lock.
 """
 
 from __future__ import annotations
 
 import errno
 import math
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -31,8 +36,10 @@ from trunkline_segments.checkpoint import Checkpoint, write_checkpoint
 from trunkline_segments.files import OpenFiles
 from trunkline_segments.reading import ReadableLog, Tail, number_of
 from trunkline_segments.recovery import recover
+from trunkline_segments.rewriting import groups_to_rewrite, rewrite_group
 from trunkline_segments.segment import Noted, Segment
 from trunkline_segments.snapshots import forget_states, load_state, save_state
+from trunkline_segments.swap import commit_swap, finish_swap
 
 __all__ = ["SegmentLog"]
 
@@ -63,6 +70,8 @@ class SegmentLog(ReadableLog):
         self._index_interval = settings.index_interval_bytes
         self._roll_after: float = math.inf
         self._is_failed = False
+        self._segments_lock = threading.Lock()  # around replacing the list, not around reading it
+        self._checkpoint_lock = threading.Lock()
         self._recover()
 
     def _recover(self) -> None:
@@ -71,7 +80,9 @@ class SegmentLog(ReadableLog):
         recovered = recover(self._open_files, self._directory, self._index_interval)
         active = recovered.segments[-1]
         self._start_offset = recovered.start_offset
+        self._gaps_end = recovered.gaps_end
         self._size_bytes = sum(segment.size for segment in recovered.segments)
+        self._freed_bytes = 0  # by rewrites; apart, because an append counts at the same time
         self._segments = recovered.segments
         self._tail = (active.end_offset, active, active.size)
         self._durable = self._recovery_point = self._tail
@@ -81,7 +92,7 @@ class SegmentLog(ReadableLog):
             segment.close()
 
     def size_bytes(self) -> int:
-        return self._size_bytes
+        return self._size_bytes - self._freed_bytes
 
     # -- appending ---------------------------------------------------------------------------------
 
@@ -101,7 +112,8 @@ class SegmentLog(ReadableLog):
         if segment.size > position:
             self._mark(self._marks, noted.end_offset, segment, position)
         if rolled:
-            self._segments = [*self._segments, *rolled]
+            with self._segments_lock:
+                self._segments = [*self._segments, *rolled]
         self._size_bytes += segment.size - position + sum(one.size for one in rolled)
         self._tail = (end_offset, self._active, self._active.size)
 
@@ -228,11 +240,15 @@ class SegmentLog(ReadableLog):
             self._write_checkpoint(start_offset, self._durable)
 
     def _write_checkpoint(self, start_offset: int, point: Tail) -> None:
+        with self._checkpoint_lock:
+            self._replace_checkpoint(start_offset, point, self._gaps_end)
+
+    def _replace_checkpoint(self, start_offset: int, point: Tail, gaps_end: int) -> None:
         offset, segment, position = point
-        checkpoint = Checkpoint(start_offset, offset, segment.base_offset, position)
+        checkpoint = Checkpoint(start_offset, offset, segment.base_offset, position, gaps_end)
         with self._room_wanted():
             write_checkpoint(self._disk, self._directory, checkpoint)
-        self._recovery_point = point
+        self._recovery_point, self._gaps_end = point, gaps_end
 
     def close(self) -> None:
         try:
@@ -275,11 +291,12 @@ class SegmentLog(ReadableLog):
         number = number_of(self._segments, offset)
         segment = self._segments[number]
         cut = segment.batch_holding(offset, segment.size)
-        if cut.base_offset != offset:
+        if cut is not None and cut.base_offset < offset:
             raise ValueError(f"{self._name}: offset {offset} is inside the batch that starts at {cut.base_offset}")
+        position = segment.size if cut is None else cut.position
         with self._nothing_after_a_failure():
             self._checkpoint(self._start_offset)  # the index entries that stay
-            point = (offset, segment, cut.position)
+            point = (offset, segment, position)
             self._write_checkpoint(self._start_offset, point)  # before anything below the old one goes
             forget_states(self._disk, self._directory, offset)
             self._tail = point
@@ -290,7 +307,7 @@ class SegmentLog(ReadableLog):
                 self._remove([one])
                 self._disk.sync_directory(self._directory)
             file = segment.log.pin()
-            file.truncate(cut.position)
+            file.truncate(position)
             file.sync()
             self._recover()
 
@@ -302,18 +319,60 @@ class SegmentLog(ReadableLog):
     # -- retention and compaction ------------------------------------------------------------------
 
     def chunks(self) -> Iterator[Chunk]:
-        start, active_end = self._start_offset, self._tail[0]
+        base_offset, active_end = self._start_offset, self._tail[0]
         segments = self._segments
         for segment, following in zip(segments, [*segments[1:], None], strict=True):
             end = active_end if following is None else following.base_offset
-            yield Chunk(max(segment.base_offset, start), end, segment.size, segment.max_timestamp)
+            if segment.size or following is None:  # one that compaction has emptied has no age; it goes with the next
+                yield Chunk(base_offset, end, segment.size, segment.max_timestamp)
+                base_offset = end
 
     @property
     def rewritable_end_offset(self) -> int:
-        return self._tail[1].base_offset
+        return self._recovery_point[1].base_offset
 
     def rewrite(self, end_offset: int, transform: Callable[[bytes], bytes | None]) -> None:
-        raise NotImplementedError
+        segments, limit = self._segments, self._recovery_point[1]
+        if end_offset > limit.base_offset:
+            raise ValueError(f"{self._name}: offset {end_offset} is past what can be rewritten, {limit.base_offset}")
+        finished = segments[: segments.index(limit) + 1]
+        for group in groups_to_rewrite(finished, end_offset, self._segment_bytes):
+            new = rewrite_group(self._open_files, self._directory, self._index_interval, group, end_offset, transform)
+            if new is not None:
+                self._put_in_place(new, group, end_offset)
+
+    def _put_in_place(self, new: Segment, group: list[Segment], end_offset: int) -> None:
+        """Let a rewritten segment replace a group of old ones, on disk and for readers."""
+        is_kept = new.size > 0 or group[0] is self._segments[0]  # the first one's name says where the log starts
+        with self._nothing_after_a_failure():
+            with self._checkpoint_lock:  # before there is a gap: recovery takes any other for damage
+                gaps_end = max(self._gaps_end, end_offset)
+                if gaps_end != self._gaps_end:
+                    self._replace_checkpoint(self._start_offset, self._recovery_point, gaps_end)
+            if not is_kept:
+                new.remove()
+                self._publish([], group)
+                for segment in group:
+                    segment.remove()
+                self._disk.sync_directory(self._directory)
+                return
+            with self._room_wanted():
+                commit_swap(self._disk, self._directory, new)
+            self._publish([new], group)
+            finish_swap(self._disk, self._directory, new, group)
+        new.close()
+
+    def _publish(self, new: list[Segment], old: list[Segment]) -> None:
+        """Show readers the new segments; those that stumble over the old ones start again."""
+        with self._segments_lock:
+            segments = self._segments
+            at = segments.index(old[0])
+            self._segments = [*segments[:at], *new, *segments[at + len(old) :]]
+        self._freed_bytes += sum(segment.size for segment in old) - sum(segment.size for segment in new)
+        self._marks = self._no_marks()
+        self._removals += 1
+        for segment in old:
+            segment.retire()
 
     # -- the core's state --------------------------------------------------------------------------
 

@@ -12,10 +12,12 @@ from trunkline.settings import check_topic_name
 
 __all__ = [
     "CHECKPOINT",
+    "CLEANED",
     "DELETED",
     "INDEX",
     "LOG",
     "SNAPSHOT",
+    "SWAP",
     "TEMPORARY",
     "TIME_INDEX",
     "deleted_name",
@@ -32,6 +34,8 @@ SNAPSHOT = ".snapshot"
 CHECKPOINT = "checkpoint"
 TEMPORARY = ".tmp"  # what Disk.replace_file leaves behind when it is cut off
 DELETED = ".delete"
+CLEANED = ".cleaned"  # follows a suffix: a rewritten file that is not in force yet, see swap
+SWAP = ".swap"  # follows LOG: a rewritten one that is in force
 
 _MAX_FILE_NAME = 255
 _PARTITION = re.compile(r"0|[1-9][0-9]*")

@@ -54,6 +54,7 @@ class ReadableLog(Log):
         self._start_offset = 0
         self._tail: Tail
         self._segments: list[Segment] = []  # replaced, never changed: readers hold the old list
+        self._gaps_end = 0  # what is missing below it was compacted away; past it each batch follows the one before
         self._marks: list[Mark] = []
         self._removals = 0
 
@@ -95,7 +96,10 @@ class ReadableLog(Log):
             raise self._out_of_range(offset, log_end)
         if offset >= end_offset or offset == log_end:
             return b""
-        segment, position, limit = self._locate(marks, tail, offset, nowait)
+        located = self._locate(marks, tail, offset, nowait)
+        if located is None:
+            return b""
+        segment, position, limit = located
         segment_end = log_end if segment is tail[1] else segment.end_offset
         if end_offset >= segment_end:
             stop, next_offset = limit, segment_end
@@ -104,6 +108,8 @@ class ReadableLog(Log):
         if stop - position > max_bytes:
             bound = min(position + max_bytes, limit)
             stop, next_offset = segment.boundary(position, bound, end_offset, limit, nowait)
+        if stop <= position:  # a gap reaches up to end_offset
+            return b""
         data = segment.log.read(position, stop - position, nowait)
         self._check_read(data, segment, position, stop, offset, nowait)
         if stop < limit or segment is tail[1]:
@@ -116,7 +122,8 @@ class ReadableLog(Log):
                 raise WouldWait
             raise corrupt(segment.log.path, position + len(data), f"the file ends here, but was written up to {stop}")
         base_offset, magic, delta = _FIRST.unpack_from(data)
-        if magic != _MAGIC or not base_offset <= offset <= base_offset + delta:
+        is_there = base_offset <= offset or base_offset <= self._gaps_end
+        if magic != _MAGIC or not is_there or offset > base_offset + delta:
             raise corrupt(segment.log.path, position, f"this is not the header of the batch that holds offset {offset}")
 
     def _out_of_range(self, offset: int, log_end: int) -> OffsetOutOfRange:
@@ -128,17 +135,27 @@ class ReadableLog(Log):
             high_watermark=log_end,
         )
 
-    def _locate(self, marks: list[Mark], tail: Tail, offset: int, nowait: bool = False) -> tuple[Segment, int, int]:
-        """Where the batch that holds ``offset`` starts, and where the segment ends for this reader."""
+    def _locate(
+        self, marks: list[Mark], tail: Tail, offset: int, nowait: bool = False
+    ) -> tuple[Segment, int, int] | None:
+        """Where the batch that holds ``offset`` starts, or the next one, and where the segment ends for this reader.
+
+        None if there is no batch at or past it.
+        """
         _, last, last_limit = tail
         marked, segment, position = marks[(offset * _SPREAD >> 16) % _MARKS]
         limit = last_limit if segment is last else segment.size
         if marked == offset and position < limit:  # else a mark at the end of what was the last segment then
             return segment, position, limit
         segments = self._segments
-        segment = segments[number_of(segments, offset)]
-        limit = last_limit if segment is last else segment.size
-        return segment, segment.batch_holding(offset, limit, nowait).position, limit
+        for segment in segments[number_of(segments, offset) :]:
+            limit = last_limit if segment is last else segment.size
+            placed = segment.batch_holding(offset, limit, nowait)
+            if placed is not None:
+                return segment, placed.position, limit
+            if offset >= self._gaps_end or (offset < segment.end_offset and segment is not last):
+                raise corrupt(segment.log.path, limit, f"offset {offset} should be before this byte")
+        return None  # a gap reaches up to the end
 
     def _recall(self, marks: list[Mark], offset: int, segment: Segment) -> int | None:
         marked, there, position = marks[(offset * _SPREAD >> 16) % _MARKS]
@@ -176,7 +193,7 @@ class ReadableLog(Log):
             records = decode(data)
         except TrunklineError:
             try:
-                check_batch(data)
+                check_batch(data, is_compacted=True)
             except TrunklineError as error:
                 raise corrupt(segment.log.path, placed.position, str(error)) from None
             # The batch is as its producer sent it, only no one can read it: its header has to do

@@ -5,8 +5,9 @@ wrong is damage: :class:`trunkline.errors.CorruptLog`, and nothing is changed. P
 A flush that enters a new segment moves the recovery point there before it returns. So where a torn tail is found with
 further segments after it, nothing in these was ever acknowledged, and they are removed with the tail.
 
-Everything is judged before anything is changed. In the end all that was found is made durable, because the
-core takes what a log has when it is opened for committed.
+Compaction leaves gaps. The checkpoint says up to where there can be any, and half-done swaps are finished first
+(:mod:`trunkline_segments.swap`). Else everything is judged before anything is changed. In the end all that was found is
+made durable, because the core takes what a log has when it is opened for committed.
 """
 
 from __future__ import annotations
@@ -17,14 +18,17 @@ from typing import NamedTuple
 
 from trunkline_segments.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from trunkline_segments.files import OpenFiles
-from trunkline_segments.names import INDEX, LOG, TEMPORARY, TIME_INDEX, file_name, offsets_of
+from trunkline_segments.names import CLEANED, INDEX, LOG, TEMPORARY, TIME_INDEX, file_name, offsets_of
 from trunkline_segments.scan import BadBatch, find_intact_batch, has_lost_sector, scan
 from trunkline_segments.segment import Segment, corrupt
 from trunkline_segments.snapshots import forget_states
+from trunkline_segments.swap import recover_swaps
 
 __all__ = ["Recovered", "recover"]
 
 logger = logging.getLogger("trunkline.segments")
+
+_ANYWHERE = 1 << 62
 
 
 class Recovered(NamedTuple):
@@ -32,6 +36,7 @@ class Recovered(NamedTuple):
 
     start_offset: int
     segments: list[Segment]
+    gaps_end: int
 
 
 def recover(open_files: OpenFiles, directory: Path, index_interval: int) -> Recovered:
@@ -46,9 +51,12 @@ class _Recovery:
         self._directory = directory
         self._index_interval = index_interval
         self._names = self._disk.list(directory)
+        self._gaps_end = 0
 
     def run(self) -> Recovered:
         stored = read_checkpoint(self._disk, self._directory)
+        if recover_swaps(self._open_files, self._directory, self._names):
+            self._names = self._disk.list(self._directory)
         segments = [self._segment(base) for base in offsets_of(self._names, LOG)]
         if not segments and (stored is None or stored.recovery_point == 0):
             return self._make()
@@ -61,6 +69,7 @@ class _Recovery:
 
     def _recover(self, segments: list[Segment], stored: Checkpoint | None) -> Recovered:
         checkpoint = stored or self._assume_checkpoint(segments)
+        self._gaps_end = checkpoint.gaps_end
         segments, trimmed = self._split_trimmed(segments, checkpoint)
         lengths = [segment.log.size() for segment in segments]
         recovery_segment = self._recovery_segment(segments, checkpoint)
@@ -77,9 +86,10 @@ class _Recovery:
 
         self._clean_up(trimmed)
         self._cut(segments, lengths, kept, bad)
-        point = Checkpoint(checkpoint.start_offset, end.end_offset, end.base_offset, end.size)
+        gaps_end = min(checkpoint.gaps_end, end.end_offset)
+        point = Checkpoint(checkpoint.start_offset, end.end_offset, end.base_offset, end.size, gaps_end)
         self._make_durable(kept, recovery_segment, is_changed=point != stored, point=point)
-        return Recovered(checkpoint.start_offset, kept)
+        return Recovered(checkpoint.start_offset, kept, gaps_end)
 
     def _segment(self, base_offset: int) -> Segment:
         return Segment(self._open_files, self._directory, base_offset, self._index_interval)
@@ -90,7 +100,7 @@ class _Recovery:
         segment = self._segment(0)
         segment.log.pin()
         write_checkpoint(self._disk, self._directory, Checkpoint(0, 0, 0, 0))
-        return Recovered(0, [segment])
+        return Recovered(0, [segment], 0)
 
     # -- what the checkpoint says ------------------------------------------------------------------
 
@@ -102,7 +112,7 @@ class _Recovery:
                 self._directory,
                 base,
             )
-        return Checkpoint(base, base, base, 0)
+        return Checkpoint(base, base, base, 0, gaps_end=_ANYWHERE)
 
     def _split_trimmed(self, segments: list[Segment], checkpoint: Checkpoint) -> tuple[list[Segment], list[Segment]]:
         """The segments, and apart the ones below the start offset, whose removal a crash cut off."""
@@ -128,23 +138,29 @@ class _Recovery:
             for suffix in (INDEX, TIME_INDEX)
             if position and file_name(segment.base_offset, suffix) not in self._names
         ]
-        if not missing and segment.resume(position, offset, is_finished=is_finished):
+        is_known = not missing and segment.resume(position, offset, is_finished=is_finished)
+        if is_known and self._follows(offset, segment.end_offset):
             return
         segment.forget()
-        bad = scan(segment, position)
+        bad = scan(segment, position, self._gaps_end)
         if bad is not None:
             raise corrupt(segment.log.path, bad.position, bad.reason)
-        if segment.end_offset != offset:
+        if not self._follows(offset, segment.end_offset):
             raise corrupt(
                 segment.log.path, position, f"offset {segment.end_offset} comes next here, but should be {offset}"
             )
         logger.warning("%s: the indexes were missing or wrong and have been made anew", segment.log.path)
+
+    def _follows(self, offset: int, end_offset: int) -> bool:
+        """Whether a batch with ``offset`` can be the next one where the last one ended at ``end_offset``."""
+        return offset == end_offset or end_offset < offset <= self._gaps_end
 
     def _learn_to_recovery_point(self, segment: Segment, length: int, checkpoint: Checkpoint) -> None:
         position = checkpoint.recovery_position
         if length < position:
             raise corrupt(segment.log.path, length, f"the file ends here, but was durable up to byte {position}")
         self._learn(segment, position, checkpoint.recovery_point, is_finished=False)
+        segment.end_offset = checkpoint.recovery_point
 
     # -- past the recovery point -------------------------------------------------------------------
 
@@ -155,10 +171,10 @@ class _Recovery:
         for number in range(first, len(segments)):
             segment = segments[number]
             kept = segments[: number + 1]
-            bad = scan(segment, lengths[number])
+            bad = scan(segment, lengths[number], self._gaps_end)
             if bad is not None:
                 return kept, bad
-            if number + 1 < len(segments) and segment.end_offset != segments[number + 1].base_offset:
+            if number + 1 < len(segments) and not self._follows(segments[number + 1].base_offset, segment.end_offset):
                 return kept, BadBatch(segment.size, "the next segment starts at a later offset", True)
         return segments, None
 
@@ -182,7 +198,7 @@ class _Recovery:
     def _clean_up(self, trimmed: list[Segment]) -> None:
         """Remove what a crash left half removed or half made."""
         logs = set(offsets_of(self._names, LOG))
-        leftover = [name for name in self._names if name.endswith(TEMPORARY)]
+        leftover = [name for name in self._names if name.endswith((TEMPORARY, CLEANED))]
         for suffix in (INDEX, TIME_INDEX):
             leftover += [file_name(base, suffix) for base in offsets_of(self._names, suffix) if base not in logs]
         for name in leftover:

@@ -72,18 +72,21 @@ class _Window:
         if 0 <= at <= len(self.data) - HEADER_BYTES:
             length = _LENGTH.unpack_from(self.data, at + _LENGTH_AT)[0]
             if at + length + _LENGTH_END <= len(self.data):
-                return check_batch(self.data, at)
+                return check_batch(self.data, at, is_compacted=True)
         size = HEADER_BYTES
         if self.hold(position, size):
             length = _LENGTH.unpack_from(self.data, position - self.start + _LENGTH_AT)[0]
             size = max(size, length + _LENGTH_END)
         if not self.hold(position, size):
             raise _CutShort(f"the file ends at byte {self._limit}, inside the batch")
-        return check_batch(self.data, position - self.start)
+        return check_batch(self.data, position - self.start, is_compacted=True)
 
 
-def scan(segment: Segment, limit: int) -> BadBatch | None:
+def scan(segment: Segment, limit: int, gaps_end: int = 0) -> BadBatch | None:
     """Check all batches from ``segment.size`` to ``limit`` (CRC, offsets without a gap) and note them in it.
+
+    Args:
+      gaps_end: below this offset records and batches may be missing.
 
     Returns:
       The first bad one, if any; what comes before it is noted.
@@ -95,8 +98,10 @@ def scan(segment: Segment, limit: int) -> BadBatch | None:
             header = window.check(position)
         except TrunklineError as error:
             return BadBatch(position, str(error), isinstance(error, _CutShort))
-        if header.base_offset != offset:
+        if header.base_offset != offset and not offset < header.base_offset <= gaps_end:
             return BadBatch(position, f"the batch has offset {header.base_offset}, but {offset} comes next", False)
+        if header.record_count <= header.last_offset_delta and header.next_offset > gaps_end:
+            return BadBatch(position, f"the batch has only {header.record_count} records", False)
         segment.note(header.size_bytes, header.last_offset, header.max_timestamp)
         position, offset = segment.size, segment.end_offset
     return None

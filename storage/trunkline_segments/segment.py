@@ -37,8 +37,8 @@ MAX_INDEX_BYTES = 10 * 1024 * 1024
 
 _OFFSET_ENTRY = Struct(">ii")
 _TIME_ENTRY = Struct(">qi")
-_MAX_INDEX_ENTRIES = MAX_INDEX_BYTES // _OFFSET_ENTRY.size
-_MAX_RELATIVE_OFFSET = 2**31 - 1
+MAX_INDEX_ENTRIES = MAX_INDEX_BYTES // _OFFSET_ENTRY.size
+MAX_RELATIVE_OFFSET = 2**31 - 1
 _WALK_BYTES = 8192  # read at a time to walk headers: a default index interval and the batch after it
 _WALKED = Struct(">qi4xb6xi8xq")  # base_offset, batch_length, magic, last_offset_delta, max_timestamp
 _LENGTH_END = 12
@@ -107,11 +107,16 @@ class Segment:
         "times",
     )
 
-    def __init__(self, open_files: OpenFiles, directory: Path, base_offset: int, index_interval: int) -> None:
+    def __init__(
+        self, open_files: OpenFiles, directory: Path, base_offset: int, index_interval: int, mark: str = ""
+    ) -> None:
+        def file(suffix: str) -> StoredFile:
+            return StoredFile(open_files, directory / file_name(base_offset, suffix + mark))
+
         self.base_offset = base_offset
-        self.log = StoredFile(open_files, directory / file_name(base_offset, LOG))
-        self.index = SparseIndex(StoredFile(open_files, directory / file_name(base_offset, INDEX)), _OFFSET_ENTRY)
-        self.times = SparseIndex(StoredFile(open_files, directory / file_name(base_offset, TIME_INDEX)), _TIME_ENTRY)
+        self.log = file(LOG)
+        self.index = SparseIndex(file(INDEX), _OFFSET_ENTRY)
+        self.times = SparseIndex(file(TIME_INDEX), _TIME_ENTRY)
         self._index_interval = index_interval
         self.forget()
 
@@ -122,7 +127,7 @@ class Segment:
         self.first_timestamp = self.max_timestamp = self._indexed_timestamp = NO_TIMESTAMP
         self._max_timestamp_offset = self.base_offset
         self._unindexed_bytes = 0
-        self.max_offset = self.base_offset + _MAX_RELATIVE_OFFSET
+        self.max_offset = self.base_offset + MAX_RELATIVE_OFFSET
         self.index.clear()
         self.times.clear()
 
@@ -139,7 +144,7 @@ class Segment:
             self.index.add(last_offset - self.base_offset, self.size)
             self._note_time()
             self._unindexed_bytes = 0
-            if len(self.index) >= _MAX_INDEX_ENTRIES:
+            if len(self.index) >= MAX_INDEX_ENTRIES:
                 self.max_offset = last_offset
         self._unindexed_bytes += size
         self.size += size
@@ -197,7 +202,8 @@ class Segment:
     def resume(self, position: int, offset: int, *, is_finished: bool) -> bool:
         """Learn from the index files what lies before ``position``, a batch boundary known to have ``offset``.
 
-        Index entries past it are dropped. Reads only the log after the last index entry.
+        The last batch may end before that: whether there can be a gap is for the caller to judge. Index entries past
+        it are dropped. Reads only the log after the last index entry.
 
         Returns:
           False if the indexes do not fit the log and :meth:`forget` is called for.
@@ -227,7 +233,7 @@ class Segment:
                 self.first_timestamp = next(self.walk(0, position, walk_bytes=HEADER_BYTES)).max_timestamp
         except CorruptLog:
             return False
-        return self.size == position and self.end_offset == offset
+        return self.size == position and self.end_offset <= offset
 
     def _is_indexed_well(self, placed: Placed, last: int) -> bool:
         return placed.last_offset == self.base_offset + last and placed.max_timestamp <= self.max_timestamp
@@ -246,6 +252,11 @@ class Segment:
         """Remove its files; durable once the directory is synced."""
         for file in (self.index.file, self.times.file, self.log):
             file.remove()
+
+    def retire(self) -> None:
+        """Use its files no more: others have their names now, or soon."""
+        for file in (self.index.file, self.times.file, self.log):
+            file.retire()
 
     # -- reading -----------------------------------------------------------------------------------
 
@@ -269,14 +280,14 @@ class Segment:
             yield Placed(position, size, base_offset, base_offset + delta, timestamp)
             position += size
 
-    def batch_holding(self, offset: int, limit: int, nowait: bool = False) -> Placed:
-        """The batch that holds ``offset``, which is in the segment below ``limit``."""
+    def batch_holding(self, offset: int, limit: int, nowait: bool = False) -> Placed | None:
+        """The batch below ``limit`` that holds ``offset``, or the first one after it; None if there is none."""
         relative = offset - self.base_offset
         indexed = self.index.find_last(lambda last, at: last <= relative and at < limit, nowait)
         for placed in self.walk(self._start(indexed, limit, nowait), limit, nowait):
             if placed.last_offset >= offset:
                 return placed
-        raise corrupt(self.log.path, limit, f"offset {offset} should be before this byte")
+        return None
 
     def boundary(self, position: int, bound: int, end_offset: int, limit: int, nowait: bool = False) -> tuple[int, int]:
         """How far a read from the batch at ``position`` goes, and the offset there.
@@ -297,15 +308,13 @@ class Segment:
         return stop, offset
 
     def newer_batches(self, timestamp: int, offset: int, limit: int) -> Iterator[Placed]:
-        """The batches that may hold a record at or past both ``timestamp`` and ``offset``, in order.
-
-        ``offset`` is in the segment below ``limit``.
-        """
+        """The batches that may hold a record at or past both ``timestamp`` and ``offset``, in order."""
         latest = self.times.find_last(lambda found, last: found < timestamp)
         first = offset
         if latest is not None and self.base_offset + latest[1] > offset and self._is_timed_well(latest, limit):
             first = self.base_offset + latest[1]
-        for placed in self.walk(self.batch_holding(first, limit).position, limit):
+        start = self.batch_holding(first, limit)
+        for placed in self.walk(limit if start is None else start.position, limit):
             if placed.max_timestamp >= timestamp:
                 yield placed
 
@@ -313,7 +322,7 @@ class Segment:
         timestamp, last = entry
         if self.base_offset + last < self.end_offset:
             placed = self.batch_holding(self.base_offset + last, limit)
-            if placed.last_offset == self.base_offset + last and placed.max_timestamp == timestamp:
+            if placed is not None and placed[3:] == (self.base_offset + last, timestamp):
                 return True
         logger.warning(
             "%s: its entry for timestamp %d and offset %d is not what the log says; searching without it. Remove "

@@ -124,7 +124,7 @@ def test_index_entries_leave_memory_at_a_checkpoint(
 def test_a_segment_rolls_when_its_index_is_full(
     workbench: Workbench, some_batches: MakeBatches, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trunkline_segments.segment._MAX_INDEX_ENTRIES", 3)
+    monkeypatch.setattr("trunkline_segments.segment.MAX_INDEX_ENTRIES", 3)
     log = workbench.open()
     wanted = some_batches(0, 25)
     log.append(wanted)
