@@ -38,7 +38,7 @@ class ChangePromises(Promises):
     def test_trim_moves_the_start(self, store: SuiteStore, full_log: Log, offset: int) -> None:
         full_log.trim(offset)
 
-        for log in (full_log, store.reopen()):
+        for log in store.before_and_after_restart(full_log):
             expect("trim moves the start offset, durably", log.start_offset, offset)
             expect("trim leaves the end offset alone", log.end_offset, 40)
             self.expect_log("what is at or past the start stays", log, _BATCHES[offset // 2 :])
@@ -108,7 +108,7 @@ class ChangePromises(Promises):
     def test_truncate_removes_what_follows(self, store: SuiteStore, truncatable_log: Log, offset: int) -> None:
         truncatable_log.truncate(offset)
 
-        for log in (truncatable_log, store.reopen()):
+        for log in store.before_and_after_restart(truncatable_log):
             expect("the next record gets the offset truncated to", log.end_offset, offset)
             self.expect_log("what lies before stays, what follows is gone", log, _BATCHES[: offset // 2])
 
@@ -120,7 +120,7 @@ class ChangePromises(Promises):
             truncatable_log.append([batch])
 
         wanted = _BATCHES[:7] + others
-        for log in (truncatable_log, store.reopen()):
+        for log in store.before_and_after_restart(truncatable_log):
             self.expect_log(
                 "a follower replaces what its leader does not have; nothing of it may shine through", log, wanted
             )
@@ -142,7 +142,7 @@ class ChangePromises(Promises):
         truncatable_log.trim(21)
         truncatable_log.truncate(30)
 
-        for log in (truncatable_log, store.reopen()):
+        for log in store.before_and_after_restart(truncatable_log):
             expect("both ends hold", (log.start_offset, log.end_offset), (21, 30))
             expect("reads give what is left", content(log.read(28, MANY_BYTES, 30)), content(_BATCHES[14]))
 
@@ -156,7 +156,7 @@ class ChangePromises(Promises):
         promise = (
             "a state past the truncation is of records that are gone; it must not come back when the log has grown"
         )
-        for log in (truncatable_log, store.reopen()):
+        for log in store.before_and_after_restart(truncatable_log):
             expect(promise, log.load_state(), SavedState(10, b"early"))
 
     # -- saved state -------------------------------------------------------------------------------

@@ -94,7 +94,7 @@ class ReadPromises(Promises):
 
     @pytest.mark.parametrize("max_bytes", [1, 151, 500, 4_096, MANY_BYTES])
     def test_reading_on_gives_everything_once(self, store: SuiteStore, full_log: Log, max_bytes: int) -> None:
-        for log in (full_log, store.reopen()):
+        for log in store.before_and_after_restart(full_log):
             offset, offsets = 0, []
             while offset < log.end_offset:
                 data = log.read(offset, max_bytes, log.end_offset)

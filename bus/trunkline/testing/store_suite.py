@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import reprlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -68,6 +68,11 @@ class SuiteStore:
         """Restart, then open a log."""
         self.restart()
         return self.open(name)
+
+    def before_and_after_restart(self, log: Log) -> Iterator[Log]:
+        """The log, and once that was looked at, the same one reopened: nothing is called after ``close``."""
+        yield log
+        yield self.reopen()
 
     def close(self) -> None:
         for name in [*self._logs]:

@@ -25,7 +25,7 @@ class TimestampPromises(Promises):
         return log
 
     def test_every_timestamp_finds_its_record(self, store: SuiteStore, timed_log: Log) -> None:
-        for log in (timed_log, store.reopen()):
+        for log in store.before_and_after_restart(timed_log):
             for offset in range(50):
                 expect(_FIRST, log.find_timestamp(10 * offset, 50), TimestampedOffset(offset, 10 * offset))
             expect(_FIRST, log.find_timestamp(101, 50), TimestampedOffset(11, 110))
@@ -52,7 +52,7 @@ class TimestampPromises(Promises):
         for offset, timestamp in enumerate(timestamps):
             log.append([make_batch(offset, timestamp=timestamp, size=120)])
 
-        for opened in (log, store.reopen()):
+        for opened in store.before_and_after_restart(log):
             for wanted in range(0, 1_100, 7):
                 newer = [TimestampedOffset(o, t) for o, t in enumerate(timestamps) if t >= wanted]
                 promise = f"{_FIRST}; clocks go back, so it cannot be bisected as if they did not"
