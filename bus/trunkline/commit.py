@@ -35,12 +35,16 @@ class Committer(Generic[K]):
         self._jobs: SimpleQueue[list[K] | None] = SimpleQueue()
         self._results: deque[tuple[K, int | Exception]] = deque()
         self._waiting: dict[K, None] = {}
-        self._busy = False
+        self._group: dict[K, None] = {}  # handed over and not answered yet
 
     @property
     def is_idle(self) -> bool:
         """Nothing is being flushed, nothing waits for it."""
-        return not self._busy and not self._waiting
+        return not self._group and not self._waiting
+
+    def has(self, log: K) -> bool:
+        """``log`` is being flushed, or waits for it: what must not overlap a flush waits until it is not."""
+        return log in self._group or log in self._waiting
 
     def add(self, log: K) -> None:
         """This log was written to; flush it with the next group."""
@@ -52,10 +56,9 @@ class Committer(Generic[K]):
 
     def start_group(self) -> None:
         """Hand over what is waiting, unless a group is being flushed now."""
-        if self._waiting and not self._busy:
-            self._busy = True
-            self._jobs.put(list(self._waiting))
-            self._waiting.clear()
+        if self._waiting and not self._group:
+            self._group, self._waiting = self._waiting, {}
+            self._jobs.put(list(self._group))
 
     def take_results(self) -> list[tuple[K, int | Exception]]:
         """The logs of the group that has been flushed, each with its durable end offset or error."""
@@ -63,7 +66,7 @@ class Committer(Generic[K]):
             return []
         results = list(self._results)
         self._results.clear()
-        self._busy = False
+        self._group = {}
         return results
 
     def run(self) -> None:

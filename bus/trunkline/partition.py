@@ -416,6 +416,7 @@ class Partition:
             done.append(pending)
             freed += len(pending.batch)
         if not done:
+            self._wake_waiting()  # for whoever waits until no flush is under way
             return
         base_offset = self.high_watermark
         assert done[0].base_offset == base_offset, "batches commit in order and without gaps"
@@ -452,6 +453,7 @@ class Partition:
     def stop(self, reason: Exception) -> None:
         """The log failed: take no more writes until it is opened again; fail everything unacknowledged."""
         if isinstance(self._refusal, LogStopped):
+            self._wake_waiting()
             return
         error = LogStopped(
             f"{self.name}: the log is stopped after a storage error ({reason}); "
@@ -485,7 +487,7 @@ class Partition:
         async with self._alone:
             self._is_held = True
             try:
-                while self._is_writing or self._uncommitted:
+                while self._is_writing or self._uncommitted or self._rounds.committer.has(self):
                     await self._changed.wait()
                 if self._refusal is not None:
                     raise self._refusal
@@ -585,7 +587,7 @@ class Partition:
     @property
     def is_idle(self) -> bool:
         """Nothing is staged or on its way to the disk."""
-        is_busy = self._is_writing or self._is_saving
+        is_busy = self._is_writing or self._is_saving or self._rounds.committer.has(self)
         return self._builder is None and not self._staged and not self._uncommitted and not is_busy
 
     def add_listener(self, listener: TailListener) -> None:

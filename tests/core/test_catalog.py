@@ -131,6 +131,28 @@ async def test_deleting_finishes_what_was_staged_and_ends_readers(broker: Broker
     assert (store.list(), broker.topics) == ([], {})
 
 
+@pytest.mark.parametrize("call", ["delete_topic", "trim"])
+async def test_a_log_that_is_being_flushed_for_nobody_is_left_alone_until_then(
+    broker: Broker, store: ScriptedStore, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    monkeypatch.setattr("trunkline.partition.FLUSH_INTERVAL_BYTES", 1)
+    topic = await broker.create_topic("orders", settings={"durability": "os"})
+    before = store.count("flush")
+    store.hold("flush")
+    with trio.fail_after(5):
+        await broker.publish("orders", b"1")
+        while store.count("flush") == before:
+            await trio.lowlevel.checkpoint()
+        async with trio.open_nursery() as nursery:
+            if call == "trim":
+                nursery.start_soon(topic.partition(0).trim, 1)
+            else:
+                nursery.start_soon(broker.delete_topic, "orders")
+            await trio.testing.wait_all_tasks_blocked(0.01)
+            store.release("flush")
+    assert store.count(call.removesuffix("_topic")) == 1
+
+
 async def test_a_topic_can_be_deleted_when_nothing_can_be_saved(broker: Broker, store: ScriptedStore) -> None:
     await broker.create_topic("orders")
     await broker.publish("orders", b"1")

@@ -87,6 +87,18 @@ def test_a_discarded_log_is_not_flushed(disk: Disk) -> None:
     assert disk.flushed == ["b"]
 
 
+def test_a_log_is_known_from_when_it_is_added_until_it_is_answered(disk: Disk) -> None:
+    known = [disk.committer.has("a")]
+    disk.committer.add("a")
+    known.append(disk.committer.has("a"))
+    disk.committer.start_group()
+    disk.work()
+    known.append(disk.committer.has("a"))
+    disk.committer.take_results()
+    known.append(disk.committer.has("a"))
+    assert known == [False, True, True, False]
+
+
 def test_no_results_while_the_group_is_being_flushed(disk: Disk) -> None:
     is_flushing, may_end = threading.Event(), threading.Event()
 
