@@ -200,7 +200,11 @@ class Log(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Flush, and write what makes the next open quick. A log is closed once."""
+        """Flush, and write what makes the next open quick. A log is closed once.
+
+        After ``append`` or ``flush`` has raised (anything but StoreFull) it only releases what it holds, and calls
+        nothing durable that was not: a second fsync may succeed without having written.
+        """
 
 
 class Store(ABC):

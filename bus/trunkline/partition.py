@@ -533,7 +533,9 @@ class Partition:
             await self._changed.wait()
 
     async def close_log(self, *, keep: bool = True) -> None:
-        """Close the log, after ``refuse``; reads raise from now on. A log that has stopped is left to recovery.
+        """Close the log, after ``refuse``; reads raise from now on.
+
+        What a log holds that has stopped, or does not answer, is left to recovery.
 
         Args:
           keep: save the producers' state too; not worth a write if the log is to be deleted.
@@ -542,12 +544,10 @@ class Partition:
         """
         assert self._refusal is not None
         self._is_closed = True
-        if isinstance(self._refusal, LogStopped):
-            return
         if not self.is_idle:
             logger.error("%s: the store has not answered yet; the log is left to recovery", self.name)
             return
-        await trio.to_thread.run_sync(self._close_log, keep)
+        await trio.to_thread.run_sync(self._close_log, keep and not isinstance(self._refusal, LogStopped))
 
     def _close_log(self, keep: bool) -> None:
         if keep:

@@ -16,6 +16,7 @@ from trunkline.errors import (
     CorruptLog,
     InvalidSetting,
     InvalidTopicName,
+    LogStopped,
     TopicExists,
     UnknownPartition,
     UnknownTopic,
@@ -159,6 +160,19 @@ async def test_a_topic_can_be_deleted_when_nothing_can_be_saved(broker: Broker, 
     store.fail_next("save_state", OSError(28, "No space left on device"))
     await broker.delete_topic("orders")
     assert store.list() == []
+
+
+@pytest.mark.parametrize("call", ["append", "flush"])
+async def test_a_topic_whose_log_has_stopped_can_be_deleted_and_made_again(
+    broker: Broker, store: ScriptedStore, call: str
+) -> None:
+    await broker.create_topic("orders")
+    store.fail_next(call, OSError(5, "Input/output error"))
+    with pytest.raises(LogStopped):
+        await broker.publish("orders", b"1")
+    await broker.delete_topic("orders")
+    await broker.create_topic("orders")
+    assert (await broker.publish("orders", b"2")).offset == 0
 
 
 async def test_a_deletion_that_was_cut_off_is_finished_at_the_next_start(

@@ -137,7 +137,7 @@ class ScriptedLog(Log):
             yield "after close"
         if call == "append" and self._failed & {"append", "flush"}:
             yield "after a failed append or flush"
-        if call in ("flush", "close") and "flush" in self._failed:
+        if call == "flush" and "flush" in self._failed:
             yield "after a failed flush"
         for other in self._running:
             both = {call, other}
