@@ -7,7 +7,15 @@
 """
 
 from trunkline.compression import Buffer, Compression
-from trunkline.records.batch import HEADER_BYTES, BatchHeader, assign, check_batch, iter_headers, read_header
+from trunkline.records.batch import (
+    HEADER_BYTES,
+    BatchHeader,
+    assign,
+    check_batch,
+    iter_headers,
+    read_header,
+    with_records,
+)
 from trunkline.records.decoding import (
     DEFAULT_MAX_DECODED_BYTES,
     HEADER_OVERHEAD_BYTES,
@@ -30,6 +38,7 @@ __all__ = [
     "read_header",
     "check_batch",
     "iter_headers",
+    "with_records",
     "assign",
     "encode",
     "encode_headers",

@@ -48,6 +48,7 @@ __all__ = [
     "iter_headers",
     "pack_batch",
     "read_header",
+    "with_records",
 ]
 
 HEADER_BYTES = 61
@@ -242,6 +243,23 @@ def assign(batch: Buffer, base_offset: int, leader_epoch: int, append_time: int 
         header.base_sequence,
         header.record_count,
         memoryview(batch)[HEADER_BYTES:],
+    )
+
+
+def with_records(header: BatchHeader, records: Buffer) -> bytes:
+    """A batch with the fields of ``header``, counts included, before these records; length and CRC are made anew."""
+    return pack_batch(
+        header.base_offset,
+        header.leader_epoch,
+        header.attributes,
+        header.last_offset_delta,
+        header.base_timestamp,
+        header.max_timestamp,
+        header.producer_id,
+        header.producer_epoch,
+        header.base_sequence,
+        header.record_count,
+        records,
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from trunkline.records import Record, decode_all, encode
+from trunkline.records import Record, decode_all, encode, iter_headers
 
 __all__ = ["content", "make_batch", "next_offset"]
 
@@ -35,4 +35,5 @@ def content(batches: bytes) -> list[Record]:
 
 def next_offset(batches: bytes) -> int:
     """The offset after a run of whole batches that is not empty."""
-    return decode_all(batches)[-1].offset + 1
+    *_, (_, last) = iter_headers(batches)
+    return last.next_offset

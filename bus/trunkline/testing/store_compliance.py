@@ -35,6 +35,7 @@ from trunkline.testing.store_change import ChangePromises
 from trunkline.testing.store_model import ModelPromises
 from trunkline.testing.store_names import NamePromises
 from trunkline.testing.store_read import ReadPromises
+from trunkline.testing.store_rewrite import RewritePromises
 from trunkline.testing.store_suite import NAME, SuiteStore
 from trunkline.testing.store_timestamps import TimestampPromises
 
@@ -46,7 +47,9 @@ _SETTINGS = {
 }
 
 
-class StoreCompliance(AppendPromises, ReadPromises, TimestampPromises, ChangePromises, NamePromises, ModelPromises):
+class StoreCompliance(
+    AppendPromises, ReadPromises, TimestampPromises, ChangePromises, RewritePromises, NamePromises, ModelPromises
+):
     """Checks that a store keeps the promises of :class:`trunkline.log.Store` and :class:`trunkline.log.Log`.
 
     Attributes:
