@@ -88,7 +88,7 @@ class _Recovery:
         self._cut(segments, lengths, kept, bad)
         gaps_end = min(checkpoint.gaps_end, end.end_offset)
         point = Checkpoint(checkpoint.start_offset, end.end_offset, end.base_offset, end.size, gaps_end)
-        self._make_durable(kept, recovery_segment, is_changed=point != stored, point=point)
+        self._make_durable(kept, recovery_segment, is_changed=point != stored or bad is not None, point=point)
         return Recovered(checkpoint.start_offset, kept, gaps_end)
 
     def _segment(self, base_offset: int) -> Segment:
@@ -190,7 +190,8 @@ class _Recovery:
         if not follows and not bad.is_cut_short:
             later = zip(segments[len(kept) :], lengths[len(kept) :], strict=True)
             follows = any(find_intact_batch(s.log, 0, size, last.end_offset) is not None for s, size in later)
-        if follows and not has_lost_sector(last.log, bad.position, length if intact is None else intact):
+        end = length if intact is None else intact
+        if follows and not has_lost_sector(last.log, bad.position, end, last.end_offset):
             raise corrupt(last.log.path, bad.position, bad.reason + "; intact records follow, so it is no torn tail")
 
     # -- changing what has to be changed -----------------------------------------------------------

@@ -5,8 +5,8 @@ was acknowledged must not be taken for one: a flipped bit would silently cost ev
 point nothing on disk says how far the last fsync reached, so the bytes themselves have to tell:
 
 * nothing intact follows: torn;
-* intact batches follow, and between lies a whole sector of zeros: torn. The system wrote pages out of order, and
-  a page of an appended file that was never written reads as zeros;
+* intact batches follow, and between lies a sector of zeros: torn. The system wrote pages out of order, and a page of
+  an appended file that was never written reads as zeros (after what was durable in it before);
 * intact batches follow, and what lies between is no hole: damage. (A damaged record that holds a sector of zeros is
   taken for a hole. The cut is reported with its size either way.)
 """
@@ -142,13 +142,20 @@ def _candidates(file: StoredFile, position: int, limit: int) -> Iterator[int]:
         position += SCAN_BYTES
 
 
-def has_lost_sector(file: StoredFile, position: int, end: int) -> bool:
-    """Whether ``[position, end)`` contains a whole sector of zeros."""
-    position += -position % _SECTOR_BYTES
-    hole = bytes(_SECTOR_BYTES)
-    while position + _SECTOR_BYTES <= end:
-        data = file.read(position, min(SCAN_BYTES, end - position))
-        if any(data[at : at + _SECTOR_BYTES] == hole for at in range(0, len(data), _SECTOR_BYTES)):
+def has_lost_sector(file: StoredFile, position: int, end: int, offset: int) -> bool:
+    """Whether a sector that was not written touches ``[position, end)``, where the batch with ``offset`` should start.
+
+    It reads as zeros, except for what was durable before: all that precedes ``position``. The end of the file may
+    cut it short, and the batch that follows at ``end`` may begin in it, with the zeros of its own offset.
+    """
+    aligned = position + -position % _SECTOR_BYTES
+    head = file.read(position, aligned - position)
+    # A few zeros may be the truth: the beginning of a small offset, of which nothing is lost then
+    if not any(head) and (len(head) >= _LENGTH_END or any(offset.to_bytes(8, "big")[: len(head)])):
+        return True
+    end += -end % _SECTOR_BYTES
+    for start in range(aligned, end, SCAN_BYTES):
+        data = file.read(start, min(SCAN_BYTES, end - start))
+        if any(not any(data[at : at + _SECTOR_BYTES]) for at in range(0, len(data), _SECTOR_BYTES)):
             return True
-        position += SCAN_BYTES
     return False
