@@ -69,6 +69,9 @@ def topic_state(topic: Topic, leader: str) -> TopicState:
             partition.high_watermark,
             list(partition.replicas),
             list(partition.isr),
+            partition.log.size_bytes(),
+            dict(partition.removed_unread),
+            dict(partition.readers),
         )
         for partition in topic.partitions
     ]

@@ -26,6 +26,7 @@ from trunkline_native.frames import (
     CloseStream,
     CreateTopic,
     Credit,
+    DeleteRecords,
     DeleteTopic,
     Done,
     Failure,
@@ -140,6 +141,7 @@ class NativeConnection(Connection):
             CreateTopic: self._control,
             DeleteTopic: self._control,
             AlterTopic: self._control,
+            DeleteRecords: self._control,
             Unknown: self._unknown,
         }
         transport.idle_timeout_s = settings.idle_timeout_s

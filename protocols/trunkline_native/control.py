@@ -11,6 +11,8 @@ from trunkline_native.codec import encode
 from trunkline_native.frames import (
     AlterTopic,
     CreateTopic,
+    DeletedRecords,
+    DeleteRecords,
     DeleteTopic,
     Done,
     Header,
@@ -71,6 +73,12 @@ async def _alter_topic(connection: NativeConnection, request: AlterTopic) -> byt
     return encode(Done(request.id))
 
 
+async def _delete_records(connection: NativeConnection, request: DeleteRecords) -> bytes:
+    offset = -1 if request.offset is None else request.offset
+    start = await connection.broker.delete_records(request.topic, request.partition, offset)
+    return encode(DeletedRecords(request.id, start))
+
+
 async def _new_producer(connection: NativeConnection, request: NewProducer) -> bytes:
     return encode(ProducerMade(request.id, await connection.broker.new_producer_id()))
 
@@ -82,5 +90,6 @@ ANSWERS: Final[Mapping[type[Header], Callable[[NativeConnection, Any], Awaitable
     DeleteTopic: _delete_topic,
     AlterTopic: _alter_topic,
     NewProducer: _new_producer,
+    DeleteRecords: _delete_records,
 }
 """Which coroutine answers which request; each returns the frame to write."""

@@ -22,7 +22,9 @@ __all__ = [
     "CreateTopic",
     "Credit",
     "Data",
+    "DeleteRecords",
     "DeleteTopic",
+    "DeletedRecords",
     "Done",
     "Failure",
     "Frame",
@@ -175,6 +177,15 @@ class CloseStream(Header, tag=13, frozen=True):
     stream: Count
 
 
+class DeleteRecords(Header, tag=14, frozen=True):
+    """Remove the records of a partition below ``offset``; null: all that are committed."""
+
+    id: Count
+    topic: str
+    partition: Int32
+    offset: Count | None
+
+
 # -- from the server ------------------------------------------------------------------------------
 
 
@@ -254,6 +265,13 @@ class StreamOpened(Header, tag=75, frozen=True):
     high_watermark: Count
 
 
+class DeletedRecords(Header, tag=78, frozen=True):
+    """The records are gone; the log starts here now."""
+
+    id: Count
+    log_start_offset: Count
+
+
 class Data(Header, tag=80, frozen=True):
     """Whole record batches of a stream in the body, up to ``next_offset``."""
 
@@ -282,7 +300,10 @@ class Goodbye(Header, tag=82, frozen=True):
 
 
 class PartitionState(msgspec.Struct, frozen=True, array_like=True):
-    """One partition. ``leader``: ``host:port`` to connect to; null if there is none now."""
+    """One partition. ``leader``: ``host:port`` to connect to; null if there is none now.
+
+    The last two are by reader (group, queue): the next offset of each, and how many records were removed unread.
+    """
 
     index: Int32
     leader: str | None
@@ -291,6 +312,9 @@ class PartitionState(msgspec.Struct, frozen=True, array_like=True):
     high_watermark: Count
     replicas: list[int] = []
     isr: list[int] = []
+    size_bytes: Count = 0
+    removed_unread: dict[str, Count] = {}
+    readers: dict[str, Count] = {}
 
 
 class TopicState(msgspec.Struct, frozen=True, array_like=True):
@@ -320,6 +344,7 @@ CLIENT_FRAMES: Final = _table(
     OpenStream,
     Credit,
     CloseStream,
+    DeleteRecords,
 )
 """What a client may send, by kind."""
 
@@ -332,6 +357,7 @@ SERVER_FRAMES: Final = _table(
     ListedOffsets,
     ProducerMade,
     StreamOpened,
+    DeletedRecords,
     Data,
     StreamEnd,
     Goodbye,

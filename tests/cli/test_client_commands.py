@@ -15,6 +15,7 @@ import pytest
 
 from trunkline import connect_blocking
 from trunkline.cli.root import run
+from trunkline.testing.background import BackgroundBroker
 
 TIMEOUT_S = 30.0
 
@@ -80,6 +81,63 @@ def test_describe_shows_partitions_and_settings(client: Client) -> None:
     assert "durability\tfsync" in lines
 
 
+def test_records_are_deleted_before_an_offset_a_time_or_the_end(client: Client) -> None:
+    client("publish", "old", "a", "b", "c")
+    assert client("topic", "delete-records", "old", "--before", "1", "--yes").stdout == b"PARTITION\tLOG START\n0\t1\n"
+    assert client("topic", "delete-records", "old", "--before", "-1d", "--yes").stdout.endswith(b"0\t1\n")
+    assert values(client, "old") == [b"b", b"c"]
+    deleted = client("topic", "delete-records", "old", "--before", "2100-01-01", "--yes", "--json")
+    assert json_lines(deleted.stdout) == [{"topic": "old", "partition": 0, "log_start_offset": 3}]
+    client("publish", "old", "d")
+    assert client("topic", "delete-records", "old", "--before", "latest", "--yes").returncode == 0
+    assert values(client, "old") == []
+
+
+def test_an_offset_to_delete_before_needs_a_partition_where_there_are_several(client: Client) -> None:
+    client("topic", "create", "several", "--partitions", "2")
+    client("publish", "several", "a", "b", "--partition", "1")
+    assert client("topic", "delete-records", "several", "--before", "1", "--yes").returncode == 2
+    assert client("topic", "delete-records", "several", "--before", "1", "--yes", "--partition", "2").returncode == 2
+    deleted = client("topic", "delete-records", "several", "--before", "1", "--yes", "--partition", "1")
+    assert deleted.stdout == b"PARTITION\tLOG START\n1\t1\n"
+
+
+def test_deleting_records_asks_on_a_terminal(server: Any, client: Client) -> None:
+    client("publish", "asked", "a", "b")
+    command = [sys.executable, "-m", "trunkline.cli", "topic", "delete-records", "asked", "--before", "latest"]
+    answers = [run_on_a_terminal([*command, "--server", server.url], answer) for answer in (b"n\n", b"y\n")]
+    assert [code for code, _ in answers] == [130, 0]
+    assert all(b"asked/0: removes 2 offsets, from 0 up to 2" in output for _, output in answers)
+    assert values(client, "asked") == []
+
+
+def run_on_a_terminal(command: list[str], answer: bytes) -> tuple[int, bytes]:
+    """The exit code and stderr of a command whose standard input is a terminal where ``answer`` is typed."""
+    ours, theirs = os.openpty()
+    try:
+        os.write(ours, answer)
+        done = subprocess.run(command, stdin=theirs, capture_output=True, timeout=TIMEOUT_S, check=False)
+    finally:
+        os.close(ours)
+        os.close(theirs)
+    return done.returncode, done.stderr
+
+
+def test_describe_shows_readers_and_what_was_removed_before_they_had_read_it(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with BackgroundBroker(None, store="memory", listen={"native": "127.0.0.1:0"}) as broker:
+        monkeypatch.setenv("TRUNKLINE_SERVER", broker.url)
+        for _ in range(5):
+            broker.publish("sensors", b"x")
+        broker.broker.partition("sensors", 0).readers["billing"] = 1
+        client("topic", "delete-records", "sensors", "--before", "3", "--yes")
+        shown = client("topic", "describe", "sensors").stdout.decode().splitlines()
+    assert "READER\tPARTITION\tNEXT OFFSET\tBEHIND" in shown
+    assert "billing\t0\t1\t4" in shown
+    assert "sensors/0: removed before billing had read them: 2" in shown
+
+
 def test_making_a_topic_twice_fails(client: Client) -> None:
     assert client("topic", "create", "twice", "--json").returncode == 0
     again = client("topic", "create", "twice")
@@ -95,6 +153,10 @@ def test_making_a_topic_twice_fails(client: Client) -> None:
         (("topic", "create", "bad", "--partitions", "0"), 2),
         (("topic", "set", "bad"), 2),
         (("topic", "delete", "missing"), 1),
+        (("topic", "delete-records", "missing", "--before", "0", "--yes"), 1),
+        (("topic", "delete-records", "bad", "--before", "0"), 2),
+        (("topic", "delete-records", "bad", "--before", "earliest", "--yes"), 2),
+        (("topic", "delete-records", "bad", "--before", "yesterday", "--yes"), 2),
         (("tail", "missing", "--no-follow"), 1),
         (("tail", "t", "--format", "{nope}"), 2),
         (("publish", "t", "value", "--file", "file"), 2),

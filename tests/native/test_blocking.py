@@ -103,6 +103,7 @@ def test_topics(bus: BlockingBus) -> None:
     assert bus.alter_topic("orders", {"durability": "os"}).settings["durability"] == "os"
     assert len(bus.describe_topic("orders").partitions) == 2
     assert set(bus.offsets("orders")) == {0, 1}
+    assert bus.delete_records("orders", {0: 0, 1: -1}) == {0: 0, 1: 0}
     bus.delete_topic("orders")
     assert bus.list_topics() == []
 

@@ -410,6 +410,39 @@ async def test_offsets_and_offset_at(bus: Bus) -> None:
     assert await bus.offset_at("orders", 0, datetime.fromtimestamp(50, UTC)) is None
 
 
+async def test_records_are_deleted_up_to_an_offset_or_all(bus: Bus) -> None:
+    await bus.create_topic("orders", partitions=2)
+    for partition in (0, 0, 0, 1):
+        await bus.publish("orders", "x", partition=partition)
+    assert await bus.delete_records("orders", {0: 2, 1: -1}) == {0: 2, 1: 1}
+    assert [(record.partition, record.offset) async for record in bus.read("orders")] == [(0, 2)]
+    assert await bus.delete_records("orders", {0: 1}) == {0: 2}, "the start never goes back"
+
+
+async def test_deleting_records_that_are_not_there_is_refused(bus: Bus) -> None:
+    await bus.publish("orders", "x")
+    with pytest.raises(OffsetOutOfRange) as refused:
+        await bus.delete_records("orders", {0: 2})
+    assert refused.value.high_watermark == 1
+    with pytest.raises(UnknownPartition):
+        await bus.delete_records("orders", {1: 0})
+    with pytest.raises(ValueError, match="-2"):
+        await bus.delete_records("orders", {0: -2})
+    assert [record.offset async for record in bus.read("orders")] == [0]
+
+
+async def test_describe_tells_size_readers_and_what_was_removed_before_they_had_read_it(
+    broker: RestartableBroker, bus: Bus
+) -> None:
+    for _ in range(5):
+        await bus.publish("orders", "x" * 1000)
+    broker.background.broker.partition("orders", 0).readers["billing"] = 1
+    await bus.delete_records("orders", {0: 3})
+    (found,) = (await bus.describe_topic("orders")).partitions
+    assert 2000 < found.size_bytes < 3000
+    assert (found.readers, found.removed_unread) == ({"billing": 1}, {"billing": 2})
+
+
 # -- connecting -----------------------------------------------------------------------------------
 
 

@@ -39,6 +39,8 @@ CLIENT_EXAMPLES: list[f.Header] = [
     f.OpenStream(9, 1, "orders", 0, "latest", 0, "latest"),
     f.Credit(1, 100),
     f.CloseStream(1),
+    f.DeleteRecords(10, "orders", 0, 2**40),
+    f.DeleteRecords(10, "orders", 0, None),
 ]
 SERVER_EXAMPLES: list[f.Header] = [
     f.Failure(None, "RemoteProtocolError", "no"),
@@ -50,6 +52,7 @@ SERVER_EXAMPLES: list[f.Header] = [
     f.ListedOffsets(1, None, 0, 5),
     f.ProducerMade(1, 1000, 0),
     f.StreamOpened(1, 5, None, 0, 9),
+    f.DeletedRecords(10, 2**40),
     f.Data(1, 100, 200),
     f.StreamEnd(1),
     f.Goodbye("bye"),

@@ -97,8 +97,8 @@ def _key_matches(key: bytes | None, glob: str) -> bool:
     return key is not None and fnmatchcase(key.decode("utf-8", "surrogateescape"), glob)
 
 
-def parse_position(text: str, now: datetime) -> Position:
-    """What ``--from`` means; a time without a zone is local. Raises a usage error."""
+def parse_position(text: str, now: datetime, hint: str = "--from") -> Position:
+    """What ``--from`` means, or the option named by ``hint``; a time without a zone is local. Raises a usage error."""
     for word in _WORDS:
         if text == word:
             return word
@@ -112,5 +112,5 @@ def parse_position(text: str, now: datetime) -> Position:
     except (ValueError, OverflowError):
         raise click.BadParameter(
             f"{text!r} is not earliest, latest, an offset, a time like 2026-01-31T12:00:00Z, or like -1h",
-            param_hint="--from",
+            param_hint=hint,
         ) from None

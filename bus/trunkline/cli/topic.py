@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from trunkline.cli.client import run_client
+from trunkline.cli.delete_records import delete_records
 from trunkline.cli.options import debug_option, json_option, parse_pairs, server_option
 from trunkline.cli.output import print_json, print_table
 
 if TYPE_CHECKING:
-    from trunkline_native.client import Bus, TopicDescription
+    from trunkline_native.client import Bus, PartitionDescription, TopicDescription
 
 __all__ = ["topic"]
 
@@ -19,6 +20,9 @@ __all__ = ["topic"]
 @click.group()
 def topic() -> None:
     """Make, list, describe, change and delete topics."""
+
+
+topic.add_command(delete_records)
 
 
 @topic.command()
@@ -70,7 +74,7 @@ def list_topics(server: str, as_json: bool) -> None:
 @json_option
 @debug_option
 def describe(name: str, server: str, as_json: bool) -> None:
-    """Show the partitions of a topic and all of its settings."""
+    """Show the partitions of a topic, who reads them by name, and all settings."""
 
     async def fetch(bus: Bus) -> TopicDescription:
         return await bus.describe_topic(name)
@@ -81,13 +85,16 @@ def describe(name: str, server: str, as_json: bool) -> None:
         return
     click.echo(f"{found.name}: {_count(len(found.partitions), 'partition')}, id {found.id}\n")
     print_table(
-        ("PARTITION", "LOG START", "HIGH WATERMARK", "LEADER", "EPOCH"),
-        [
-            (part.index, part.log_start_offset, part.high_watermark, part.leader or "none", part.leader_epoch)
-            for part in found.partitions
-        ],
+        ("PARTITION", "LOG START", "HIGH WATERMARK", "SIZE", "LEADER", "EPOCH"),
+        [_partition_row(part) for part in found.partitions],
     )
     click.echo()
+    if any(part.readers for part in found.partitions):
+        print_table(("READER", "PARTITION", "NEXT OFFSET", "BEHIND"), _reader_rows(found))
+        click.echo()
+    for part in found.partitions:
+        for reader, count in sorted(part.removed_unread.items()):
+            click.echo(f"{found.name}/{part.index}: removed before {reader} had read them: {count}\n")
     print_table(("SETTING", "VALUE"), sorted(found.settings.items()))
 
 
@@ -130,6 +137,19 @@ def set_settings(name: str, settings: tuple[str, ...], reset: tuple[str, ...], s
         print_json(_as_json(changed))
     else:
         print_table(("SETTING", "VALUE"), [(key, changed.settings[key]) for key in sorted(changes)])
+
+
+def _partition_row(part: PartitionDescription) -> tuple[object, ...]:
+    leader = part.leader or "none"
+    return (part.index, part.log_start_offset, part.high_watermark, part.size_bytes, leader, part.leader_epoch)
+
+
+def _reader_rows(found: TopicDescription) -> list[tuple[object, ...]]:
+    return [
+        (reader, part.index, offset, max(part.high_watermark - offset, 0))
+        for part in found.partitions
+        for reader, offset in sorted(part.readers.items())
+    ]
 
 
 def _records(found: TopicDescription) -> int:

@@ -15,6 +15,8 @@ from trunkline_native.codec import decode_cbor
 from trunkline_native.frames import (
     AlterTopic,
     CreateTopic,
+    DeletedRecords,
+    DeleteRecords,
     DeleteTopic,
     ListedOffsets,
     ListOffsets,
@@ -71,6 +73,19 @@ class Admin:
     async def _change(self, make: Callable[[int], CreateTopic | DeleteTopic | AlterTopic]) -> None:
         await self._link.request(make, is_repeatable=False)
 
+    async def delete_records(self, topic: str, partition: int, offset: int) -> int:
+        """Remove records below ``offset`` (-1: all) of one partition; the log start offset then."""
+        if offset < -1:
+            raise ValueError(f"{topic}/{partition}: offset {offset} is neither an offset nor -1 (all)")
+        wanted = None if offset == -1 else offset
+        # What comes while the question is repeated must not go too: "all" is asked once
+        answer, _ = await self._link.request(
+            lambda number: DeleteRecords(number, topic, partition, wanted), is_repeatable=wanted is not None
+        )
+        if not isinstance(answer, DeletedRecords):
+            raise RemoteProtocolError(f"a request to delete records was answered with {type(answer).__name__}")
+        return answer.log_start_offset
+
     async def offsets(self, topic: str) -> dict[int, OffsetRange]:
         """See ``Bus.offsets``."""
         description = await self.describe(topic)
@@ -103,6 +118,9 @@ def _description(state: TopicState) -> TopicDescription:
             partition.high_watermark,
             tuple(partition.replicas),
             tuple(partition.isr),
+            partition.size_bytes,
+            partition.removed_unread,
+            partition.readers,
         )
         for partition in state.partitions
     )

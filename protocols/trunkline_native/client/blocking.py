@@ -272,6 +272,10 @@ class BlockingBus:
         """See :meth:`Bus.alter_topic`."""
         return self._call(self._bus.alter_topic, name, settings)
 
+    def delete_records(self, topic: str, offsets: Mapping[int, int]) -> dict[int, int]:
+        """See :meth:`Bus.delete_records`."""
+        return self._call(self._bus.delete_records, topic, offsets)
+
     def describe_topic(self, name: str) -> TopicDescription:
         """See :meth:`Bus.describe_topic`."""
         return self._call(self._bus.describe_topic, name)

@@ -189,6 +189,26 @@ class Bus:
         await self._admin.alter(name, settings)
         return await self._admin.describe(name)
 
+    async def delete_records(self, topic: str, offsets: Mapping[int, int]) -> dict[int, int]:
+        """Remove the oldest records of partitions; return where each of their logs starts then.
+
+        Args:
+          offsets: by partition, the first offset to keep; -1 removes all that are committed now. Nothing happens
+            where the log starts at or past it already.
+
+        Raises:
+          OffsetOutOfRange: an offset is above the high watermark; nothing of that partition was removed, but the
+            partitions before it in the mapping are done.
+          UnknownTopic, UnknownPartition: likewise.
+          ConnectionFailed: it may have happened.
+
+        Cancellation: may have happened.
+        """
+        return {
+            partition: await self._admin.delete_records(topic, partition, offset)
+            for partition, offset in offsets.items()
+        }
+
     async def describe_topic(self, name: str) -> TopicDescription:
         """A topic's partitions and settings. Raises UnknownTopic. Cancellation: nothing happens."""
         return await self._admin.describe(name)

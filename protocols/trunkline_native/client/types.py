@@ -38,7 +38,15 @@ class OffsetRange(msgspec.Struct, frozen=True, gc=False):
 
 
 class PartitionDescription(msgspec.Struct, frozen=True):
-    """One partition. ``leader``: ``host:port``, or None while nobody leads it."""
+    """One partition.
+
+    Attributes:
+      leader: ``host:port``, or None while nobody leads it.
+      size_bytes: what its records take in the store, roughly.
+      removed_unread: by reader (group, queue), how many records were removed before it had read them, since the
+        broker was started.
+      readers: by reader, the next offset that it will read.
+    """
 
     index: int
     leader: str | None
@@ -47,6 +55,9 @@ class PartitionDescription(msgspec.Struct, frozen=True):
     high_watermark: int
     replicas: tuple[int, ...]
     isr: tuple[int, ...]
+    size_bytes: int = 0
+    removed_unread: Mapping[str, int] = {}
+    readers: Mapping[str, int] = {}
 
 
 class TopicDescription(msgspec.Struct, frozen=True):
