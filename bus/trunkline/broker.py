@@ -11,7 +11,6 @@ import logging
 import random
 import ssl
 import tempfile
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from pathlib import Path
@@ -35,6 +34,7 @@ from trunkline.partition import Partition
 from trunkline.plugins import PluginHost
 from trunkline.reading import RecordReader, Start
 from trunkline.records import EMPTY_HEADERS, ConsumerRecord, Header, encode_headers
+from trunkline.rounds import wall_clock_ms
 from trunkline.stores import OpenStores
 from trunkline.topic import Topic
 
@@ -60,11 +60,6 @@ class BrokerStatistics(msgspec.Struct, frozen=True):
     partitions: int
     net: ReactorStatistics
     doors: dict[str, dict[str, int | float]]
-
-
-def wall_clock_ms() -> int:
-    """Milliseconds since the epoch."""
-    return time.time_ns() // 1_000_000
 
 
 class _Publishing:
@@ -454,7 +449,7 @@ async def _run_broker(
         stores = OpenStores(config, host, disk)
         stack.callback(stores.close)
         running = stack.enter_context(trio.CancelScope())
-        reactor = await stack.enter_async_context(Reactor.open(config.limits, poller=poller))
+        reactor = await stack.enter_async_context(Reactor.open(config.limits, clock_ms=now_ms, poller=poller))
         nursery = await stack.enter_async_context(trio.open_nursery())
 
         def spawn(function: Callable[..., Awaitable[Any]], *args: Any) -> None:
@@ -462,9 +457,9 @@ async def _run_broker(
 
         metadata = FileMetadata(config.data / "metadata.json", disk)
         catalog = TopicCatalog(
-            metadata, stores, config.storage, rounds=reactor.rounds, now_ms=now_ms, spawn=spawn, rng=rng
+            metadata, stores, config.storage, rounds=reactor.rounds, now_ms=reactor.rounds.now_ms, spawn=spawn, rng=rng
         )
-        broker = Broker(config, reactor, metadata, catalog, now_ms=now_ms, spawn=spawn, rng=rng)
+        broker = Broker(config, reactor, metadata, catalog, now_ms=reactor.rounds.now_ms, spawn=spawn, rng=rng)
         try:
             await catalog.open()
             nursery.start_soon(broker.housekeeping.run)

@@ -9,6 +9,7 @@ process) asks for a round through ``wake``.
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -18,7 +19,12 @@ from trunkline.commit import Committer
 if TYPE_CHECKING:
     from trunkline.partition import Partition
 
-__all__ = ["Rounds"]
+__all__ = ["Rounds", "wall_clock_ms"]
+
+
+def wall_clock_ms() -> int:
+    """Milliseconds since the epoch."""
+    return time.time_ns() // 1_000_000
 
 
 class Rounds:
@@ -28,10 +34,16 @@ class Rounds:
       wake: makes the reactor run a round soon; callable from any thread.
       max_unacknowledged_bytes: when more than this is staged or not yet durable, ``is_saturated`` asks
         the reactor to read no sockets until the commit thread has caught up.
+      clock_ms: the wall clock, in milliseconds since the epoch.
     """
 
-    def __init__(self, wake: Callable[[], None], max_unacknowledged_bytes: int) -> None:
+    def __init__(
+        self, wake: Callable[[], None], max_unacknowledged_bytes: int, clock_ms: Callable[[], int] = wall_clock_ms
+    ) -> None:
         self._wake = wake
+        self._clock_ms = clock_ms
+        self._now_ms: int | None = None
+        self._is_running = False
         self._max_unacknowledged_bytes = max_unacknowledged_bytes
         self._requested = False
         self._staged: list[Partition] = []
@@ -47,6 +59,15 @@ class Rounds:
     def is_idle(self) -> bool:
         """Nothing is staged, being written, or waiting to be durable."""
         return not self._staged and not self.unacknowledged_bytes and self.committer.is_idle
+
+    def now_ms(self) -> int:
+        """The wall clock, read once a round: a round's records share their timestamp, and so its encoding."""
+        now = self._now_ms
+        if now is None:
+            now = self._clock_ms()
+            if self._is_running:
+                self._now_ms = now
+        return now
 
     def stage(self, partition: Partition) -> None:
         """``partition`` has something to write; called once for each partition and round."""
@@ -67,6 +88,7 @@ class Rounds:
     def begin(self) -> None:
         """A round begins: requests made in it are served by its own ``finish``."""
         self._requested = True
+        self._is_running = True
         for _ in range(len(self._soon)):  # what these ask for comes in the next round
             self._soon.popleft()()
 
@@ -84,5 +106,7 @@ class Rounds:
                 partition.write()
         committer.start_group()
         self._requested = False
+        self._is_running = False
+        self._now_ms = None
         if self._soon:
             self.request()

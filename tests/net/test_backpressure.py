@@ -13,6 +13,7 @@ from trunkline.config import BrokerConfig, Limits
 from trunkline.door import Connection, Door, DoorContext, Transport
 from trunkline.errors import TrunklineError
 from trunkline.hookspecs import RegisterDoor, hookimpl
+from trunkline.net.transport import BITES_PER_ROUND, READ_BYTES
 from trunkline.partition import Partition
 from trunkline.plugins import PluginHost
 from trunkline.testing.scripted_store import ScriptedStore
@@ -105,7 +106,8 @@ async def test_reading_pauses_while_the_disk_is_behind_and_then_goes_on(
                 await trio.lowlevel.checkpoint()
             await trio.testing.wait_all_tasks_blocked(0.01)
             waiting = broker.statistics().net.unacknowledged_bytes
-            assert LIMIT < waiting <= LIMIT + 2 * 65536 + 1000
+            one_round = BITES_PER_ROUND * READ_BYTES
+            assert LIMIT < waiting <= LIMIT + one_round + READ_BYTES + 1000
             assert plugin.door.connections[0].received <= waiting
             store.release("flush")
             received = b""
@@ -113,6 +115,27 @@ async def test_reading_pauses_while_the_disk_is_behind_and_then_goes_on(
                 received += await client.receive_some(1000)
     assert set(received) == {ord(".")}
     assert broker.statistics().net.unacknowledged_bytes == 0
+
+
+async def test_nobody_is_called_silent_while_nothing_is_read(
+    broker: Broker, store: ScriptedStore, plugin: Plugin
+) -> None:
+    store.hold("flush")
+    with trio.fail_after(20):
+        client = await trio.open_tcp_stream(*broker.addresses["append"])
+        async with client, trio.open_nursery() as nursery:
+            nursery.start_soon(client.send_all, bytes(4 * LIMIT))
+            while broker.statistics().net.unacknowledged_bytes <= LIMIT:
+                await trio.lowlevel.checkpoint()
+            transport = plugin.door.connections[0].transport
+            transport.idle_timeout_s = 10
+            broker._reactor.check_time(broker._reactor.now + 1000)
+            assert not transport.is_closing
+            store.release("flush")
+            while plugin.door.connections[0].received < 4 * LIMIT or broker.statistics().net.unacknowledged_bytes:
+                await client.receive_some(1000)
+            broker._reactor.check_time(broker._reactor.now + 1000)
+            assert transport.is_closing
 
 
 async def test_publishing_in_process_goes_on_meanwhile(broker: Broker, store: ScriptedStore) -> None:

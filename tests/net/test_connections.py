@@ -227,6 +227,21 @@ async def test_data_renews_the_idle_timeout(bench: Bench) -> None:
     await client.aclose()
 
 
+async def test_one_that_only_reads_what_is_waiting_for_it_is_not_idle(bench: Bench) -> None:
+    client, peer = await bench.connect()
+    await client.send_all(b"flood")
+    await bench.until(lambda: peer.transport.is_congested)
+    peer.transport.idle_timeout_s = 10
+    peer.transport.last_received -= 9.9
+    waiting = peer.transport._outbound_bytes
+    while peer.transport._outbound_bytes == waiting:
+        await client.receive_some(100_000)
+    peer.transport.check_time(bench.reactor.now + 5)
+    assert "timed out" not in peer.events
+    peer.transport.check_time(bench.reactor.now + 11)
+    assert "timed out" in peer.events
+
+
 async def test_one_that_does_not_introduce_itself_in_time_is_closed(
     bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:

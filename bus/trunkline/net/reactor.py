@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ssl
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Final
 
@@ -16,7 +16,7 @@ from trunkline.door import Door
 from trunkline.net.listener import Listener, bind
 from trunkline.net.pollers import Poller, open_poller
 from trunkline.net.transport import SocketTransport
-from trunkline.rounds import Rounds
+from trunkline.rounds import Rounds, wall_clock_ms
 
 __all__ = ["Reactor", "ReactorStatistics"]
 
@@ -38,10 +38,10 @@ class ReactorStatistics(msgspec.Struct, frozen=True):
 class Reactor:
     """Owns all sockets of a broker. Open it with :meth:`open`; ``rounds`` is where partitions stage."""
 
-    def __init__(self, poller: Poller, limits: Limits) -> None:
+    def __init__(self, poller: Poller, limits: Limits, clock_ms: Callable[[], int] = wall_clock_ms) -> None:
         self.poller = poller
         self.limits = limits
-        self.rounds = Rounds(poller.wake, limits.max_unacknowledged_bytes)
+        self.rounds = Rounds(poller.wake, limits.max_unacknowledged_bytes, clock_ms)
         self.now = time.monotonic()
         self.touched: list[SocketTransport] = []
         self.is_in_round = False
@@ -53,10 +53,12 @@ class Reactor:
 
     @classmethod
     @asynccontextmanager
-    async def open(cls, limits: Limits, *, poller: str = "auto") -> AsyncIterator[Reactor]:
+    async def open(
+        cls, limits: Limits, *, clock_ms: Callable[[], int] = wall_clock_ms, poller: str = "auto"
+    ) -> AsyncIterator[Reactor]:
         """Run the reactor and its commit thread inside the block; on leaving it, drop whatever is still connected."""
         async with open_poller(poller) as chosen, trio.open_nursery() as nursery:
-            reactor = cls(chosen, limits)
+            reactor = cls(chosen, limits, clock_ms)
             async with trio.open_nursery() as commit_nursery:
                 # A limiter of its own: the thread lives as long as the broker and must not use up a worker's place.
                 commit_nursery.start_soon(
@@ -126,10 +128,15 @@ class Reactor:
         while True:
             await trio.sleep(_SWEEP_S)
             self.now = time.monotonic()
-            for transport in tuple(self._transports):
-                transport.check_time(self.now)
+            self.check_time(self.now)
             for listener in self._listeners:
                 listener.resume()
+
+    def check_time(self, now: float) -> None:
+        """Enforce deadlines and idle timeouts, unless nothing is read: then the peers' silence is ours."""
+        if not self.rounds.is_saturated:
+            for transport in tuple(self._transports):
+                transport.check_time(now)
 
     def drop_connections(self) -> None:
         """End every connection now."""

@@ -1,7 +1,7 @@
 """One peer's socket: reads in bounded bites, buffers what leaves, sends once a round.
 
-Bounds: at most READ_BYTES are read from a peer in a round, so no peer can hold up the others. What
-is not sent yet waits in a buffer; above ``max_outbound_bytes`` the transport is congested: the core
+Bounds: a peer is read in bites of READ_BYTES, at most BITES_PER_ROUND of them in a round, so no peer can hold
+up the others. What is not sent yet waits in a buffer; above ``max_outbound_bytes`` the transport is congested: the core
 stops reading from that peer, and doors stop writing to it, until half has gone.
 """
 
@@ -25,6 +25,9 @@ logger = logging.getLogger("trunkline.net")
 
 READ_BYTES: Final = 65536
 """Larger bites make glibc map and unmap each buffer, which costs more than the copy."""
+
+BITES_PER_ROUND: Final = 4
+"""More bytes in a round share its write, its flush and its wake-up; 100 KB batches gain a third over one bite."""
 
 CLOSE_TIMEOUT_S: Final = 5.0
 """How long a peer that is being closed may take to read what was written to it."""
@@ -123,24 +126,33 @@ class SocketTransport(Transport):
             self._lost(ConnectionResetError("connection reset by peer"))
 
     def _read(self) -> None:
-        allowance = self._allowance
-        try:
-            data = self._sock.recv(READ_BYTES if allowance < 0 else allowance)
-        except BlockingIOError:
-            return
-        except OSError as error:
-            self._lost(error)
-            return
-        if not data:
-            self._lost(None)
-            return
-        self.last_received = self._reactor.now
-        self.received(data)
-        if allowance >= 0 and self._allowance >= 0:
-            self._allowance -= len(data)
-            if self._allowance <= 0 and not self.is_closing:
-                limit = self._reactor.limits.pre_handshake_bytes
-                self.fail(RemoteProtocolError(f"sent {limit} bytes without introducing itself"))
+        reactor = self._reactor
+        self.last_received = reactor.now
+        for _ in range(BITES_PER_ROUND):
+            allowance = self._allowance
+            try:
+                data = self._sock.recv(READ_BYTES if allowance < 0 else allowance)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                self._lost(error)
+                return
+            if not data:
+                self._lost(None)
+                return
+            self.received(data)
+            if allowance >= 0:
+                self._spend_allowance(len(data))
+            if len(data) < READ_BYTES or not self._mask & READ or self.is_closing or reactor.rounds.is_saturated:
+                return
+
+    def _spend_allowance(self, size: int) -> None:
+        if self._allowance < 0:
+            return  # it has introduced itself just now
+        self._allowance -= size
+        if self._allowance <= 0 and not self.is_closing:
+            limit = self._reactor.limits.pre_handshake_bytes
+            self.fail(RemoteProtocolError(f"sent {limit} bytes without introducing itself"))
 
     def received(self, data: bytes) -> None:
         """Give bytes to the connection; its errors end here."""
@@ -186,7 +198,11 @@ class SocketTransport(Transport):
             except OSError as error:
                 self._lost(error)
                 return
-            self._sent(sent)
+            if sent == self._outbound_bytes and not self.is_congested:
+                parts.clear()
+                self._outbound_bytes = 0
+            else:
+                self._sent(sent)
         if self._outbound:
             if not self._mask & WRITE:
                 self._update_mask()
@@ -205,6 +221,8 @@ class SocketTransport(Transport):
     def _sent(self, sent: int) -> None:
         parts = self._outbound
         self._outbound_bytes -= sent
+        if sent and self.is_congested:
+            self.last_received = self._reactor.now  # nothing is read from it, but it reads: it is there
         if not self._outbound_bytes:
             self._outbound = []
         elif sent:
