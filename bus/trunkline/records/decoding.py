@@ -45,7 +45,7 @@ HEADER_OVERHEAD_BYTES = 96
 _MIN_HEADER_BYTES = 2
 _NULL_FOLDED = 1  # -1 as a varint reader gives it
 _OFFSET_LIMIT = 1 << 63
-_MAX_FOLDED_TIMESTAMP_DELTA = 4 * TIMESTAMP_LIMIT
+MAX_FOLDED_TIMESTAMP_DELTA = 4 * TIMESTAMP_LIMIT
 
 
 def decode(batch: Buffer, *, max_bytes: int = DEFAULT_MAX_DECODED_BYTES) -> list[Record]:
@@ -171,7 +171,7 @@ def _read_records(
             position += 2
         else:
             folded, position = read_varlong(data, position)
-            if folded > _MAX_FOLDED_TIMESTAMP_DELTA:
+            if folded > MAX_FOLDED_TIMESTAMP_DELTA:
                 raise CorruptBatch(f"the record after offset {base_offset + previous} has no possible timestamp")
         if folded and not is_append_time:
             timestamp += (folded >> 1) ^ -(folded & 1)
@@ -233,7 +233,7 @@ def _read_records(
                 if len(headers) * HEADER_OVERHEAD_BYTES > room:
                     _refuse()
             else:
-                headers, position = _read_headers(data, position, end, base_offset + delta, room)
+                headers, position = read_record_headers(data, position, end, base_offset + delta, room)
                 last_block, last_headers = block, headers
             header_count += len(headers)
             room -= len(headers) * HEADER_OVERHEAD_BYTES
@@ -248,7 +248,7 @@ def _read_records(
     return records, header_count
 
 
-def _read_headers(data: bytes, position: int, end: int, offset: int, room: int) -> tuple[tuple[Header, ...], int]:
+def read_record_headers(data: bytes, position: int, end: int, offset: int, room: int) -> tuple[tuple[Header, ...], int]:
     folded, position = read_varint(data, position)
     count = folded >> 1
     if folded & 1 or count * _MIN_HEADER_BYTES > end - position:
