@@ -43,7 +43,10 @@ _LAST_OFFSET = 2 * _COUNT
 
 def _first_record_only(batch: bytes) -> bytes:
     """Without the second record, spanning as many offsets as before."""
-    kept = encode(decode_all(batch)[:1])
+    records = decode_all(batch)
+    if not records:  # a store that trims single records had only this one left, and has removed it
+        return batch
+    kept = encode(records[:1])
     header = read_header(batch)._replace(record_count=1, max_timestamp=read_header(kept).max_timestamp)
     return with_records(header, kept[HEADER_BYTES:])
 
