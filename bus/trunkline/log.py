@@ -178,6 +178,7 @@ class Log(ABC):
 
         Every batch is seen in its old or its new form by a reader, and after a crash, whatever the moment; several
         batches may change at once (a segment). A gap is read over: ``read`` gives the next batch there is.
+        (Compaction never drops the last batch below ``end_offset``, so a read below the high watermark finds one.)
         Afterwards ``start_offset`` and ``end_offset`` are what they were.
 
         Raises OSError, or what ``transform`` raises; the log stays usable, part of it rewritten.

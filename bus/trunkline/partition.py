@@ -178,6 +178,8 @@ class Partition:
             offset = saved.offset
         while offset < self.log.end_offset:
             batches = self.log.read(offset, _RECOVERY_READ_BYTES, self.log.end_offset)
+            if not batches:
+                break  # what follows was compacted away, and the log was truncated behind it
             for _, header in iter_headers(batches):
                 if header.base_offset >= offset:
                     self._producers.update(header, header.base_offset)

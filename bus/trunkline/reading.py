@@ -81,8 +81,9 @@ class RecordReader(AsyncIterator[ConsumerRecord]):
                 next_offset=following,
             ) from error
         self._batches.popleft()
-        self._cursors[partition] = read_header(batch).next_offset
         last = None if self._follow else self._ends[partition]
+        following = read_header(batch).next_offset
+        self._cursors[partition] = following if last is None else min(following, last)  # a gap may reach past the end
         self._records = [
             ConsumerRecord(
                 record.offset,
