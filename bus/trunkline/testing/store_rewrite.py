@@ -105,7 +105,7 @@ class RewritePromises(Promises):
         full.log.rewrite(full.end, transform)
 
         wanted = full.rewritten(transform)
-        for log in (full.log, store.reopen()):
+        for log in store.before_and_after_restart(full.log):
             expect("a rewrite moves neither end", (log.start_offset, log.end_offset), (0, _LAST_OFFSET + 1))
             self.expect_log("after a rewrite the log has the new batches, in order, at their offsets", log, wanted)
 
@@ -113,7 +113,7 @@ class RewritePromises(Promises):
         full.log.rewrite(full.end, transform)
 
         wanted = [_identity(batch) for batch in full.rewritten(transform)]
-        for log in (full.log, store.reopen()):
+        for log in store.before_and_after_restart(full.log):
             promise = (
                 "a batch keeps its base and last offset and its producer's fields even with no record left: "
                 "a producer that comes back is recognised by them, and readers go on behind them"
@@ -124,7 +124,7 @@ class RewritePromises(Promises):
         full.log.rewrite(full.end, transform)
 
         wanted = full.rewritten(transform)
-        for log in (full.log, store.reopen()):
+        for log in store.before_and_after_restart(full.log):
             for offset in range(_LAST_OFFSET + 1):
                 data = log.read(offset, 1, _LAST_OFFSET + 1)
                 following = next(batch for batch in wanted if read_header(batch).next_offset > offset)
@@ -150,7 +150,7 @@ class RewritePromises(Promises):
         full.log.rewrite(full.end, transform)
 
         records = content(b"".join(full.rewritten(transform)))
-        for log in (full.log, store.reopen()):
+        for log in store.before_and_after_restart(full.log):
             for timestamp in range(0, 20 * _COUNT + 20, 15):
                 wanted = next(((r.offset, r.timestamp) for r in records if r.timestamp >= timestamp), None)
                 promise = "find_timestamp gives a record that is still there"
@@ -175,7 +175,7 @@ class RewritePromises(Promises):
         full.log.rewrite(end, _drop(range(_COUNT)))
 
         wanted = [batch for batch in _BATCHES if read_header(batch).base_offset >= end] + [_LAST]
-        for log in (full.log, store.reopen()):
+        for log in store.before_and_after_restart(full.log):
             self.expect_log("what is at or past end_offset is left alone", log, wanted)
 
     def test_rewriting_again_and_again(self, store: SuiteStore, full: _Full) -> None:
@@ -203,7 +203,7 @@ class RewritePromises(Promises):
                 full.log.rewrite(full.end, stop)
         added = make_batch(_LAST_OFFSET + 1)
         full.log.append([added])
-        for log in (full.log, store.reopen()):
+        for log in store.before_and_after_restart(full.log):
             found = [(batch, number) for number, batch in enumerate(_walk(log))]
             expect("every batch is still there, in its old or its new form", len(found), _COUNT + 2)
             for batch, number in found[:_COUNT]:
@@ -247,7 +247,7 @@ class RewritePromises(Promises):
 
         expect("a rewrite overlaps reads, appends and flushes, and none of them fails", wrong, [])
         wanted = [b for n, b in enumerate(_BATCHES) if n in keep or 2 * n >= full.end] + [_LAST, *added]
-        for opened in (log, store.reopen()):
+        for opened in store.before_and_after_restart(log):
             self.expect_log("nothing appended during a rewrite is lost", opened, wanted)
 
     def test_appends_go_on_after_a_rewrite(self, store: SuiteStore, full: _Full) -> None:
@@ -290,7 +290,7 @@ class RewritePromises(Promises):
         full.log.save_state(state)
         full.log.rewrite(full.end, _drop(range(_COUNT)))
 
-        for log in (full.log, store.reopen()):
+        for log in store.before_and_after_restart(full.log):
             expect("a rewrite does not touch the saved state", log.load_state(), state)
 
     def test_a_rewrite_gives_space_back(self, store: SuiteStore, full: _Full) -> None:
