@@ -11,15 +11,28 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from trunkline.testing.batches import make_batch as make_batch
     from trunkline.testing.memory_store import MemoryStore as MemoryStore
+    from trunkline.testing.protocol_compliance import ProtocolCompliance as ProtocolCompliance
+    from trunkline.testing.protocol_peer import Peer as Peer
+    from trunkline.testing.protocol_peer import Refused as Refused
     from trunkline.testing.store_compliance import StoreCompliance as StoreCompliance
 
 _MODULES = {
     "MemoryStore": "trunkline.testing.memory_store",
+    "Peer": "trunkline.testing.protocol_peer",
+    "ProtocolCompliance": "trunkline.testing.protocol_compliance",
+    "Refused": "trunkline.testing.protocol_peer",
     "StoreCompliance": "trunkline.testing.store_compliance",
     "make_batch": "trunkline.testing.batches",
 }
 
-__all__ = ["MemoryStore", "StoreCompliance", "make_batch"]
+__all__ = [
+    "MemoryStore",
+    "Peer",
+    "ProtocolCompliance",
+    "Refused",
+    "StoreCompliance",
+    "make_batch",
+]
 
 
 def __getattr__(name: str) -> Any:

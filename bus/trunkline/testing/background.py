@@ -23,7 +23,7 @@ from trunkline.addresses import format_address
 from trunkline.broker import Broker, PublishedRecord, open_broker
 from trunkline.config import BrokerConfig
 from trunkline.errors import BrokerClosing
-from trunkline.plugins import installed_plugins
+from trunkline.plugins import PluginHost, installed_plugins
 from trunkline.reading import Start
 from trunkline.records import ConsumerRecord, Header
 
@@ -57,6 +57,7 @@ class BackgroundBroker:
         store: str = "memory",
         listen: Mapping[str, str] | None = None,
         config: BrokerConfig | None = None,
+        plugins: PluginHost | None = None,
     ) -> None:
         """Open a broker and return when its doors are open.
 
@@ -65,6 +66,7 @@ class BackgroundBroker:
           store: for topics that name none.
           listen: addresses by door; None: the native and the MQTT door, if they are installed, on free ports.
           config: everything else; what the other arguments say comes first.
+          plugins: a host with plugins added that are not installed; None: installed ones.
         """
         if listen is None:
             installed = {plugin.name for plugin in installed_plugins()}
@@ -74,6 +76,7 @@ class BackgroundBroker:
         self._data = data
         self._store = store
         self._listen = listen
+        self._plugins = plugins
         self._opened: Future[None] = Future()
         self._thread = threading.Thread(target=self._run_thread, name="trunkline broker")
         self._thread.start()
@@ -94,7 +97,9 @@ class BackgroundBroker:
                 self._opened.set_exception(error)
 
     async def _main(self) -> None:
-        async with open_broker(self._data, store=self._store, listen=self._listen, config=self._config) as broker:
+        async with open_broker(
+            self._data, store=self._store, listen=self._listen, config=self._config, plugins=self._plugins
+        ) as broker:
             self.broker = broker
             self.addresses = MappingProxyType(broker.addresses)
             self._token = trio.lowlevel.current_trio_token()

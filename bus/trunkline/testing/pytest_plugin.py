@@ -23,7 +23,7 @@ __all__ = ["pytest_configure", "trunkline_broker", "trunkline_broker_factory"]
 
 def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
-        "markers", "trunkline(**options): options of the fixture trunkline_broker: data, store, listen, config"
+        "markers", "trunkline(**options): options of the fixture trunkline_broker: data, store, listen, config, plugins"
     )
 
 
@@ -32,7 +32,7 @@ def trunkline_broker_factory() -> Iterator[Callable[..., BackgroundBroker]]:
     """Call it for a running broker; all are closed when the test is over.
 
     Takes the arguments of :class:`trunkline.testing.background.BackgroundBroker`: ``data``, ``store``,
-    ``listen``, ``config``.
+    ``listen``, ``config``, ``plugins``.
     """
     from trunkline.testing.background import BackgroundBroker
 
