@@ -153,7 +153,7 @@ class ReadableLog(Log):
             placed = segment.batch_holding(offset, limit, nowait)
             if placed is not None:
                 return segment, placed.position, limit
-            if offset >= self._gaps_end or (offset < segment.end_offset and segment is not last):
+            if offset >= self._gaps_end:
                 raise corrupt(segment.log.path, limit, f"offset {offset} should be before this byte")
         return None  # a gap reaches up to the end
 
