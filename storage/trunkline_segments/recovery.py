@@ -71,6 +71,9 @@ class _Recovery:
         checkpoint = stored or self._assume_checkpoint(segments)
         self._gaps_end = checkpoint.gaps_end
         segments, trimmed = self._split_trimmed(segments, checkpoint)
+        if checkpoint.recovery_segment < segments[0].base_offset == checkpoint.recovery_point:
+            base = segments[0].base_offset  # it ended there, and was below the start: trimmed
+            checkpoint = checkpoint._replace(recovery_segment=base, recovery_position=0)
         lengths = [segment.log.size() for segment in segments]
         recovery_segment = self._recovery_segment(segments, checkpoint)
 
