@@ -20,8 +20,9 @@ What the core promises a log:
   ``append``, but no two of ``flush`` or of ``save_state``;
 * ``rewrite`` and ``chunks`` may overlap all of these, but not ``truncate``, ``trim`` or ``close``;
 * nothing but reads overlaps ``truncate``, ``trim`` or ``close``; nothing is called after ``close``;
-* batches given to ``append`` are intact (length, CRC, counts), start exactly at ``end_offset``
-  and follow each other without a gap;
+* batches given to ``append`` are intact (length, CRC, counts) and in order, from ``end_offset`` on. Only in a copy of
+  another log (of another store, or a leader's) are offsets missing, between the batches and in them, as compaction
+  took them;
 * after ``append`` or ``flush`` has raised anything but StoreFull, the core appends nothing more to that log until
   it is reopened.
 
@@ -40,7 +41,17 @@ import msgspec
 from trunkline.disk import Disk
 from trunkline.settings import TopicSettings
 
-__all__ = ["Chunk", "Log", "SavedState", "Store", "StoreContext", "StoreFactory", "TimestampedOffset", "TopicPartition"]
+__all__ = [
+    "Chunk",
+    "Fault",
+    "Log",
+    "SavedState",
+    "Store",
+    "StoreContext",
+    "StoreFactory",
+    "TimestampedOffset",
+    "TopicPartition",
+]
 
 
 class TopicPartition(NamedTuple):
@@ -69,6 +80,23 @@ class Chunk(NamedTuple):
     max_timestamp: int
 
 
+class Fault(NamedTuple):
+    """Something that is wrong in what a store keeps.
+
+    Attributes:
+      file: where, as far as the store has files.
+      position: the byte in it; None if it is not about one place.
+      offset: of the first record that it concerns; None if that is not known.
+      is_torn_tail: it is an append that never finished and was never acknowledged; opening the log cuts it off.
+    """
+
+    file: str
+    position: int | None
+    offset: int | None
+    reason: str
+    is_torn_tail: bool = False
+
+
 class SavedState(NamedTuple):
     """An opaque snapshot of the core's, true of the log at exactly ``offset``."""
 
@@ -91,7 +119,7 @@ class Log(ABC):
 
     @abstractmethod
     def append(self, batches: Sequence[bytes]) -> None:
-        """Add whole encoded batches at ``end_offset``; their offsets and epochs are already in them.
+        """Add whole encoded batches from ``end_offset`` on; their offsets and epochs are already in them.
 
         Readable at once, durable only after ``flush``. The bytes may be kept, they never change.
 
@@ -228,6 +256,18 @@ class Store(ABC):
         Raises:
           CorruptLog: records that had been durable are damaged; nothing was changed.
         """
+
+    def verify(self, name: TopicPartition) -> Iterator[Fault]:
+        """Look for everything that is wrong with a log that is there and is not open.
+
+        As it is, it opens the log and checks each batch that can be read. A store that keeps more than
+        batches (indexes, checkpoints) looks at these too, and says where in which file. It changes nothing that
+        opening the log would not; where :attr:`StoreContext.disk` is used, it is not even that when the caller has
+        given a :class:`trunkline.overlay.OverlayDisk`.
+        """
+        from trunkline.verify import verify_by_reading
+
+        yield from verify_by_reading(self, name)
 
     @abstractmethod
     def delete(self, name: TopicPartition) -> None:

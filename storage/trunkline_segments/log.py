@@ -46,8 +46,7 @@ __all__ = ["SegmentLog"]
 CHECKPOINT_BYTES = 16 * 1024 * 1024
 """About this much is scanned after a crash: 0.4 s if batches are as small as 170 bytes, 10 ms if they are large."""
 
-_LAST_DELTA_AND_MAX_TIMESTAMP = Struct(">i8xq")
-_AT = 23  # where these lie in a batch header
+_PLACE = Struct(">q15xi8xq14xi")  # base_offset, last_offset_delta, max_timestamp, record_count
 
 _NO_ROOM = {
     errno.ENOSPC: "the disk is full",
@@ -104,6 +103,9 @@ class SegmentLog(ReadableLog):
         rolled: list[Segment] = []
         try:
             end_offset = self._write(batches, rolled)
+        except StoreFull:
+            self._take_back(segment, noted, rolled)
+            raise
         except OSError as error:
             if error.errno not in _NO_ROOM:
                 raise
@@ -121,27 +123,38 @@ class SegmentLog(ReadableLog):
         """Note and write them; return the offset after them. The new segments are for the caller to publish."""
         active = self._active
         offset = self._tail[0]
+        gaps_end = self._gaps_end
         first = 0
         for number, batch in enumerate(batches):
-            delta, timestamp = _LAST_DELTA_AND_MAX_TIMESTAMP.unpack_from(batch, _AT)
-            last_offset = offset + delta
+            base_offset, delta, timestamp, count = _PLACE.unpack_from(batch)
+            last_offset = base_offset + delta
             size = len(batch)
-            if active.size and (
+            if (
                 active.size + size > self._segment_bytes
                 or timestamp > self._roll_after
                 or last_offset > active.max_offset
+                if active.size
+                else base_offset != active.base_offset
             ):
                 if number > first:
-                    self._file.append(batches[first:number])
-                active = self._new_segment(offset)
+                    self._write_to_active(batches[first:number], gaps_end)
+                active = self._new_segment(base_offset)
                 rolled.append(active)
                 first = number
+            if base_offset != offset or count <= delta:
+                gaps_end = last_offset + 1
             if not active.size:
                 self._roll_after = timestamp + self._segment_ms if timestamp >= 0 else math.inf
             active.note(size, last_offset, timestamp)
             offset = last_offset + 1
-        self._file.append(batches[first:] if first else batches)
+        self._write_to_active(batches[first:] if first else batches, gaps_end)
         return offset
+
+    def _write_to_active(self, batches: Sequence[bytes], gaps_end: int) -> None:
+        if gaps_end > self._gaps_end:  # a copy; before it has a gap, as recovery takes any other for damage
+            with self._checkpoint_lock:
+                self._replace_checkpoint(self._start_offset, self._recovery_point, gaps_end)
+        self._file.append(batches)
 
     def _take_back(self, segment: Segment, noted: Noted, rolled: list[Segment]) -> None:
         """Leave the log as it was before an append, durably; ``segment`` was the active one. Raises OSError."""

@@ -22,7 +22,7 @@ from trunkline.records import HEADER_BYTES, BatchHeader, check_batch
 from trunkline_segments.files import StoredFile
 from trunkline_segments.segment import Segment
 
-__all__ = ["BadBatch", "find_intact_batch", "has_lost_sector", "scan"]
+__all__ = ["BadBatch", "Window", "find_intact_batch", "has_lost_sector", "scan"]
 
 SCAN_BYTES = 4 * 1024 * 1024
 """Read at a time; a larger batch is read whole."""
@@ -48,7 +48,7 @@ class _CutShort(TrunklineError):
     pass
 
 
-class _Window:
+class Window:
     """A part of a file in memory, moved forward as it is asked for."""
 
     def __init__(self, file: StoredFile, limit: int) -> None:
@@ -91,7 +91,7 @@ def scan(segment: Segment, limit: int, gaps_end: int = 0) -> BadBatch | None:
     Returns:
       The first bad one, if any; what comes before it is noted.
     """
-    window = _Window(segment.log, limit)
+    window = Window(segment.log, limit)
     position, offset = segment.size, segment.end_offset
     while position < limit:
         try:
@@ -114,7 +114,7 @@ def find_intact_batch(file: StoredFile, position: int, limit: int, offset: int) 
     one or by the end of the file.
     """
     for candidate in _candidates(file, position, limit):
-        window = _Window(file, limit)
+        window = Window(file, limit)
         try:
             found = window.check(candidate)
             if found.base_offset < offset:

@@ -22,7 +22,7 @@ from trunkline.disk import Disk
 from trunkline.log import SavedState
 from trunkline_segments.names import SNAPSHOT, file_name, offsets_of
 
-__all__ = ["forget_states", "load_state", "save_state"]
+__all__ = ["forget_states", "is_intact", "load_state", "save_state"]
 
 logger = logging.getLogger("trunkline.segments")
 
@@ -51,13 +51,14 @@ def load_state(disk: Disk, directory: Path, end_offset: int) -> SavedState | Non
         contents = disk.read_file(path) if offset <= end_offset else None
         if contents is None:
             continue
-        if _is_intact(contents):
+        if is_intact(contents):
             return SavedState(offset, contents[_HEADER.size :])
         logger.warning("%s is damaged and is not used; an older saved state or the log itself stands in", path)
     return None
 
 
-def _is_intact(contents: bytes) -> bool:
+def is_intact(contents: bytes) -> bool:
+    """Whether these are the contents of a state's file, whole and unchanged."""
     if len(contents) < _HEADER.size:
         return False
     version, crc, length = _HEADER.unpack_from(contents)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 
-from trunkline.log import Log, Store, StoreContext, TopicPartition
+from trunkline.log import Fault, Log, Store, StoreContext, TopicPartition
 from trunkline.settings import TopicSettings
 from trunkline_segments.files import OpenFiles
 from trunkline_segments.log import SegmentLog
 from trunkline_segments.names import DELETED, deleted_name, directory_name, parse_directory_name
+from trunkline_segments.verify import verify_directory
 
 __all__ = ["SegmentStore"]
 
@@ -42,6 +44,9 @@ class SegmentStore(Store):
         directory = self._directory / directory_name(name)
         self._disk.make_directory(directory)
         return SegmentLog(self._open_files, directory, name, settings)
+
+    def verify(self, name: TopicPartition) -> Iterator[Fault]:
+        return verify_directory(self._disk, self._directory / directory_name(name))
 
     def delete(self, name: TopicPartition) -> None:
         text = directory_name(name)

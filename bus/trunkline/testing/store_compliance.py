@@ -32,12 +32,14 @@ from trunkline.log import Log, Store
 from trunkline.settings import TopicSettings
 from trunkline.testing.store_append import AppendPromises
 from trunkline.testing.store_change import ChangePromises
+from trunkline.testing.store_copy import CopyPromises
 from trunkline.testing.store_model import ModelPromises
 from trunkline.testing.store_names import NamePromises
 from trunkline.testing.store_read import ReadPromises
 from trunkline.testing.store_rewrite import RewritePromises
 from trunkline.testing.store_suite import NAME, SuiteStore
 from trunkline.testing.store_timestamps import TimestampPromises
+from trunkline.testing.store_verify import VerifyPromises
 
 __all__ = ["StoreCompliance"]
 
@@ -48,7 +50,15 @@ _SETTINGS = {
 
 
 class StoreCompliance(
-    AppendPromises, ReadPromises, TimestampPromises, ChangePromises, RewritePromises, NamePromises, ModelPromises
+    AppendPromises,
+    CopyPromises,
+    ReadPromises,
+    TimestampPromises,
+    ChangePromises,
+    RewritePromises,
+    VerifyPromises,
+    NamePromises,
+    ModelPromises,
 ):
     """Checks that a store keeps the promises of :class:`trunkline.log.Store` and :class:`trunkline.log.Log`.
 
