@@ -108,7 +108,12 @@ class Broker:
         self.is_closing = False
         self.now_ms = now_ms
         self.start_soon = spawn
-        self.housekeeping = Housekeeping(catalog.partitions, now_ms, config.housekeeping.interval_s)
+        self.housekeeping = Housekeeping(
+            catalog.partitions,
+            now_ms,
+            config.housekeeping.interval_s,
+            config.housekeeping.compaction_bytes_per_s,
+        )
         self._reactor = reactor
         self._metadata = metadata
         self._catalog = catalog

@@ -86,9 +86,12 @@ class HousekeepingConfig(_Section, frozen=True, kw_only=True):
     Attributes:
       interval_s: from the end of one pass over all partitions (retention) to the beginning of the next
         (Kafka: log.retention.check.interval.ms).
+      compaction_bytes_per_s: read and rewritten by compaction at most, in the whole broker; 0: no limit
+        (Kafka: log.cleaner.io.max.bytes.per.second).
     """
 
     interval_s: _Seconds = 30.0
+    compaction_bytes_per_s: Annotated[int, msgspec.Meta(ge=0)] = 32 * 1024 * 1024
 
 
 class TlsFiles(_Section, frozen=True, kw_only=True):

@@ -54,7 +54,7 @@ class Delivery:
 
 
 class LiveSubscriber(ABC):
-    """Somebody with filters. Must be hashable (by identity is best) and must not raise."""
+    """Somebody with filters. Must be hashable (by identity is best). If it raises, it is removed."""
 
     @abstractmethod
     def deliver(self, delivery: Delivery, options: list[Any]) -> bool:
@@ -181,8 +181,16 @@ class LiveTail:
             return
         delivery = Delivery(record, text, self.partition)
         for member, options in wanted:
-            if member.cursor is None and not member.subscriber.deliver(delivery, options):
+            if member.cursor is None and not self._deliver(member, delivery, options):
                 member.cursor = record.offset + 1
+
+    def _deliver(self, member: _Member, delivery: Delivery, options: list[Any]) -> bool:
+        try:
+            return member.subscriber.deliver(delivery, options)
+        except Exception:  # the boundary: one subscriber's bug must not keep the others from their records
+            logger.exception("%s: %r failed and is left out", self.partition.name, member.subscriber)
+            self._rounds.call_soon(lambda: self.remove(member.subscriber))
+            return False
 
     def _decode(self, batches: bytes, from_offset: int) -> list[Record]:
         try:
@@ -287,7 +295,7 @@ class LiveTail:
             if text is None:
                 continue
             options = member.options(text, record.offset)
-            if options and not member.subscriber.deliver(Delivery(record, text, self.partition), options):
+            if options and not self._deliver(member, Delivery(record, text, self.partition), options):
                 return False
         return True
 

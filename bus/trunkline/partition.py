@@ -16,6 +16,7 @@ refusal (stopped, closing) empties the builder slot, and the slot is looked at a
 from __future__ import annotations
 
 import logging
+import threading
 from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol, TypeVar
@@ -23,11 +24,13 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 import msgspec
 import trio
 
-from trunkline.errors import InvalidBatch, LogStopped, OffsetOutOfRange, RecordTooLarge, StoreFull, TrunklineError
+from trunkline.errors import LogStopped, OffsetOutOfRange, StoreFull, TrunklineError
 from trunkline.log import Log, SavedState
 from trunkline.pending import AppendReceiver, Pending
 from trunkline.producers import ProducerTable
-from trunkline.records import EMPTY_HEADERS, HEADER_BYTES, BatchBuilder, assign, check_batch, iter_headers
+from trunkline.records import EMPTY_HEADERS, BatchBuilder, assign, iter_headers
+from trunkline.saved_state import decode_state, encode_state
+from trunkline.validation import check_key, check_new_batch, check_size
 
 if TYPE_CHECKING:
     from trunkline.rounds import Rounds
@@ -50,7 +53,7 @@ FLUSH_INTERVAL_BYTES = 16 * 1024 * 1024
 
 
 class TailListener(Protocol):
-    """Who follows a partition. Must not raise."""
+    """Who follows a partition. If it raises, that is logged and it is told no more."""
 
     def records_committed(self, partition: Partition, base_offset: int, next_offset: int, batches: list[bytes]) -> None:
         """The high watermark moved from ``base_offset`` to ``next_offset``; these batches are what lies between."""
@@ -77,6 +80,7 @@ class Partition:
     """Made by the topic catalog; doors stage, read and listen. Belongs to the broker's thread.
 
     Attributes:
+      cleaned_offset: up to where the log was compacted, as far as this broker remembers.
       readers: the next offset of each reader that has a name (group, queue), kept up to date by those who own them;
         retention waits for them if the topic says so, and counts what it takes from them.
       removed_unread: by reader, how many records were removed before it had read them, since the broker was opened.
@@ -94,6 +98,7 @@ class Partition:
         "_is_writing",
         "_limit_bytes",
         "_listeners",
+        "_needs_keys",
         "_now_ms",
         "_producers",
         "_refusal",
@@ -102,9 +107,11 @@ class Partition:
         "_saved_state",
         "_spawn",
         "_staged",
+        "_stop_beside",
         "_uncommitted",
         "_unflushed_bytes",
         "_waiters",
+        "cleaned_offset",
         "high_watermark",
         "index",
         "is_blocking",
@@ -142,6 +149,7 @@ class Partition:
         self.replicas = replicas
         self.isr = replicas
         self.next_offset = self.log_end_offset = self.high_watermark = log.end_offset
+        self.cleaned_offset = 0
         self.readers: dict[str, int] = {}
         self.removed_unread: dict[str, int] = {}
         self._rounds = rounds
@@ -154,11 +162,13 @@ class Partition:
         self._uncommitted: deque[Pending] = deque()
         self._listeners: list[TailListener] = []
         self._refusal: TrunklineError | None = None
+        self._needs_keys = False
         self._limit_bytes = 0  # of a batch, as of when the builder was opened
         self._is_staged = False
         self._is_held = False  # somebody wants the log for itself
         self._is_full = False
         self._alone = trio.Lock()
+        self._stop_beside: threading.Event | None = None
         self._is_writing = False
         self._is_saving = False
         self._is_closed = False
@@ -174,7 +184,7 @@ class Partition:
         saved = self.log.load_state()
         offset = self.log.start_offset
         if saved is not None and saved.offset >= offset:
-            self._producers = ProducerTable.restore(saved.state)
+            self.cleaned_offset, self._producers = decode_state(saved.state)
             offset = saved.offset
         while offset < self.log.end_offset:
             batches = self.log.read(offset, _RECOVERY_READ_BYTES, self.log.end_offset)
@@ -205,11 +215,13 @@ class Partition:
           receiver: told with ``token`` once it is committed or has failed; None: nobody asks.
 
         Raises:
-          RecordTooLarge, LogStopped, BrokerClosing: nothing was staged.
+          RecordTooLarge, InvalidBatch (no key in a compacted topic), LogStopped, BrokerClosing: nothing was staged.
         """
         builder = self._builder
         if builder is None:
             builder = self._open_builder()
+        if key is None and self._needs_keys:
+            check_key(self.name, key, self.topic.settings)
         size = len(headers_block) + _RECORD_OVERHEAD
         if value is not None:
             size += len(value)
@@ -225,17 +237,12 @@ class Partition:
             raise self._refusal
         self._touch()
         self._limit_bytes = self.topic.settings.max_message_bytes
+        self._needs_keys = self.topic.settings.is_compacted
         self._builder = builder = BatchBuilder()
         return builder
 
     def _next_builder(self, record_bytes: int) -> BatchBuilder:
-        limit = self._limit_bytes
-        if HEADER_BYTES + record_bytes > limit:
-            raise RecordTooLarge(
-                f"{self.name}: a record of {record_bytes} bytes does not fit max.message.bytes={limit}",
-                size_bytes=record_bytes,
-                limit_bytes=limit,
-            )
+        check_size(self.name, record_bytes, self.topic.settings)
         self._close_builder()
         return self._open_builder()
 
@@ -266,20 +273,8 @@ class Partition:
         if self._refusal is not None:
             raise self._refusal
         settings = self.topic.settings
-        if len(batch) > settings.max_message_bytes:
-            raise RecordTooLarge(
-                f"{self.name}: a batch of {len(batch)} bytes is over max.message.bytes={settings.max_message_bytes}",
-                size_bytes=len(batch),
-                limit_bytes=settings.max_message_bytes,
-            )
-        header = check_batch(batch)
-        if header.size_bytes != len(batch):
-            raise InvalidBatch(f"{self.name}: {len(batch) - header.size_bytes} bytes follow the batch; send one batch")
-        if header.is_control or header.is_transactional:
-            raise InvalidBatch(f"{self.name}: control and transactional batches are not accepted here")
+        header = check_new_batch(self.name, batch, settings)
         if header.producer_id >= 0:
-            if header.base_sequence < 0 or header.producer_epoch < 0:
-                raise InvalidBatch(f"{self.name}: a batch with a producer id needs an epoch and a sequence from 0 on")
             original = self._producers.check(header)
             if original is not None:
                 self._acknowledge_repeat(original, receiver, token)
@@ -431,7 +426,11 @@ class Partition:
         if self._listeners:
             batches = [pending.batch for pending in done]
             for listener in tuple(self._listeners):
-                listener.records_committed(self, base_offset, self.high_watermark, batches)
+                try:
+                    listener.records_committed(self, base_offset, self.high_watermark, batches)
+                except Exception:  # the boundary: one follower's bug must not hold up the log
+                    logger.exception("%s: %r failed at offset %d and is left out", self.name, listener, base_offset)
+                    self.remove_listener(listener)
         self._save_producers()
 
     def _save_producers(self) -> None:
@@ -443,7 +442,10 @@ class Partition:
                 self._saved_state = None
         elif self._saved_bytes >= STATE_INTERVAL_BYTES:
             self._saved_bytes = 0
-            self._saved_state = SavedState(self.next_offset, self._producers.snapshot())
+            self._saved_state = SavedState(self.next_offset, self._encode_state())
+
+    def _encode_state(self) -> bytes:
+        return encode_state(self.cleaned_offset, self._producers)
 
     async def _save_state(self, state: SavedState) -> None:
         try:
@@ -477,6 +479,8 @@ class Partition:
     def refuse(self, error: TrunklineError) -> None:
         """Raise ``error`` from now on when something is staged; what is staged already goes on."""
         self._close_builder()
+        if self._stop_beside is not None:
+            self._stop_beside.set()
         if not isinstance(self._refusal, LogStopped):  # a log that failed stays failed: it must not be flushed again
             self._refusal = error
 
@@ -486,6 +490,8 @@ class Partition:
         For the log's own calls that must not overlap a write (``trim``, ``truncate``). Raises what it raises, and
         LogStopped or BrokerClosing if the partition takes no changes. Cancellation: waits for a call under way.
         """
+        if self._stop_beside is not None:
+            self._stop_beside.set()
         async with self._alone:
             self._is_held = True
             try:
@@ -503,6 +509,31 @@ class Partition:
                 if self._staged:
                     self._touch()
                 self._wake_waiting()
+
+    async def run_beside(self, function: Callable[[], T], stop: threading.Event) -> T:
+        """Call ``function`` in a worker while appends and reads go on, but nothing that needs the log for itself.
+
+        For compaction. ``stop`` is set when somebody waits: ``function`` should then return soon. Raises what it
+        raises, and what the partition refuses changes with. Cancellation: waits for ``function``; set ``stop`` first.
+        """
+        async with self._alone:
+            if self._refusal is not None:
+                raise self._refusal
+            self._stop_beside = stop
+            try:
+                return await trio.to_thread.run_sync(function)
+            finally:
+                self._stop_beside = None
+                self._wake_waiting()
+
+    def last_batches(self) -> dict[int, int]:
+        """The base offset of the last batch of each producer that is remembered; compaction keeps them."""
+        return self._producers.last_batches()
+
+    def note_cleaned(self, offset: int) -> None:
+        """The log was compacted up to ``offset``; it is saved with the next state."""
+        self.cleaned_offset = offset
+        self._saved_bytes = STATE_INTERVAL_BYTES
 
     async def trim(self, offset: int) -> None:
         """Move the log start offset up to ``offset``; what is below it is gone for readers when this returns.
@@ -555,7 +586,7 @@ class Partition:
         if keep:
             if self.topic.settings.durability == "os":
                 self.log.flush()  # a state must not speak of what a power failure could still take away
-            self.log.save_state(SavedState(self.high_watermark, self._producers.snapshot()))
+            self.log.save_state(SavedState(self.high_watermark, self._encode_state()))
         self.log.close()
 
     def close_listeners(self, error: TrunklineError | None) -> None:
@@ -590,6 +621,7 @@ class Partition:
     def is_idle(self) -> bool:
         """Nothing is staged or on its way to the disk."""
         is_busy = self._is_writing or self._is_saving or self._rounds.committer.has(self)
+        is_busy = is_busy or self._stop_beside is not None
         return self._builder is None and not self._staged and not self._uncommitted and not is_busy
 
     def add_listener(self, listener: TailListener) -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Protocol
 
 from trunkline.errors import TrunklineError
 
 __all__ = ["AppendReceiver", "Pending"]
 
+logger = logging.getLogger("trunkline.partition")
+
 
 class AppendReceiver(Protocol):
-    """Who staged something and wants to know what became of it. Must not raise."""
+    """Who staged something and wants to know what became of it. If it raises, that is logged and goes no further."""
 
     def append_done(self, token: object, offset: int) -> None:
         """It is committed. ``offset``: of this record, or the base offset of this batch."""
@@ -43,10 +46,16 @@ class Pending:
         step = 0 if self.is_shared else 1
         for receiver, token in self.waiters:
             if receiver is not None:
-                receiver.append_done(token, offset)
+                try:
+                    receiver.append_done(token, offset)
+                except Exception:  # the boundary: one receiver's bug must not keep the others from their answers
+                    logger.exception("%r failed to take the acknowledgement of offset %d", receiver, offset)
             offset += step
 
     def fail(self, error: TrunklineError) -> None:
         for receiver, token in self.waiters:
             if receiver is not None:
-                receiver.append_failed(token, error)
+                try:
+                    receiver.append_failed(token, error)
+                except Exception:  # the boundary, as above
+                    logger.exception("%r failed to take a refusal", receiver)

@@ -59,6 +59,13 @@ def _one_of(*allowed: str) -> Callable[[str], str]:
     return parse
 
 
+def _ratio(text: str) -> float:
+    value = float(text)
+    if not 0 <= value <= 1:
+        raise ValueError(text)
+    return value
+
+
 def _names(text: str) -> tuple[str, ...]:
     return tuple(name for part in text.split(",") if (name := part.strip()))
 
@@ -70,6 +77,20 @@ def _store_name(text: str) -> str:
 
 
 TOPIC_SETTINGS: Final[Mapping[str, _Setting]] = {
+    "cleanup.policy": _Setting(
+        "cleanup_policy",
+        "delete",
+        _one_of("delete", "compact", "compact,delete", "delete,compact"),
+        "delete, compact or compact,delete",
+        "remove old records (retention), or keep the newest of each key (compaction), or both",
+    ),
+    "delete.retention.ms": _Setting(
+        "delete_retention_ms",
+        str(24 * 3600 * 1000),
+        _integer(0),
+        "0 or more",
+        "how long compaction keeps a tombstone after it first met it",
+    ),
     "durability": _Setting(
         "durability",
         "fsync",
@@ -93,6 +114,16 @@ TOPIC_SETTINGS: Final[Mapping[str, _Setting]] = {
         _one_of("CreateTime", "LogAppendTime"),
         "CreateTime or LogAppendTime",
         "whose clock stamps a record: the producer's, or the broker's on append",
+    ),
+    "min.cleanable.dirty.ratio": _Setting(
+        "min_cleanable_dirty_ratio",
+        "0.5",
+        _ratio,
+        "0 to 1",
+        "compact a log once this part of it was never compacted",
+    ),
+    "min.compaction.lag.ms": _Setting(
+        "min_compaction_lag_ms", "0", _integer(0), "0 or more", "leave records younger than this uncompacted"
     ),
     "retention.bytes": _Setting(
         "retention_bytes",
@@ -151,10 +182,14 @@ def check_setting_names(names: Iterable[str]) -> None:
 class TopicSettings(msgspec.Struct, frozen=True, kw_only=True):
     """The settings of one topic, parsed. Make it with :meth:`parse`; each attribute is a row of TOPIC_SETTINGS."""
 
+    cleanup_policy: str = "delete"
+    delete_retention_ms: int = 24 * 3600 * 1000
     durability: Durability = "fsync"
     index_interval_bytes: int = 4096
     max_message_bytes: int = 1024 * 1024 + 12
     message_timestamp_type: Literal["CreateTime", "LogAppendTime"] = "CreateTime"
+    min_cleanable_dirty_ratio: float = 0.5
+    min_compaction_lag_ms: int = 0
     retention_bytes: int = -1
     retention_hold: tuple[str, ...] = ()
     retention_hold_ms: int = 7 * 24 * 3600 * 1000
@@ -162,6 +197,15 @@ class TopicSettings(msgspec.Struct, frozen=True, kw_only=True):
     segment_bytes: int = 1024**3
     segment_ms: int = 7 * 24 * 3600 * 1000
     storage: str = ""
+
+    @property
+    def is_compacted(self) -> bool:
+        return "compact" in self.cleanup_policy
+
+    @property
+    def is_retained_by_limits(self) -> bool:
+        """Whether retention.ms and retention.bytes apply."""
+        return "delete" in self.cleanup_policy
 
     @classmethod
     def parse(cls, given: Mapping[str, str]) -> TopicSettings:

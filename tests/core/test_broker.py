@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import socket
 import subprocess
@@ -244,16 +245,19 @@ async def test_a_disk_that_does_not_answer_in_time_leaves_the_log_to_recovery(
 ) -> None:
     config = BrokerConfig(listen={}, limits=Limits(shutdown_timeout_s=0.05))
     with trio.fail_after(5):
-        async with trio.open_nursery() as nursery, open_scripted(config=config) as broker:
+        async with open_scripted(config=config) as broker:
             topic = await broker.create_topic("orders")
             topic.partition(0).stage_record(1, None, b"1")
             store.hold("flush")
 
-            async def release() -> None:
-                await trio.sleep(0.1)  # the time that is to pass: the grace period is over by then
-                store.release("flush")
+            class Release(logging.Handler):
+                def emit(self, record: logging.LogRecord) -> None:
+                    if "left to recovery" in record.getMessage():
+                        store.release("flush")
 
-            nursery.start_soon(release)
+            log = logging.getLogger("trunkline.partition")
+            log.addHandler(handler := Release())
+    log.removeHandler(handler)
     assert (store.count("close"), store.count("save_state")) == (0, 0)
 
 

@@ -7,6 +7,7 @@ stops reading from that peer, and doors stop writing to it, until half has gone.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import socket
@@ -207,9 +208,17 @@ class SocketTransport(Transport):
             if not self._mask & WRITE:
                 self._update_mask()
         elif self.is_closing:
+            self._discard_input()
             self._lost(None)
         elif self._mask & WRITE:
             self._update_mask()
+
+    def _discard_input(self) -> None:
+        """Take what has arrived unread: closing over it would reset the connection, and our last words with it."""
+        with contextlib.suppress(OSError):
+            for _ in range(BITES_PER_ROUND):
+                if len(self._sock.recv(READ_BYTES)) < READ_BYTES:
+                    break
 
     def _send(self, parts: _Parts) -> int:
         if len(parts) == 1:
