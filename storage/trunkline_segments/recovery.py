@@ -19,6 +19,7 @@ from typing import NamedTuple
 from trunkline_segments.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from trunkline_segments.files import OpenFiles
 from trunkline_segments.names import CLEANED, INDEX, LOG, TEMPORARY, TIME_INDEX, file_name, offsets_of
+from trunkline_segments.room import NO_ROOM
 from trunkline_segments.scan import BadBatch, find_intact_batch, has_lost_sector, scan
 from trunkline_segments.segment import Segment, corrupt
 from trunkline_segments.snapshots import forget_states
@@ -236,9 +237,21 @@ class _Recovery:
             for segment in kept[recovery_segment:]:
                 segment.log.sync()
             self._disk.sync_directory(self._directory)
+        try:
+            self._save_work(kept, is_changed=is_changed, point=point)
+        except OSError as error:  # on a full disk there may be much to read, and what there is can be read
+            if error.errno not in NO_ROOM:
+                raise
+            logger.warning(
+                "%s: %s, so what was recovered is checked again at the next start",
+                self._directory,
+                NO_ROOM[error.errno],
+            )
+        forget_states(self._disk, self._directory, point.recovery_point)
+
+    def _save_work(self, kept: list[Segment], *, is_changed: bool, point: Checkpoint) -> None:
         for segment in kept:
             if segment.has_unwritten_indexes or (is_changed and segment is not kept[-1]):
                 segment.write_indexes(segment.size, segment.end_offset, is_finished=segment is not kept[-1])
         if is_changed:
             write_checkpoint(self._disk, self._directory, point)
-        forget_states(self._disk, self._directory, point.recovery_point)
