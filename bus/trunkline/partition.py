@@ -1,4 +1,4 @@
-"""One partition on the broker that leads it: stages, writes, commits, and tells who waits.
+"""One partition on the broker that leads it: stages, writes and commits. Reading it is in :mod:`trunkline.readable`.
 
 A record's way: ``stage_*`` gives it its offset and puts it into this round's batch; ``write`` appends
 the round's batches to the log in one call; the commit thread flushes; ``committed`` moves the high
@@ -19,15 +19,16 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 import trio
 
-from trunkline.errors import LogStopped, OffsetOutOfRange, StoreFull, TrunklineError
+from trunkline.errors import LogStopped, StoreFull, TrunklineError
 from trunkline.log import Log, SavedState
 from trunkline.pending import AppendReceiver, Pending
 from trunkline.producers import ProducerTable
+from trunkline.readable import ReadablePartition, TailListener
 from trunkline.records import EMPTY_HEADERS, BatchBuilder, assign, iter_headers
 from trunkline.saved_state import decode_state, encode_state
 from trunkline.validation import check_key, check_new_batch, check_size
@@ -52,16 +53,6 @@ FLUSH_INTERVAL_BYTES = 16 * 1024 * 1024
 """With ``durability=os`` a log is flushed after so many bytes all the same."""
 
 
-class TailListener(Protocol):
-    """Who follows a partition. If it raises, that is logged and it is told no more."""
-
-    def records_committed(self, partition: Partition, base_offset: int, next_offset: int, batches: list[bytes]) -> None:
-        """The high watermark moved from ``base_offset`` to ``next_offset``; these batches are what lies between."""
-
-    def partition_closed(self, partition: Partition, error: TrunklineError | None) -> None:
-        """No more will come: the topic was deleted, the broker closes, or the log stopped (``error``)."""
-
-
 class PartitionStatistics(msgspec.Struct, frozen=True):
     """A snapshot; offsets as in the module's docstring, ``producers`` known to idempotence."""
 
@@ -76,7 +67,7 @@ class PartitionStatistics(msgspec.Struct, frozen=True):
     listeners: int
 
 
-class Partition:
+class Partition(ReadablePartition):
     """Made by the topic catalog; doors stage, read and listen. Belongs to the broker's thread.
 
     Attributes:
@@ -89,19 +80,15 @@ class Partition:
     __slots__ = (
         "_alone",
         "_builder",
-        "_changed",
-        "_is_closed",
         "_is_full",
         "_is_held",
         "_is_saving",
         "_is_staged",
         "_is_writing",
         "_limit_bytes",
-        "_listeners",
         "_needs_keys",
         "_now_ms",
         "_producers",
-        "_refusal",
         "_rounds",
         "_saved_bytes",
         "_saved_state",
@@ -112,19 +99,14 @@ class Partition:
         "_unflushed_bytes",
         "_waiters",
         "cleaned_offset",
-        "high_watermark",
-        "index",
         "is_blocking",
         "isr",
         "leader_epoch",
-        "log",
         "log_end_offset",
-        "name",
         "next_offset",
         "readers",
         "removed_unread",
         "replicas",
-        "topic",
     )
 
     def __init__(
@@ -140,15 +122,12 @@ class Partition:
         leader_epoch: int = 0,
         replicas: tuple[int, ...] = (0,),
     ) -> None:
-        self.topic = topic
-        self.index = index
-        self.name = f"{topic.name}/{index}"
-        self.log = log
+        super().__init__(topic, index, log)
         self.is_blocking = is_blocking
         self.leader_epoch = leader_epoch
         self.replicas = replicas
         self.isr = replicas
-        self.next_offset = self.log_end_offset = self.high_watermark = log.end_offset
+        self.next_offset = self.log_end_offset = log.end_offset
         self.cleaned_offset = 0
         self.readers: dict[str, int] = {}
         self.removed_unread: dict[str, int] = {}
@@ -160,8 +139,6 @@ class Partition:
         self._waiters: list[tuple[AppendReceiver | None, object]] = []  # of the records in the builder
         self._staged: list[Pending] = []
         self._uncommitted: deque[Pending] = deque()
-        self._listeners: list[TailListener] = []
-        self._refusal: TrunklineError | None = None
         self._needs_keys = False
         self._limit_bytes = 0  # of a batch, as of when the builder was opened
         self._is_staged = False
@@ -171,8 +148,6 @@ class Partition:
         self._stop_beside: threading.Event | None = None
         self._is_writing = False
         self._is_saving = False
-        self._is_closed = False
-        self._changed = trio.Event()
         self._saved_bytes = 0
         self._unflushed_bytes = 0  # with durability=os
         self._saved_state: SavedState | None = None
@@ -425,12 +400,7 @@ class Partition:
         self._wake_waiting()
         if self._listeners:
             batches = [pending.batch for pending in done]
-            for listener in tuple(self._listeners):
-                try:
-                    listener.records_committed(self, base_offset, self.high_watermark, batches)
-                except Exception:  # the boundary: one follower's bug must not hold up the log
-                    logger.exception("%s: %r failed at offset %d and is left out", self.name, listener, base_offset)
-                    self.remove_listener(listener)
+            self._tell_listeners(base_offset, batches)
         self._save_producers()
 
     def _save_producers(self) -> None:
@@ -589,23 +559,7 @@ class Partition:
             self.log.save_state(SavedState(self.high_watermark, self._encode_state()))
         self.log.close()
 
-    def close_listeners(self, error: TrunklineError | None) -> None:
-        """Tell the listeners that it is over."""
-        listeners, self._listeners = self._listeners, []
-        for listener in listeners:
-            listener.partition_closed(self, error)
-        self._wake_waiting()
-
-    # -- reading -----------------------------------------------------------------------------------
-
-    @property
-    def log_start_offset(self) -> int:
-        return self.log.start_offset
-
-    @property
-    def is_refusing(self) -> bool:
-        """It takes no changes: it is closing, or its log has failed."""
-        return self._refusal is not None
+    # -- state -------------------------------------------------------------------------------------
 
     @property
     def is_staged(self) -> bool:
@@ -613,79 +567,11 @@ class Partition:
         return self._is_staged
 
     @property
-    def refusal(self) -> TrunklineError | None:
-        """Why nothing can be staged any more; None while it can."""
-        return self._refusal
-
-    @property
     def is_idle(self) -> bool:
         """Nothing is staged or on its way to the disk."""
         is_busy = self._is_writing or self._is_saving or self._rounds.committer.has(self)
         is_busy = is_busy or self._stop_beside is not None
         return self._builder is None and not self._staged and not self._uncommitted and not is_busy
-
-    def add_listener(self, listener: TailListener) -> None:
-        """Tell ``listener`` of everything committed from the present high watermark on."""
-        self._listeners.append(listener)
-
-    def remove_listener(self, listener: TailListener) -> None:
-        """Stop telling it; nothing happens if it is not there."""
-        if listener in self._listeners:
-            self._listeners.remove(listener)
-
-    def read_nowait(self, offset: int, max_bytes: int) -> bytes | None:
-        """Whole batches from the one that holds ``offset`` up to the high watermark, if that needs no waiting.
-
-        Returns empty bytes at the high watermark, None if the store would have to wait (then ``read``).
-        Limits are those of :meth:`trunkline.log.Log.read`.
-
-        Raises OffsetOutOfRange below the log start offset or above the high watermark; UnknownTopic or
-        BrokerClosing once the log is closed.
-        """
-        if not self._check_offset(offset):
-            return b""
-        return self.log.read_nowait(offset, max_bytes, self.high_watermark)
-
-    async def read(self, offset: int, max_bytes: int) -> bytes:
-        """Like ``read_nowait``, waiting for the store where it must. Cancellation: nothing has changed."""
-        found = self.read_nowait(offset, max_bytes)
-        if found is not None:
-            return found
-        return await trio.to_thread.run_sync(self.log.read, offset, max_bytes, self.high_watermark)
-
-    def _check_offset(self, offset: int) -> bool:
-        if self._is_closed:
-            assert self._refusal is not None
-            raise self._refusal
-        if offset == self.high_watermark:
-            return False
-        if not self.log.start_offset <= offset < self.high_watermark:
-            raise OffsetOutOfRange(
-                f"{self.name}: offset {offset} is outside {self.log.start_offset} to {self.high_watermark}; "
-                "start from earliest or latest",
-                log_start_offset=self.log.start_offset,
-                high_watermark=self.high_watermark,
-            )
-        return True
-
-    async def find_timestamp(self, timestamp: int) -> int | None:
-        """The first offset below the high watermark whose record is at or after ``timestamp`` (ms), or None."""
-        self._check_offset(self.high_watermark)
-        found = await trio.to_thread.run_sync(self.log.find_timestamp, timestamp, self.high_watermark)
-        return None if found is None else found.offset
-
-    async def wait_past(self, offset: int) -> bool:
-        """Wait until the high watermark is above ``offset``; False if the partition is closed instead."""
-        while self.high_watermark <= offset:
-            if self._refusal is not None and self.is_idle:
-                return False
-            await self._changed.wait()
-        return True
-
-    def _wake_waiting(self) -> None:
-        if self._changed.statistics().tasks_waiting:
-            self._changed.set()
-            self._changed = trio.Event()
 
     def statistics(self) -> PartitionStatistics:
         return PartitionStatistics(

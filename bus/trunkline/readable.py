@@ -1,0 +1,148 @@
+"""The readable side of a partition: reads, and those who follow it.
+
+Everything here stays below the high watermark. A reader asks (``read_nowait``, ``read``); a follower is told
+(:class:`TailListener`) in the round in which the high watermark moves, with the batches it moved over.
+"""
+
+from __future__ import annotations
+
+import logging
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Protocol, cast
+
+import trio
+
+from trunkline.errors import OffsetOutOfRange, TrunklineError
+from trunkline.log import Log
+
+if TYPE_CHECKING:
+    from trunkline.partition import Partition
+    from trunkline.topic import Topic
+
+__all__ = ["ReadablePartition", "TailListener"]
+
+logger = logging.getLogger("trunkline.partition")
+
+
+class TailListener(Protocol):
+    """Who follows a partition. If it raises, that is logged and it is told no more."""
+
+    def records_committed(self, partition: Partition, base_offset: int, next_offset: int, batches: list[bytes]) -> None:
+        """The high watermark moved from ``base_offset`` to ``next_offset``; these batches are what lies between."""
+
+    def partition_closed(self, partition: Partition, error: TrunklineError | None) -> None:
+        """No more will come: the topic was deleted, the broker closes, or the log stopped (``error``)."""
+
+
+class ReadablePartition(ABC):
+    """What :class:`trunkline.partition.Partition` is to readers. Belongs to the broker's thread."""
+
+    __slots__ = ("_changed", "_is_closed", "_listeners", "_refusal", "high_watermark", "index", "log", "name", "topic")
+
+    def __init__(self, topic: Topic, index: int, log: Log) -> None:
+        self.topic = topic
+        self.index = index
+        self.name = f"{topic.name}/{index}"
+        self.log = log
+        self.high_watermark = log.end_offset
+        self._listeners: list[TailListener] = []
+        self._refusal: TrunklineError | None = None
+        self._is_closed = False
+        self._changed = trio.Event()
+
+    @property
+    def log_start_offset(self) -> int:
+        return self.log.start_offset
+
+    @property
+    def is_refusing(self) -> bool:
+        """It takes no changes: it is closing, or its log has failed."""
+        return self._refusal is not None
+
+    @property
+    def refusal(self) -> TrunklineError | None:
+        """Why nothing can be staged any more; None while it can."""
+        return self._refusal
+
+    @property
+    @abstractmethod
+    def is_idle(self) -> bool:
+        """Nothing is staged or on its way to the disk."""
+
+    def add_listener(self, listener: TailListener) -> None:
+        """Tell ``listener`` of everything committed from the present high watermark on."""
+        self._listeners.append(listener)
+
+    def remove_listener(self, listener: TailListener) -> None:
+        """Stop telling it; nothing happens if it is not there."""
+        if listener in self._listeners:
+            self._listeners.remove(listener)
+
+    def read_nowait(self, offset: int, max_bytes: int) -> bytes | None:
+        """Whole batches from the one that holds ``offset`` up to the high watermark, if that needs no waiting.
+
+        Returns empty bytes at the high watermark, None if the store would have to wait (then ``read``).
+        Limits are those of :meth:`trunkline.log.Log.read`.
+
+        Raises OffsetOutOfRange below the log start offset or above the high watermark; UnknownTopic or
+        BrokerClosing once the log is closed.
+        """
+        if not self._check_offset(offset):
+            return b""
+        return self.log.read_nowait(offset, max_bytes, self.high_watermark)
+
+    async def read(self, offset: int, max_bytes: int) -> bytes:
+        """Like ``read_nowait``, waiting for the store where it must. Cancellation: nothing has changed."""
+        found = self.read_nowait(offset, max_bytes)
+        if found is not None:
+            return found
+        return await trio.to_thread.run_sync(self.log.read, offset, max_bytes, self.high_watermark)
+
+    def _check_offset(self, offset: int) -> bool:
+        if self._is_closed:
+            assert self._refusal is not None
+            raise self._refusal
+        if offset == self.high_watermark:
+            return False
+        if not self.log.start_offset <= offset < self.high_watermark:
+            raise OffsetOutOfRange(
+                f"{self.name}: offset {offset} is outside {self.log.start_offset} to {self.high_watermark}; "
+                "start from earliest or latest",
+                log_start_offset=self.log.start_offset,
+                high_watermark=self.high_watermark,
+            )
+        return True
+
+    async def find_timestamp(self, timestamp: int) -> int | None:
+        """The first offset below the high watermark whose record is at or after ``timestamp`` (ms), or None."""
+        self._check_offset(self.high_watermark)
+        found = await trio.to_thread.run_sync(self.log.find_timestamp, timestamp, self.high_watermark)
+        return None if found is None else found.offset
+
+    async def wait_past(self, offset: int) -> bool:
+        """Wait until the high watermark is above ``offset``; False if the partition is closed instead."""
+        while self.high_watermark <= offset:
+            if self._refusal is not None and self.is_idle:
+                return False
+            await self._changed.wait()
+        return True
+
+    def _wake_waiting(self) -> None:
+        if self._changed.statistics().tasks_waiting:
+            self._changed.set()
+            self._changed = trio.Event()
+
+    def _tell_listeners(self, base_offset: int, batches: list[bytes]) -> None:
+        for listener in tuple(self._listeners):
+            try:
+                listener.records_committed(cast("Partition", self), base_offset, self.high_watermark, batches)
+            except Exception:  # the boundary: one follower's bug must not hold up the log
+                logger.exception("%s: %r failed at offset %d and is left out", self.name, listener, base_offset)
+                self.remove_listener(listener)
+
+    def close_listeners(self, error: TrunklineError | None) -> None:
+        """Tell the listeners that it is over."""
+        listeners, self._listeners = self._listeners, []
+        for listener in listeners:
+            listener.partition_closed(cast("Partition", self), error)
+        self._wake_waiting()
