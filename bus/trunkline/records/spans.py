@@ -17,7 +17,7 @@ from trunkline.records.decoding import (
     RECORD_OVERHEAD_BYTES,
     read_record_headers,
 )
-from trunkline.varint import encode_varint, read_varint, read_varlong
+from trunkline.varint import SMALL, encode_varint, read_varint, read_varlong
 
 __all__ = ["Span", "Spans", "move_timestamps", "read_spans"]
 
@@ -146,10 +146,17 @@ def _malformed(header: BatchHeader, previous: int) -> CorruptBatch:
 def move_timestamps(data: bytes, spans: list[Span], by: int) -> list[bytes]:
     """The records with ``by`` added to each timestamp delta; each is made anew."""
     records: list[bytes] = []
+    known, moved = None, b""
     for start, end, _, timestamp_delta, _, _ in spans:
-        _, position = read_varint(data, start)
-        _, rest = read_varlong(data, position + 1)
-        moved = encode_varint(timestamp_delta + by)
-        body_bytes = 1 + len(moved) + end - rest
-        records += (encode_varint(body_bytes), data[position : position + 1], moved, data[rest:end])
+        position = start + 1
+        while data[position - 1] > 127:  # the record's length
+            position += 1
+        rest = position + 2
+        while data[rest - 1] > 127:  # its timestamp delta
+            rest += 1
+        if timestamp_delta != known:
+            known, moved = timestamp_delta, encode_varint(timestamp_delta + by)
+        size = 1 + len(moved) + end - rest
+        length = SMALL[size] if size < len(SMALL) else encode_varint(size)
+        records += (length, data[position : position + 1], moved, data[rest:end])
     return records
