@@ -6,7 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from random import Random
 
+import hypothesis.strategies as st
 import pytest
+from hypothesis import given, settings
 
 from trunkline.errors import LogStopped
 from trunkline.log import Store, StoreContext
@@ -48,3 +50,9 @@ class SimulatedMachine(Machine):
 @pytest.mark.slow
 def test_the_segment_store_survives_crashes(run_crashes: Callable[[Callable[[int, int], None]], None]) -> None:
     run_crashes(lambda seed, crashes: CrashModel(SimulatedMachine(seed), seed).run(crashes))
+
+
+@given(st.integers(0, 2**32), st.randoms(use_true_random=False))
+@settings(max_examples=50, deadline=None)
+def test_the_segment_store_survives_what_hypothesis_comes_up_with(seed: int, random: Random) -> None:
+    CrashModel(SimulatedMachine(seed), random).run(2)

@@ -134,6 +134,10 @@ class SimulatedDisk(Disk):
         assert operation is None or operation in OPERATIONS
         self._failures.append(_Failure(operation, code, after, count, name))
 
+    def forget_failures(self) -> None:
+        """Let nothing fail of what :meth:`fail` has planned."""
+        self._failures.clear()
+
     def flip(self, path: Path, position: int | None = None) -> int:
         """Flip a bit of a file, at ``position`` or anywhere; return the position."""
         with self.lock:
