@@ -27,8 +27,16 @@ from typing import NamedTuple
 from trunkline.compression import compress
 from trunkline.errors import CorruptBatch, CorruptLog, DecompressionLimitExceeded, UnsupportedCompression
 from trunkline.log import TopicPartition
-from trunkline.records import EMPTY_HEADERS, HEADER_BYTES, BatchHeader, Header, Record, decode, encode_headers
-from trunkline.records.batch import COMPRESSION_MASK, pack_batch
+from trunkline.records import (
+    EMPTY_HEADERS,
+    HEADER_BYTES,
+    BatchHeader,
+    Header,
+    Record,
+    decode,
+    encode_headers,
+    with_records,
+)
 from trunkline.varint import SMALL, encode_varint
 
 __all__ = ["MAX_UNPACKED_BYTES", "ROW_BYTES", "Row", "StoredBatch", "add_rows", "build", "records_of", "stored"]
@@ -171,31 +179,38 @@ def build(batch: StoredBatch, rows: Sequence[Row], place: str) -> bytes:
     """
     if batch.raw is not None:
         return batch.raw
+    header = _header(batch, len(rows))
+    # In a batch stamped on append all have one time, and deltas from another one would only make it longer
+    zero = batch.max_timestamp if header.is_append_time else batch.base_timestamp
     try:
-        records = _encode_rows(rows, batch.base_offset, batch.base_timestamp)
+        records = _encode_rows(rows, batch.base_offset, zero)
     except (ValueError, TypeError, AttributeError) as error:
         raise CorruptLog(
             f"{place}: a row from offset {batch.base_offset} on was changed into what no record can be ({error})",
             file=place,
             position=None,
         ) from error
-    attributes = batch.attributes & ~COMPRESSION_MASK
-    compression = batch.attributes & COMPRESSION_MASK
-    if compression and len(records) > _PLAIN_BYTES:
-        records = compress(compression, records)
-        attributes |= compression
-    return pack_batch(
-        batch.base_offset,
-        batch.leader_epoch,
-        attributes,
-        batch.last_offset - batch.base_offset,
-        batch.base_timestamp,
-        batch.max_timestamp,
-        batch.producer_id,
-        batch.producer_epoch,
-        batch.base_sequence,
-        len(rows),
-        records,
+    if header.compression and len(records) > _PLAIN_BYTES:
+        return with_records(header, compress(header.compression, records))
+    return with_records(header._replace(attributes=header.attributes - header.compression), records)
+
+
+def _header(batch: StoredBatch, record_count: int) -> BatchHeader:
+    """What is known of a batch's header before its records are."""
+    return BatchHeader(
+        base_offset=batch.base_offset,
+        batch_length=0,
+        leader_epoch=batch.leader_epoch,
+        magic=2,
+        crc=0,
+        attributes=batch.attributes,
+        last_offset_delta=batch.last_offset - batch.base_offset,
+        base_timestamp=batch.base_timestamp,
+        max_timestamp=batch.max_timestamp,
+        producer_id=batch.producer_id,
+        producer_epoch=batch.producer_epoch,
+        base_sequence=batch.base_sequence,
+        record_count=record_count,
     )
 
 

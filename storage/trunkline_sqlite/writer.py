@@ -137,7 +137,7 @@ class Writer:
                 self._connection.execute("ROLLBACK")
         except sqlite3.Error as another:
             self._failure = str(another)
-        if is_of_the_disk(error):
+        if is_of_the_disk(error, self._path):
             self._failure = str(error)
         if self._failure is not None:
             logger.critical("%s: nothing is written any more (%s); restart the broker", self._path, self._failure)

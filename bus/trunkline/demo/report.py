@@ -118,7 +118,8 @@ def _table(result: Result) -> Table:
         row("ready again", f"{away.ready_again_s:.2f} s", "after the kill, with recovery")
         row("publishing again", f"{away.acknowledging_again_s:.2f} s", "after the kill; paho pauses 1 s")
     row("throughput", f"{result.records_per_s:,.0f}/s", "acknowledged, while the broker was there")
-    row("on disk", f"{result.bytes_on_disk:,} B", f"{result.files} files, {result.segments} of them log segments")
+    kinds = f", {result.segments} of them log segments" if result.segments else ""  # other stores have none
+    row("on disk", f"{result.bytes_on_disk:,} B", f"{result.files} files{kinds}")
     return table
 
 
