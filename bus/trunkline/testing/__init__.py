@@ -14,13 +14,17 @@ if TYPE_CHECKING:
     from trunkline.testing.protocol_compliance import ProtocolCompliance as ProtocolCompliance
     from trunkline.testing.protocol_peer import Peer as Peer
     from trunkline.testing.protocol_peer import Refused as Refused
+    from trunkline.testing.simulated_disk import PowerLost as PowerLost
+    from trunkline.testing.simulated_disk import SimulatedDisk as SimulatedDisk
     from trunkline.testing.store_compliance import StoreCompliance as StoreCompliance
 
 _MODULES = {
     "MemoryStore": "trunkline.testing.memory_store",
     "Peer": "trunkline.testing.protocol_peer",
+    "PowerLost": "trunkline.testing.simulated_disk",
     "ProtocolCompliance": "trunkline.testing.protocol_compliance",
     "Refused": "trunkline.testing.protocol_peer",
+    "SimulatedDisk": "trunkline.testing.simulated_disk",
     "StoreCompliance": "trunkline.testing.store_compliance",
     "make_batch": "trunkline.testing.batches",
 }
@@ -28,8 +32,10 @@ _MODULES = {
 __all__ = [
     "MemoryStore",
     "Peer",
+    "PowerLost",
     "ProtocolCompliance",
     "Refused",
+    "SimulatedDisk",
     "StoreCompliance",
     "make_batch",
 ]
