@@ -49,7 +49,10 @@ class Machine(ABC):
     def crash(self, random: Random) -> None:
         """It was cut off, or is now: leave what a crash could leave."""
 
-    def fill_up(self, random: Random) -> None:  # noqa: B027  # a step that a machine may do without
+    def synced(self) -> None:  # noqa: B027  # for machines that cannot see it themselves
+        """The store has said just now that everything so far is durable."""
+
+    def fill_up(self, random: Random) -> None:  # noqa: B027  # see above
         """Have little room left, if that can be."""
 
     def make_room(self) -> None:  # noqa: B027  # see above
@@ -76,9 +79,19 @@ class CrashModel:
       seed: decides everything; or a Random, of which hypothesis has one that it can shrink.
       rewrites: whether ``Log.rewrite`` is driven too.
       truncates: the same for ``Log.truncate``.
+      settings: of the topic; None: tiny segments.
     """
 
-    def __init__(self, machine: Machine, seed: int | Random, *, rewrites: bool = True, truncates: bool = True) -> None:
+    def __init__(
+        self,
+        machine: Machine,
+        seed: int | Random,
+        *,
+        rewrites: bool = True,
+        truncates: bool = True,
+        settings: TopicSettings | None = None,
+    ) -> None:
+        self._settings = settings or _TINY
         self.machine = machine
         self.random = Random(seed) if isinstance(seed, int) else seed
         self._steps: list[Callable[[Log], None]] = [
@@ -109,7 +122,7 @@ class CrashModel:
         """From one start to the next crash, which may come at once."""
         try:
             store = self.machine.open()
-            log = store.open(NAME, _TINY)
+            log = store.open(NAME, self._settings)
         except self.machine.lost:  # what the last crash left cannot have become less
             return
         self._compare(log)
@@ -151,6 +164,7 @@ class CrashModel:
         durable = log.flush()
         expect("flush says how far the log is durable", durable, self._end)
         self._acknowledged = durable
+        self.machine.synced()
 
     def _save_state(self, log: Log) -> None:
         self._count += 1
@@ -201,7 +215,9 @@ class CrashModel:
             known[base_offset].forms.append([] if changed is None else decode_all(changed))
             return changed
 
-        self._has_room(lambda: log.rewrite(self.random.choice(boundaries), transform))
+        end_offset = self.random.choice(boundaries)
+        if self._has_room(lambda: log.rewrite(end_offset, transform)):
+            self._flush(log)
 
     def _fill_up(self, log: Log) -> None:
         self.machine.fill_up(self.random)
@@ -216,6 +232,7 @@ class CrashModel:
             if isinstance(error, self.machine.lost) or not _is_full(error):
                 raise
             return False
+        self.machine.synced()
         return True
 
     # -- after a crash -----------------------------------------------------------------------------
@@ -232,6 +249,7 @@ class CrashModel:
         expect(f"the saved state {state} was saved", state is None or state in self._states, True)
         expect("a saved state is not lost", (-1 if state is None else state.offset) >= self._saved_offset, True)
         expect("what an opened log shows is durable, or becomes so", log.flush(), end)
+        self.machine.synced()
         self._starts, self._acknowledged, self._end = {start}, end, end
         self._batches = [known for known in self._batches if known.end_offset <= end]
         self._forget_trimmed(start)
