@@ -28,6 +28,7 @@ KEY_MAP_BYTES: Final = 128 * 1024 * 1024
 """Room for four million keys; Kafka's default for ``log.cleaner.dedupe.buffer.size``."""
 
 _READ_BYTES: Final = 1024 * 1024
+_MIN_WAIT_S: Final = 0.002  # waiting costs some 50 us itself; what is not waited for now is waited for later
 
 
 class CleaningStatistics(msgspec.Struct, frozen=True):
@@ -87,7 +88,7 @@ class RateLimiter:
             now = self._clock()
             self._free_at = max(self._free_at, now - self._burst_s) + size / self._bytes_per_second
             wait_s = self._free_at - now
-        if wait_s > 0:
+        if wait_s >= _MIN_WAIT_S:
             self._sleep(wait_s)
 
 
@@ -135,7 +136,7 @@ class Cleaner:
           cleaned_offset: up to where it was cleaned last time, or anything below the log start offset.
           end_offset: a batch boundary, at most ``log.rewritable_end_offset`` and the high watermark.
           last_batches: the base offset of the last batch of each producer to be remembered
-            (:meth:`trunkline.producers.ProducerTable.last_batches`), taken no earlier than ``end_offset``.
+            (:meth:`trunkline.producers.ProducerTable.last_batches`), as of when ``end_offset`` was committed or later.
           delete_retention_ms: see :class:`trunkline.compaction.Compactor`.
 
         Raises:
@@ -214,9 +215,9 @@ class _Cleaning:
             data = self._log.read(offset, _READ_BYTES, self._end_offset)
             if not data:
                 break
-            self._bytes_read += len(data)
-            self._cleaner.spend(len(data))
             for position, header in iter_headers(data):
+                self._cleaner.spend(header.size_bytes)  # bit by bit: between two waits this thread holds up all others
+                self._bytes_read += header.size_bytes
                 if not note_keys(data[position : position + header.size_bytes], self._newest):
                     return max(header.base_offset, self._start_offset)
                 offset = header.next_offset

@@ -498,7 +498,7 @@ class Partition(ReadablePartition):
 
     def last_batches(self) -> dict[int, int]:
         """The base offset of the last batch of each producer that is remembered; compaction keeps them."""
-        return self._producers.last_batches()
+        return self._producers.last_batches(self.high_watermark)
 
     def note_cleaned(self, offset: int) -> None:
         """The log was compacted up to ``offset``; it is saved with the next state."""

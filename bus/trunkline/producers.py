@@ -112,9 +112,19 @@ class ProducerTable:
         known.batches.append(_Batch(header.base_sequence, last, base_offset))
         known.timestamp = header.max_timestamp
 
-    def last_batches(self) -> dict[int, int]:
-        """The base offset of each producer's last batch; compaction keeps that batch, if only its header."""
-        return {producer_id: known.batches[-1].base_offset for producer_id, known in self._producers.items()}
+    def last_batches(self, below: int) -> dict[int, int]:
+        """The base offset of each producer's last batch below an offset; compaction keeps that, if only its header.
+
+        Args:
+          below: the high watermark: a batch past it may still be lost, and then the one before it is the last.
+
+        Returns:
+          0 for a producer of which only later batches are remembered: any before them may be the last.
+        """
+        return {
+            producer_id: max((batch.base_offset for batch in known.batches if batch.base_offset < below), default=0)
+            for producer_id, known in self._producers.items()
+        }
 
     def forget_from(self, offset: int) -> None:
         """Forget batches at or past ``offset``: they were not written after all.

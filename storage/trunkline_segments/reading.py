@@ -155,6 +155,8 @@ class ReadableLog(Log):
                 return segment, placed.position, limit
             if offset >= self._gaps_end:
                 raise corrupt(segment.log.path, limit, f"offset {offset} should be before this byte")
+            if segment is last:
+                break
         return None  # a gap reaches up to the end
 
     def _recall(self, marks: list[Mark], offset: int, segment: Segment) -> int | None:

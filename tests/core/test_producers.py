@@ -175,3 +175,14 @@ def test_the_table_agrees_with_a_list_of_everything_written(steps: list[tuple[tu
             model.written.append((epoch, sequence, records, offset))
         if restart:
             table = ProducerTable.restore(table.snapshot())
+
+
+def test_the_last_batch_of_each_producer_is_one_that_cannot_be_lost_any_more() -> None:
+    table = ProducerTable()
+    for sequence in range(9):
+        table.update(header(sequence, producer=3), 10 * sequence)
+    table.update(header(0, producer=4), 85)
+
+    assert table.last_batches(90) == {3: 80, 4: 85}
+    assert table.last_batches(80) == {3: 70, 4: 0}
+    assert table.last_batches(40) == {3: 0, 4: 0}, "only five are remembered: it may be any"
