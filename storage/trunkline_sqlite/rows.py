@@ -28,6 +28,7 @@ from trunkline.compression import compress
 from trunkline.errors import CorruptBatch, CorruptLog, DecompressionLimitExceeded, UnsupportedCompression
 from trunkline.log import TopicPartition
 from trunkline.records import (
+    DEFAULT_MAX_DECODED_BYTES,
     EMPTY_HEADERS,
     HEADER_BYTES,
     BatchHeader,
@@ -81,9 +82,10 @@ def records_of(batch: bytes, header: BatchHeader) -> list[Record] | None:
     """The records that become rows; None if the batch is kept as it is."""
     if header.is_control:
         return None
+    # What came uncompressed takes no more room than its producer sent, only the objects of the moment
+    limit_bytes = MAX_UNPACKED_BYTES if header.compression else max(DEFAULT_MAX_DECODED_BYTES, 4 * len(batch))
     try:
-        # What came uncompressed takes no more memory than its producer sent, but for the objects
-        return decode(batch, max_bytes=max(MAX_UNPACKED_BYTES, 4 * len(batch) if not header.compression else 0))
+        return decode(batch, max_bytes=limit_bytes)
     except (CorruptBatch, DecompressionLimitExceeded, UnsupportedCompression):
         return None
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sqlite3
+import sys
 from pathlib import Path
 
 import pytest
@@ -92,3 +93,17 @@ async def test_records_can_be_removed_up_to_any_offset(tmp_path: Path, durabilit
                 await broker.publish("orders", b"%d" % number)
             await broker.partition("orders", 0).trim(3)
             assert await values(broker, "orders") == [b"3", b"4"]
+
+
+@pytest.mark.slow
+async def test_the_demo_runs_on_it_and_its_result_can_be_queried(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    command = [sys.executable, "-m", "trunkline.cli", "demo", "--store", "sqlite", "--records", "2000"]
+    with trio.fail_after(120):
+        done = await trio.run_process([*command, "--data", str(data)], capture_stdout=True)
+    assert b"Every acknowledged reading is there" in done.stdout
+    connection = sqlite3.connect(data / "sqlite" / "trunkline.db")
+    query = "SELECT count(DISTINCT key) FROM records WHERE value ->> 'date' = '2012-01-02'"
+    (series,) = connection.execute(query).fetchone()
+    connection.close()
+    assert series == 8
