@@ -58,6 +58,10 @@ def test_embedded_broker() -> None:
     assert alarms == ["alarm 0: b'smoke in room 3'", "alarm 1: b'all clear'"]
 
 
+def test_lmdb_store() -> None:
+    assert run("lmdb_store.py") == ["0: b'0 apples'", "1: b'1 apples'", "2: b'2 apples'"]
+
+
 def test_the_fixture_example_passes_in_a_directory_without_our_configuration(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-W", "error", "-p", "no:cacheprovider", "--rootdir", str(tmp_path),
