@@ -1,8 +1,9 @@
-"""``trunkline plugin``: what is installed, and whether it loads."""
+"""``trunkline plugin``: what is installed, whether it loads, and a plugin of one's own to begin with."""
 
 from __future__ import annotations
 
 import contextlib
+from pathlib import Path
 
 import click
 import msgspec
@@ -52,7 +53,7 @@ def report_plugins() -> list[PluginReport]:
 
 @click.group()
 def plugin() -> None:
-    """Look at plugins."""
+    """Look at plugins, or begin one."""
 
 
 @plugin.command("list")
@@ -84,3 +85,48 @@ def list_plugins(as_json: bool) -> None:
             for report in reports
         ],
     )
+
+
+@plugin.command("new")
+@click.argument("kind", type=click.Choice(["store", "protocol"]))
+@click.argument("name")
+@click.option(
+    "--directory",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="Where to make it; must not exist.  [default: trunkline-NAME]",
+)
+@json_option
+@debug_option
+def new_plugin(kind: str, name: str, directory: Path | None, as_json: bool) -> None:
+    """Make a package with a working store or protocol called NAME, to be changed into yours.
+
+    It comes with its tests, which pass: the suite that every store or protocol passes, and some of its own.
+    """
+    from trunkline.cli.output import print_json
+    from trunkline.cli.template import NAME_RULE, is_plugin_name, make_plugin
+    from trunkline.plugins import installed_plugins
+
+    if not is_plugin_name(name):
+        raise click.BadParameter(f"{name!r} cannot be a plugin's name; {NAME_RULE}", param_hint="NAME")
+    for found in installed_plugins():
+        if found.name == name:
+            raise click.BadParameter(
+                f"a plugin called {name} is installed (from {found.distribution}); choose another name",
+                param_hint="NAME",
+            )
+    target = Path(f"trunkline-{name}") if directory is None else directory
+    try:
+        files = make_plugin(kind, name, target)
+    except FileExistsError:
+        raise click.ClickException(f"{target} is already there; choose another --directory") from None
+    if as_json:
+        print_json({"kind": kind, "name": name, "directory": str(target), "files": [str(file) for file in files]})
+        return
+    option = f"--store {name}" if kind == "store" else f"--listen {name}=127.0.0.1:7711"
+    click.echo(f"{target}: a {kind} that works, in {len(files)} files. Next:\n")
+    click.echo(f"    cd {target}")
+    click.echo("    pip install -e '.[test]' && pytest")
+    click.echo(f"    trunkline serve {option}\n")
+    click.echo("Then make it yours. README.md says what is where; what it has to do is in Trunkline's documentation,")
+    click.echo(f"docs/write-a-{kind}.md.")

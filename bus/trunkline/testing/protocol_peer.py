@@ -26,7 +26,7 @@ class Refused(Exception):
 
 
 class Peer:
-    """One connection to the door.
+    """One connection to the door; closed with :meth:`close` or as a context manager.
 
     Attributes:
       memory: for the suite that drives it: a decoder, the next packet identifier.
@@ -127,3 +127,9 @@ class Peer:
 
     def close(self) -> None:
         self._socket.close()
+
+    def __enter__(self) -> Peer:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self.close()
