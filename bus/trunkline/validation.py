@@ -45,6 +45,8 @@ def check_new_batch(name: str, batch: Buffer, settings: TopicSettings) -> BatchH
         raise InvalidBatch(f"{name}: {len(batch) - header.size_bytes} bytes follow the batch; send one batch")
     if header.is_control or header.is_transactional:
         raise InvalidBatch(f"{name}: control and transactional batches are not accepted here")
+    if header.delete_horizon is not None:
+        raise InvalidBatch(f"{name}: attribute bit 6 (delete horizon) is compaction's to set, not a producer's")
     if header.producer_id >= 0 and (header.base_sequence < 0 or header.producer_epoch < 0):
         raise InvalidBatch(f"{name}: a batch with a producer id needs an epoch and a sequence from 0 on")
     if settings.is_compacted:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import trio
+from crc32c import crc32c
 
 from trunkline.broker import Broker, open_broker
 from trunkline.errors import InvalidBatch
@@ -143,3 +144,13 @@ async def test_publishing_deleting_and_compacting_go_on_beside_each_other(tmp_pa
         newest = {b"k%d" % (number % 5): b"%d" % number * 20 for number in range(395, 400)}
         assert await table(broker) == newest
         assert broker.partition("t", 0).high_watermark == 400
+
+
+async def test_a_producer_cannot_set_the_mark_of_compaction(tmp_path: Path) -> None:
+    batch = bytearray(encode([(1, b"k", None, ())]))
+    batch[22] |= 0x40  # attributes, bit 6
+    batch[17:21] = crc32c(bytes(batch[21:])).to_bytes(4)
+    async with open_broker(tmp_path, store="memory") as broker:
+        topic = await broker.create_topic("t")
+        with pytest.raises(InvalidBatch, match="delete horizon"):
+            topic.partition(0).stage_batch(bytes(batch))
