@@ -57,4 +57,5 @@ def _verify(log: Log, name: TopicPartition) -> Iterator[Fault]:
 
 
 def _fault_of(error: CorruptLog, name: TopicPartition, offset: int | None) -> Fault:
-    return Fault(str(error.details.get("file", name)), error.details.get("position"), offset, str(error))
+    file = str(error.details.get("file", name))
+    return Fault(file, error.details.get("position"), offset, str(error).removeprefix(f"{file}: "))

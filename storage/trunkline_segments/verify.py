@@ -55,7 +55,8 @@ class _Verification:
             stored = read_checkpoint(self._disk, self._directory)
             recover_swaps(self._open_files, self._directory, self._disk.list(self._directory))
         except CorruptLog as error:
-            yield Fault(str(error.details["file"]), error.details["position"], None, str(error))
+            file = str(error.details["file"])
+            yield Fault(file, error.details["position"], None, str(error).removeprefix(f"{file}: "))
         names = self._disk.list(self._directory)
         bases = offsets_of(names, LOG)
         if stored is None and CHECKPOINT not in names and bases:

@@ -8,7 +8,14 @@ from typing import Any, TypeVar
 
 import click
 
-__all__ = ["config_option", "debug_option", "json_option", "parse_pairs", "server_option"]
+__all__ = [
+    "config_option",
+    "copied_store_option",
+    "debug_option",
+    "json_option",
+    "parse_pairs",
+    "server_option",
+]
 
 _F = TypeVar("_F", bound=Callable[..., Any])
 
@@ -48,6 +55,13 @@ def config_option(command: _F) -> _F:
         envvar="TRUNKLINE_CONFIG",
         show_envvar=True,
         help="Configuration file (TOML).",
+    )(command)
+
+
+def copied_store_option(command: _F) -> _F:
+    """``--store`` for commands that look at a store's files, wherever these are."""
+    return click.option(
+        "--store", "store_name", metavar="NAME", help="What keeps the logs, if DIR is a copy.  [default: segments]"
     )(command)
 
 

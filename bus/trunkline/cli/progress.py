@@ -1,11 +1,11 @@
-"""A progress bar for long input, on a terminal; nothing otherwise."""
+"""A progress bar for what takes long, on a terminal; nothing otherwise."""
 
 from __future__ import annotations
 
 import contextlib
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Final
@@ -13,38 +13,51 @@ from typing import TYPE_CHECKING, Final
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
 
-__all__ = ["Progress"]
+__all__ = ["Progress", "progress_of_files"]
 
-_SHOW_AFTER_S: Final = 0.5  # short input needs no bar, and rich costs 80 ms to import
+_SHOW_AFTER_S: Final = 0.5  # what is soon over needs no bar, and rich costs 80 ms to import
 
 
 class Progress:
-    """Counts the bytes read; drawn on stderr once it takes long. Used with ``with``."""
+    """Counts bytes; drawn on stderr once it takes long. Used with ``with``.
 
-    def __init__(self, sources: Sequence[Path]) -> None:
-        self._sources = sources
-        self._is_wanted = sys.stderr.isatty() and not any(
-            str(source) == "-" and sys.stdin.isatty() for source in sources
-        )
+    Args:
+      total: how many bytes there are, or None if that is not known; asked when the bar is first drawn.
+      is_wanted: whether to draw it at all, if stderr is a terminal.
+    """
+
+    def __init__(self, total: Callable[[], int | None], *, is_wanted: bool = True) -> None:
+        self._total = total
+        self._is_wanted = is_wanted and sys.stderr.isatty()
         self._started = time.monotonic()
         self._done = 0
+        self._label = ""
         self._bar: Bar | None = None
 
-    def advance(self, size: int) -> None:
-        """``size`` more bytes were read."""
+    def advance(self, size: int, label: str = "") -> None:
+        """``size`` more bytes are done; ``label`` says of what."""
         self._done += size
+        self._label = label
         if self._bar is not None:
-            self._bar.update(self._bar.task_ids[0], completed=self._done)
+            self._bar.update(self._bar.task_ids[0], completed=self._done, description=label)
         elif self._is_wanted and time.monotonic() - self._started > _SHOW_AFTER_S:
             self._show()
 
     def _show(self) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn, TransferSpeedColumn
+        from rich.progress import (
+            BarColumn,
+            DownloadColumn,
+            Progress,
+            TextColumn,
+            TimeRemainingColumn,
+            TransferSpeedColumn,
+        )
 
-        columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+        label = TextColumn("{task.description}")
+        columns = (label, BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
         self._bar = Progress(*columns, console=Console(stderr=True), transient=True)
-        self._bar.add_task("publish", total=_total_size(self._sources), completed=self._done)
+        self._bar.add_task(self._label, total=self._total(), completed=self._done)
         self._bar.start()
 
     def __enter__(self) -> Progress:
@@ -55,6 +68,12 @@ class Progress:
     ) -> None:
         if self._bar is not None:
             self._bar.stop()
+
+
+def progress_of_files(sources: Sequence[Path]) -> Progress:
+    """The progress of reading files; none is drawn where somebody types on the same terminal."""
+    is_typed = any(str(source) == "-" and sys.stdin.isatty() for source in sources)
+    return Progress(lambda: _total_size(sources), is_wanted=not is_typed)
 
 
 def _total_size(sources: Sequence[Path]) -> int | None:

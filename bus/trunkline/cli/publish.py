@@ -53,7 +53,7 @@ def publish(
     Returns when every record is as durable as the topic demands. With --json, prints where each of them is. When one
     is refused, no more are sent and the error says how many were published before it; some after it may be, too.
     """
-    from trunkline.cli.progress import Progress
+    from trunkline.cli.progress import progress_of_files
     from trunkline.cli.sources import read_lines, read_whole
 
     if values and files:
@@ -77,7 +77,7 @@ def publish(
         try:
             for value in values:
                 await take(value.encode("utf-8", "surrogateescape"))
-            with Progress(sources) as progress:
+            with progress_of_files(sources) as progress:
                 for source in sources:
                     await (read_lines if is_by_line else read_whole)(source, progress, take)
             await sent.confirm(0)
