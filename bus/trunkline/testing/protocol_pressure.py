@@ -87,8 +87,10 @@ class PressurePromises(Speaker):
             bench.settle()
 
         def listeners() -> int:
-            partitions = bench.broker.broker.topic(self.topic).partitions
-            return sum(partition.statistics().listeners for partition in partitions)
+            broker = bench.broker.broker
+            partitions = broker.topic(self.topic).partitions
+            subscribers = sum(broker.live(partition).statistics().subscribers for partition in partitions)
+            return subscribers + sum(partition.statistics().listeners for partition in partitions)
 
         come_and_go()
         before = listeners()
