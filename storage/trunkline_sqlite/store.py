@@ -16,14 +16,17 @@ from __future__ import annotations
 
 import builtins
 import sqlite3
+from collections.abc import Iterator
 
-from trunkline.log import Log, Store, StoreContext, TopicPartition
+from trunkline.errors import CorruptLog
+from trunkline.log import Fault, Log, Store, StoreContext, TopicPartition
 from trunkline.settings import TopicSettings
 from trunkline_sqlite.connections import ReadPool, connect
 from trunkline_sqlite.failures import explained
 from trunkline_sqlite.log import SqliteLog
 from trunkline_sqlite.schema import prepare
 from trunkline_sqlite.settings import SqliteSettings
+from trunkline_sqlite.verify import verify_file, verify_rows
 from trunkline_sqlite.writer import Writer
 
 __all__ = ["DATABASE", "SqliteStore"]
@@ -58,6 +61,7 @@ class SqliteStore(Store):
                 self._connection.close()
                 raise
         self._readers = ReadPool(self._path, settings.busy_timeout_s)
+        self._is_verified = False
         for name in self._names(is_deleted=True):  # a crash cut the removal off
             self._remove_rows(name)
 
@@ -84,6 +88,19 @@ class SqliteStore(Store):
         with self._readers.snapshot() as connection:
             row = connection.execute(f"SELECT is_deleted FROM logs WHERE {_THIS_LOG}", name).fetchone()
         return None if row is None else bool(row[0])
+
+    def verify(self, name: TopicPartition) -> Iterator[Fault]:
+        """The file as a whole is checked, and its faults told, with the first log."""
+        try:
+            with self._readers.snapshot() as connection:
+                if not self._is_verified:
+                    self._is_verified = True
+                    yield from verify_file(connection, self._path)
+                yield from verify_rows(connection, self._path, name)
+        except CorruptLog as error:
+            yield Fault(str(self._path), None, None, str(error))
+            return
+        yield from super().verify(name)
 
     def delete(self, name: TopicPartition) -> None:
         self._writer.run(
