@@ -21,7 +21,6 @@ it themselves. Append and rewrite share ``_segments``, flush and rewrite the che
 
 from __future__ import annotations
 
-import errno
 import math
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -37,6 +36,7 @@ from trunkline_segments.files import OpenFiles
 from trunkline_segments.reading import ReadableLog, Tail, number_of
 from trunkline_segments.recovery import recover
 from trunkline_segments.rewriting import groups_to_rewrite, rewrite_group
+from trunkline_segments.room import NO_ROOM
 from trunkline_segments.segment import Noted, Segment
 from trunkline_segments.snapshots import forget_states, load_state, save_state
 from trunkline_segments.swap import commit_swap, finish_swap
@@ -47,13 +47,6 @@ CHECKPOINT_BYTES = 16 * 1024 * 1024
 """About this much is scanned after a crash: 0.4 s if batches are as small as 170 bytes, 10 ms if they are large."""
 
 _PLACE = Struct(">q15xi8xq14xi")  # base_offset, last_offset_delta, max_timestamp, record_count
-
-_NO_ROOM = {
-    errno.ENOSPC: "the disk is full",
-    errno.EDQUOT: "the disk quota is used up",
-    errno.EROFS: "the file system is read-only",
-}
-"""Refusals that come before anything is changed, and end without a restart."""
 
 
 class SegmentLog(ReadableLog):
@@ -107,7 +100,7 @@ class SegmentLog(ReadableLog):
             self._take_back(segment, noted, rolled)
             raise
         except OSError as error:
-            if error.errno not in _NO_ROOM:
+            if error.errno not in NO_ROOM:
                 raise
             self._take_back(segment, noted, rolled)
             raise self._full(error) from error
@@ -170,9 +163,8 @@ class SegmentLog(ReadableLog):
                 self._file.sync()
 
     def _full(self, error: OSError) -> StoreFull:
-        assert error.errno is not None
         return StoreFull(
-            f"{self._name}: {_NO_ROOM[error.errno]}; nothing was written. It is tried again with the next record",
+            f"{self._name}: {NO_ROOM[error.errno]}; nothing was written. It is tried again with the next record",
             topic=self._name.topic,
             partition=self._name.partition,
         )
@@ -221,7 +213,7 @@ class SegmentLog(ReadableLog):
         try:
             yield
         except OSError as error:
-            if error.errno not in _NO_ROOM:
+            if error.errno not in NO_ROOM:
                 raise
             raise self._full(error) from error
 
