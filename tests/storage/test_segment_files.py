@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,12 +11,7 @@ import pytest
 
 from trunkline.disk import DiskFile, RealDisk
 from trunkline.log import SavedState
-from trunkline.records import encode
 from trunkline.settings import TopicSettings
-
-with warnings.catch_warnings():  # kafka-python uses a deprecated call of importlib
-    warnings.simplefilter("ignore", DeprecationWarning)
-    from kafka.record.memory_records import MemoryRecords
 
 if TYPE_CHECKING:
     from tests.storage.conftest import Workbench
@@ -70,21 +64,6 @@ class CountingDisk(RealDisk):
 def counting(workbench: Workbench) -> CountingDisk:
     disk = workbench.disk = CountingDisk()
     return disk
-
-
-def test_kafkas_readers_read_the_log_file(workbench: Workbench) -> None:
-    log = workbench.open()
-    for offset in range(0, 30, 3):
-        records = [(1_000 + offset, b"key", b"value %d" % offset, (("name", b"x"),)) for _ in range(3)]
-        log.append([encode(records, base_offset=offset, leader_epoch=5, compression=offset % 2)])
-    log.close()
-    batches = MemoryRecords(workbench.path(0, ".log").read_bytes())
-
-    found = []
-    while (batch := batches.next_batch()) is not None:
-        assert batch.validate_crc()
-        found += [(record.offset, record.timestamp, record.key, record.value) for record in batch]
-    assert found == [(n, 1_000 + n - n % 3, b"key", b"value %d" % (n - n % 3)) for n in range(30)]
 
 
 def test_a_round_is_one_write(workbench: Workbench, counting: CountingDisk, some_batches: MakeBatches) -> None:
