@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 
 import cbor2
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -185,6 +186,14 @@ def test_a_length_is_refused_before_its_bytes_arrive() -> None:
 def test_fields_that_are_missing_get_defaults_and_those_that_are_new_are_ignored() -> None:
     assert decode(raw([3, 1, "orders", 0]))[0].header == f.Produce(1, "orders", 0, 1)
     assert decode(raw([3, 1, "orders", 0, 0, "new", {}]))[0].header == f.Produce(1, "orders", 0, 0)
+
+
+def test_a_partition_may_be_described_with_fewer_fields_or_more() -> None:
+    fields = [0, "h:1", 2, 3, 4, [0], [0], 5, {"billing": 6}, {"billing": 7}]
+    older = msgspec.convert(fields[:7], f.PartitionState)
+    assert (older.isr, older.size_bytes, older.removed_unread, older.readers) == ([0], 0, {}, {})
+    newer = msgspec.convert([*fields, "new"], f.PartitionState)
+    assert (newer.size_bytes, newer.removed_unread, newer.readers) == (5, {"billing": 6}, {"billing": 7})
 
 
 def test_a_kind_that_is_not_known_is_given_with_its_id() -> None:
