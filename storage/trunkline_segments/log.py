@@ -279,15 +279,26 @@ class SegmentLog(ReadableLog):
                 self._segments = [*self._segments, segment]
                 self._tail = (offset, segment, 0)
                 self._sync(self._tail)
-            self._checkpoint(start_offset=offset)
             keep = number_of(self._segments, offset)
             doomed, kept = self._segments[:keep], self._segments[keep:]
+            try:
+                self._checkpoint(start_offset=offset)
+            except StoreFull:  # this is what makes room, so it must not need any
+                self._empty_indexes(doomed)
+                self._checkpoint(start_offset=offset)
             self._start_offset = offset
             self._removals += 1
             self._segments = kept
             self._remove(doomed)
             if doomed:
                 self._disk.sync_directory(self._directory)
+
+    def _empty_indexes(self, doomed: list[Segment]) -> None:
+        """Make a little room. Without its index a segment is read from its start, and recovery makes a new one."""
+        with self._room_wanted():
+            for segment in doomed:
+                if segment.base_offset < self._recovery_point[1].base_offset:  # others are still to be written
+                    segment.empty_indexes()
 
     def truncate(self, offset: int) -> None:
         if offset == self.end_offset:

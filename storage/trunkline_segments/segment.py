@@ -248,6 +248,12 @@ class Segment:
         for file in (self.log, self.index.file, self.times.file):
             file.close()
 
+    def empty_indexes(self) -> None:
+        """Have no index entries; for a finished segment that will be removed."""
+        for index in (self.index, self.times):
+            index.clear()
+            index.file.truncate(0)
+
     def remove(self) -> None:
         """Remove its files; durable once the directory is synced."""
         for file in (self.index.file, self.times.file, self.log):

@@ -162,14 +162,29 @@ def test_a_log_opens_without_room(disk: SimulatedDisk, refuse: Refuse) -> None:
     assert log.flush() == 15
 
 
-def test_trimming_may_be_tried_again(disk: SimulatedDisk) -> None:
+def test_trimming_needs_no_room(disk: SimulatedDisk) -> None:
+    """It is what makes room. The indexes of what is to be removed give up theirs."""
     log = open_log(disk)
     log.append(batches(0, 14))
     log.flush()
     fill(disk)
+    log.trim(12)
+    assert log.start_offset == 12
+    log.append(batches(14, 15))
+    assert log.flush() == 15
+    disk.crash()
+    assert open_log(disk).start_offset == 12
+
+
+def test_trimming_may_be_tried_again(disk: SimulatedDisk) -> None:
+    log = open_log(disk)
+    log.append(batches(0, 14))
+    log.flush()
+    disk.is_read_only = True
     with pytest.raises(StoreFull):
         log.trim(12)
     assert log.start_offset == 0
+    assert log.read(0, 1 << 20, 14) == b"".join(batches(0, 5))
     make_room(disk)
     log.trim(12)
     assert log.start_offset == 12
