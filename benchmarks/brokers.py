@@ -39,15 +39,15 @@ class Running:
 
 
 @contextmanager
-def trunkline(directory: Path) -> Iterator[Running]:
-    """``trunkline serve`` on the data in ``directory``."""
-    command = [sys.executable, "-m", "trunkline.cli", "serve", "--json", "--log-level", "warning"]
+def trunkline(directory: Path, options: Sequence[str] = (), start_limit_s: float = START_LIMIT_S) -> Iterator[Running]:
+    """``trunkline serve`` on the data in ``directory``; it may end, or be killed, before the block does."""
+    command = [sys.executable, "-m", "trunkline.cli", "serve", "--json", "--log-level", "warning", *options]
     command += ["--data", str(directory), "--listen", "mqtt=127.0.0.1:0", "--listen", "native=127.0.0.1:0"]
     start = time.perf_counter()
     with _process(command) as process:
         assert process.stdout is not None
-        if not select.select([process.stdout], [], [], START_LIMIT_S)[0]:
-            raise TimeoutError(f"trunkline was not ready after {START_LIMIT_S} s")
+        if not select.select([process.stdout], [], [], start_limit_s)[0]:
+            raise TimeoutError(f"trunkline was not ready after {start_limit_s} s")
         line = process.stdout.readline()
         ready_s = time.perf_counter() - start
         if not line:

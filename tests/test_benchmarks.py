@@ -95,3 +95,28 @@ def test_startup_measures_a_broker_and_a_client() -> None:
     found = json.loads(run("startup.py", "--reps", "1"))
     assert found["fresh_s"] > 0
     assert found["import_s"] > 0
+
+
+def test_recovery_starts_a_killed_broker_on_what_it_has_left(tmp_path: Path) -> None:
+    out = run(
+        "recovery.py", "--gib", "0.001", "--partitions", "2", "--small-tail-kib", "8", "--large-tail-kib", "0",
+        "--dir", str(tmp_path),
+    ).splitlines()  # fmt: skip
+    found = [json.loads(line) for line in out if line.startswith("{")]
+    assert [line["case"] for line in found] == ["fill", "crash after fill", "clean", "crash, small batches"]
+    assert [line["batches"] for line in found[1:]] == [16, 16, 32]
+    assert not list(tmp_path.iterdir())
+
+
+def test_housekeeping_works_while_records_are_published(tmp_path: Path) -> None:
+    out = run(
+        "housekeeping.py", "--reps", "1", "--seconds", "0.5", "--rate", "80", "--segment-every-ms", "20",
+        "--dir", str(tmp_path),
+    ).splitlines()  # fmt: skip
+    found = {line["phase"]: line for line in map(json.loads, out[:3])}
+    assert [line["msgs"] for line in found.values()] == [40, 40, 40]
+    assert found["quiet"]["segments_removed"] == 0
+    assert found["retention"]["segments_removed"] > 0
+    assert found["compaction"]["read_mb_s"] > found["quiet"]["read_mb_s"]
+    assert out[3].startswith("| | p50 ms")
+    assert not list(tmp_path.iterdir())
