@@ -16,19 +16,19 @@ refusal (stopped, closing) empties the builder slot, and the slot is looked at a
 from __future__ import annotations
 
 import logging
-import threading
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import msgspec
 import trio
 
 from trunkline.errors import LogStopped, StoreFull, TrunklineError
 from trunkline.log import Log, SavedState
+from trunkline.maintained import MaintainedPartition
 from trunkline.pending import AppendReceiver, Pending
 from trunkline.producers import ProducerTable
-from trunkline.readable import ReadablePartition, TailListener
+from trunkline.readable import TailListener
 from trunkline.records import EMPTY_HEADERS, BatchBuilder, assign, iter_headers
 from trunkline.saved_state import decode_state, encode_state
 from trunkline.validation import check_key, check_new_batch, check_size
@@ -42,7 +42,6 @@ __all__ = ["AppendReceiver", "Partition", "PartitionStatistics", "TailListener"]
 logger = logging.getLogger("trunkline.partition")
 
 Buffer = bytes | bytearray | memoryview
-T = TypeVar("T")
 
 _RECORD_OVERHEAD = 40  # varints, attributes and count around one record: at most this many bytes
 _RECOVERY_READ_BYTES = 1024 * 1024
@@ -67,24 +66,14 @@ class PartitionStatistics(msgspec.Struct, frozen=True):
     listeners: int
 
 
-class Partition(ReadablePartition):
-    """Made by the topic catalog; doors stage, read and listen. Belongs to the broker's thread.
-
-    Attributes:
-      cleaned_offset: up to where the log was compacted, as far as this broker remembers.
-      readers: the next offset of each reader that has a name (group, queue), kept up to date by those who own them;
-        retention waits for them if the topic says so, and counts what it takes from them.
-      removed_unread: by reader, how many records were removed before it had read them, since the broker was opened.
-    """
+class Partition(MaintainedPartition):
+    """Made by the topic catalog; doors stage, read and listen. Belongs to the broker's thread."""
 
     __slots__ = (
-        "_alone",
         "_builder",
         "_is_full",
-        "_is_held",
         "_is_saving",
         "_is_staged",
-        "_is_writing",
         "_limit_bytes",
         "_needs_keys",
         "_now_ms",
@@ -94,18 +83,14 @@ class Partition(ReadablePartition):
         "_saved_state",
         "_spawn",
         "_staged",
-        "_stop_beside",
         "_uncommitted",
         "_unflushed_bytes",
         "_waiters",
-        "cleaned_offset",
         "is_blocking",
         "isr",
         "leader_epoch",
         "log_end_offset",
         "next_offset",
-        "readers",
-        "removed_unread",
         "replicas",
     )
 
@@ -123,15 +108,12 @@ class Partition(ReadablePartition):
         replicas: tuple[int, ...] = (0,),
     ) -> None:
         super().__init__(topic, index, log)
+        self._rounds = rounds
         self.is_blocking = is_blocking
         self.leader_epoch = leader_epoch
         self.replicas = replicas
         self.isr = replicas
         self.next_offset = self.log_end_offset = log.end_offset
-        self.cleaned_offset = 0
-        self.readers: dict[str, int] = {}
-        self.removed_unread: dict[str, int] = {}
-        self._rounds = rounds
         self._now_ms = now_ms
         self._spawn = spawn
         self._producers = ProducerTable()
@@ -142,11 +124,7 @@ class Partition(ReadablePartition):
         self._needs_keys = False
         self._limit_bytes = 0  # of a batch, as of when the builder was opened
         self._is_staged = False
-        self._is_held = False  # somebody wants the log for itself
         self._is_full = False
-        self._alone = trio.Lock()
-        self._stop_beside: threading.Event | None = None
-        self._is_writing = False
         self._is_saving = False
         self._saved_bytes = 0
         self._unflushed_bytes = 0  # with durability=os
@@ -289,6 +267,11 @@ class Partition(ReadablePartition):
         if not self._is_staged:
             self._is_staged = True
             self._rounds.stage(self)
+
+    def write_soon(self) -> None:
+        """Have what is staged written in the next round."""
+        if self._staged:
+            self._touch()
 
     # -- writing and committing --------------------------------------------------------------------
 
@@ -454,48 +437,6 @@ class Partition(ReadablePartition):
         if not isinstance(self._refusal, LogStopped):  # a log that failed stays failed: it must not be flushed again
             self._refusal = error
 
-    async def run_alone(self, function: Callable[..., T], *args: object) -> T:
-        """Call ``function`` in a worker while nothing is written to the log or flushed; appends wait staged.
-
-        For the log's own calls that must not overlap a write (``trim``, ``truncate``). Raises what it raises, and
-        LogStopped or BrokerClosing if the partition takes no changes. Cancellation: waits for a call under way.
-        """
-        if self._stop_beside is not None:
-            self._stop_beside.set()
-        async with self._alone:
-            self._is_held = True
-            try:
-                while self._is_writing or self._uncommitted or self._rounds.committer.has(self):
-                    await self._changed.wait()
-                if self._refusal is not None:
-                    raise self._refusal
-                self._is_writing = True
-                try:
-                    return await trio.to_thread.run_sync(function, *args)
-                finally:
-                    self._is_writing = False
-            finally:
-                self._is_held = False
-                if self._staged:
-                    self._touch()
-                self._wake_waiting()
-
-    async def run_beside(self, function: Callable[[], T], stop: threading.Event) -> T:
-        """Call ``function`` in a worker while appends and reads go on, but nothing that needs the log for itself.
-
-        For compaction. ``stop`` is set when somebody waits: ``function`` should then return soon. Raises what it
-        raises, and what the partition refuses changes with. Cancellation: waits for ``function``; set ``stop`` first.
-        """
-        async with self._alone:
-            if self._refusal is not None:
-                raise self._refusal
-            self._stop_beside = stop
-            try:
-                return await trio.to_thread.run_sync(function)
-            finally:
-                self._stop_beside = None
-                self._wake_waiting()
-
     def last_batches(self) -> dict[int, int]:
         """The base offset of the last batch of each producer that is remembered; compaction keeps them."""
         return self._producers.last_batches(self.high_watermark)
@@ -504,31 +445,6 @@ class Partition(ReadablePartition):
         """The log was compacted up to ``offset``; it is saved with the next state."""
         self.cleaned_offset = offset
         self._saved_bytes = STATE_INTERVAL_BYTES
-
-    async def trim(self, offset: int) -> None:
-        """Move the log start offset up to ``offset``; what is below it is gone for readers when this returns.
-
-        Raises OffsetOutOfRange if it is above the high watermark; below the log start nothing happens.
-        """
-        if offset > self.high_watermark:
-            self._check_offset(offset)
-        start = self.log.start_offset
-        if offset <= start:
-            await trio.lowlevel.checkpoint()
-            return
-        await self.run_alone(self.log.trim, offset)
-        self._count_unread(start, offset)
-
-    def _count_unread(self, start: int, offset: int) -> None:
-        """Records in ``[start, offset)`` are gone: note and say which known readers had not had them."""
-        for name, position in self.readers.items():
-            if position < offset:
-                unread = offset - max(position, start)
-                self.removed_unread[name] = self.removed_unread.get(name, 0) + unread
-                logger.warning(
-                    "%s: %d records were removed before %s had read them (it is at offset %d, the log starts at %d)",
-                    self.name, unread, name, position, offset,
-                )  # fmt: skip
 
     async def wait_idle(self) -> None:
         """Wait until nothing staged is unanswered; call it after ``refuse``."""
@@ -553,13 +469,20 @@ class Partition(ReadablePartition):
         await trio.to_thread.run_sync(self._close_log, keep and not isinstance(self._refusal, LogStopped))
 
     def _close_log(self, keep: bool) -> None:
-        if keep:
-            if self.topic.settings.durability == "os":
-                self.log.flush()  # a state must not speak of what a power failure could still take away
-            self.log.save_state(SavedState(self.high_watermark, self._encode_state()))
-        self.log.close()
+        try:
+            if keep:
+                if self.topic.settings.durability == "os":
+                    self.log.flush()  # a state must not speak of what a power failure could still take away
+                self.log.save_state(SavedState(self.high_watermark, self._encode_state()))
+        finally:
+            self.log.close()
 
     # -- state -------------------------------------------------------------------------------------
+
+    @property
+    def is_flushing(self) -> bool:
+        """Something was written and is not committed yet, or a flush is under way."""
+        return bool(self._uncommitted) or self._rounds.committer.has(self)
 
     @property
     def is_staged(self) -> bool:
@@ -569,9 +492,9 @@ class Partition(ReadablePartition):
     @property
     def is_idle(self) -> bool:
         """Nothing is staged or on its way to the disk."""
-        is_busy = self._is_writing or self._is_saving or self._rounds.committer.has(self)
-        is_busy = is_busy or self._stop_beside is not None
-        return self._builder is None and not self._staged and not self._uncommitted and not is_busy
+        is_staged = self._builder is not None or self._staged
+        is_busy = self._is_writing or self._is_saving or self._stop_beside is not None
+        return not (is_staged or self.is_flushing or is_busy)
 
     def statistics(self) -> PartitionStatistics:
         return PartitionStatistics(
