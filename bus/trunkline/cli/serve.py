@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import FrameType
@@ -21,6 +22,10 @@ if TYPE_CHECKING:
 __all__ = ["serve"]
 
 _logger = logging.getLogger("trunkline.serve")
+
+SWITCH_INTERVAL_S = 0.0005
+"""How long a worker thread (compaction) may keep the interpreter while the reactor wants it back; Python's default
+is 5 ms, for each system call of the reactor. With 0.5 ms, p99 of publishing beside a compaction was about half."""
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 
@@ -76,6 +81,7 @@ def serve(
     with logging_to_stderr(config.log_level, as_json=as_json):
         import trio
 
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
         trio.run(_serve, config, as_json)
 
 
