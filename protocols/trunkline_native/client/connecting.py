@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import anyio
 
@@ -18,6 +17,9 @@ from trunkline_native.client.bus import Bus
 from trunkline_native.client.cursors import StreamTable
 from trunkline_native.client.link import Link, retry_after_s
 from trunkline_native.client.producer import BatchSender
+
+if TYPE_CHECKING:
+    import ssl
 
 __all__ = ["connect"]
 
@@ -116,11 +118,15 @@ async def connect(
 
 
 def _tls_context(tls: ssl.SSLContext | bool | None, *, is_tls: bool) -> ssl.SSLContext | None:
-    if isinstance(tls, ssl.SSLContext):
-        return tls
     if tls is None:
         tls = is_tls
-    return ssl.create_default_context() if tls else None
+    if not isinstance(tls, bool):
+        return tls
+    if not tls:
+        return None
+    import ssl  # not at the top: it is slow to import, and most clients talk to a broker without TLS
+
+    return ssl.create_default_context()
 
 
 def _check_positive(**values: float) -> None:

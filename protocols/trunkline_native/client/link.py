@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import logging
 import random
-import ssl
 from collections.abc import Callable
-from typing import Final, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 import anyio
 import anyio.abc
@@ -15,6 +14,9 @@ from trunkline.errors import ConnectionFailed, TrunklineError
 from trunkline_native.client.address import Address
 from trunkline_native.client.session import Session
 from trunkline_native.frames import Header
+
+if TYPE_CHECKING:
+    import ssl
 
 __all__ = ["Link", "LinkUser", "retry_after_s"]
 
