@@ -110,7 +110,7 @@ class Broker:
         self.start_soon = spawn
         self.housekeeping = Housekeeping(
             catalog.partitions,
-            now_ms,
+            reactor.rounds.clock_ms,  # it is read in worker threads
             config.housekeeping.interval_s,
             config.housekeeping.compaction_bytes_per_s,
         )

@@ -29,7 +29,7 @@ class Housekeeping:
 
     Args:
       partitions: gives the partitions that there are now.
-      now_ms: the wall clock.
+      now_ms: the wall clock; read in worker threads too.
       interval_s: from the end of one pass to the beginning of the next.
       compaction_bytes_per_s: read and rewritten at most; 0: no limit.
     """

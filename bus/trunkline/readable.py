@@ -144,5 +144,8 @@ class ReadablePartition(ABC):
         """Tell the listeners that it is over."""
         listeners, self._listeners = self._listeners, []
         for listener in listeners:
-            listener.partition_closed(cast("Partition", self), error)
+            try:
+                listener.partition_closed(cast("Partition", self), error)
+            except Exception:  # the boundary, as above
+                logger.exception("%s: %r failed when it was told of the end", self.name, listener)
         self._wake_waiting()

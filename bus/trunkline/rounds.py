@@ -41,7 +41,7 @@ class Rounds:
         self, wake: Callable[[], None], max_unacknowledged_bytes: int, clock_ms: Callable[[], int] = wall_clock_ms
     ) -> None:
         self._wake = wake
-        self._clock_ms = clock_ms
+        self.clock_ms = clock_ms
         self._now_ms: int | None = None
         self._is_running = False
         self._max_unacknowledged_bytes = max_unacknowledged_bytes
@@ -61,10 +61,13 @@ class Rounds:
         return not self._staged and not self.unacknowledged_bytes and self.committer.is_idle
 
     def now_ms(self) -> int:
-        """The wall clock, read once a round: a round's records share their timestamp, and so its encoding."""
+        """The wall clock, read once a round: a round's records share their timestamp, and so its encoding.
+
+        For the broker's thread, as all of this; a worker thread reads ``clock_ms``.
+        """
         now = self._now_ms
         if now is None:
-            now = self._clock_ms()
+            now = self.clock_ms()
             if self._is_running:
                 self._now_ms = now
         return now

@@ -154,3 +154,11 @@ async def test_a_producer_cannot_set_the_mark_of_compaction(tmp_path: Path) -> N
         topic = await broker.create_topic("t")
         with pytest.raises(InvalidBatch, match="delete horizon"):
             topic.partition(0).stage_batch(bytes(batch))
+
+
+async def test_housekeeping_reads_the_clock_itself_and_not_the_rounds_reading_of_it(tmp_path: Path) -> None:
+    """It reads it in a worker, where the rounds' reading could be kept past the end of its round."""
+    clock = [1_000_000_000]
+    async with open_broker(tmp_path, store="memory", now_ms=lambda: clock[0]) as broker:
+        assert broker.housekeeping._now_ms() == clock[0]
+        assert broker.housekeeping._now_ms is not broker.now_ms

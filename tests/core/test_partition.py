@@ -487,3 +487,54 @@ async def test_state_is_not_saved_twice_at_a_time_nor_while_the_log_is_closed(
         assert bench.store.count("close") == 0
         bench.store.release("save_state")
     assert bench.store.count("close") == 1
+
+
+# -- a bug in one of those who are told ----------------------------------------------------------------
+
+
+class Broken:
+    """A follower and receiver with a bug."""
+
+    def records_committed(self, partition: Partition, base_offset: int, next_offset: int, batches: list[bytes]) -> None:
+        raise ZeroDivisionError("a bug in a follower")
+
+    def partition_closed(self, partition: Partition, error: TrunklineError | None) -> None:
+        raise ZeroDivisionError("a bug in a follower")
+
+    def append_done(self, token: object, offset: int) -> None:
+        raise ZeroDivisionError("a bug in a receiver")
+
+    def append_failed(self, token: object, error: TrunklineError) -> None:
+        raise ZeroDivisionError("a bug in a receiver")
+
+
+def test_a_follower_that_raises_is_left_out_and_the_others_hear(
+    bench: PartitionBench, caplog: pytest.LogCaptureFixture
+) -> None:
+    tail = Tail()
+    bench.partition.add_listener(Broken())
+    bench.partition.add_listener(tail)
+    for value in (b"a", b"b"):
+        bench.stage(value)
+        bench.commit()
+    assert [heard[2] for heard in tail.heard] == [[b"a"], [b"b"]]
+    assert caplog.text.count("is left out") == 1
+
+
+def test_a_follower_that_raises_at_the_end_does_not_keep_it_from_the_others(bench: PartitionBench) -> None:
+    tail = Tail()
+    bench.partition.add_listener(Broken())
+    bench.partition.add_listener(tail)
+    bench.partition.close_listeners(None)
+    assert tail.closed == [None]
+
+
+def test_a_receiver_that_raises_does_not_keep_the_others_from_their_answers(bench: PartitionBench) -> None:
+    bench.partition.stage_record(1, None, b"a", receiver=Broken())
+    bench.stage(b"b", "b")
+    bench.commit()
+    assert bench.receipts.done == [("b", 1)]
+    bench.partition.stage_record(1, None, b"c", receiver=Broken())
+    bench.stage(b"d", "d")
+    bench.partition.stop(OSError("the disk is gone"))
+    assert [token for token, _ in bench.receipts.failed] == ["d"]
