@@ -32,6 +32,23 @@ __all__ = [
     "DataDirectoryLocked",
     "BrokerClosing",
     "Overloaded",
+    "UnknownGroup",
+    "InvalidGroupName",
+    "UnknownMember",
+    "MemberFenced",
+    "IllegalGeneration",
+    "RebalanceInProgress",
+    "InconsistentGroupProtocol",
+    "InvalidSessionTimeout",
+    "MemberIdRequired",
+    "GroupNotEmpty",
+    "CoordinatorLoading",
+    "UnknownQueue",
+    "QueueExists",
+    "QueueFull",
+    "QueueInUse",
+    "InvalidFilter",
+    "SessionFenced",
     "ConfigurationError",
     "InsecureListener",
     "ListenFailed",
@@ -157,6 +174,80 @@ class Overloaded(TrunklineError):
     """A limit on memory or connections is reached; nothing was written. Retry after a pause."""
 
     retriable = True
+
+
+class UnknownGroup(TrunklineError):
+    """There is no such consumer group. ``group`` names it."""
+
+
+class InvalidGroupName(TrunklineError):
+    """A group's name is not 1 to 249 printable characters."""
+
+
+class UnknownMember(TrunklineError):
+    """The group does not know this member: it left, was expired, or never joined. Join again. ``group``, ``member``."""
+
+
+class MemberFenced(TrunklineError):
+    """Another member took the place of this one (same instance id), or it was removed. ``group``, ``member``."""
+
+
+class IllegalGeneration(TrunklineError):
+    """The member speaks of a generation that is over; nothing was changed. ``group``, ``generation``."""
+
+
+class RebalanceInProgress(TrunklineError):
+    """The group is being rebalanced; join again. ``group``."""
+
+    retriable = True
+
+
+class InconsistentGroupProtocol(TrunklineError):
+    """The member's way of assigning partitions does not go with that of the group's members. ``group``."""
+
+
+class InvalidSessionTimeout(TrunklineError):
+    """The session timeout is outside what the broker allows. ``minimum_s``, ``maximum_s``."""
+
+
+class MemberIdRequired(TrunklineError):
+    """Join again with the member id that was given (KIP-394). ``member``."""
+
+
+class GroupNotEmpty(TrunklineError):
+    """The group has members, and this can be done only without. ``group``, ``members``."""
+
+
+class CoordinatorLoading(TrunklineError):
+    """The state of groups is still being read; nothing is known yet."""
+
+    retriable = True
+
+
+class UnknownQueue(TrunklineError):
+    """There is no such queue. ``queue`` names it."""
+
+
+class QueueExists(TrunklineError):
+    """A queue of this name is there with another definition; nothing was changed. ``queue``, ``setting``."""
+
+
+class QueueFull(TrunklineError):
+    """A queue has its maximum length and refuses more (``overflow=reject``); nothing was written. ``queue``."""
+
+    retriable = True
+
+
+class QueueInUse(TrunklineError):
+    """The queue has consumers, or an exclusive one; nothing was changed. ``queue``."""
+
+
+class InvalidFilter(TrunklineError):
+    """A filter's pattern breaks the rules of its syntax. ``pattern``."""
+
+
+class SessionFenced(TrunklineError):
+    """Another connection has taken the session over; this one must stop. ``session``, ``epoch``."""
 
 
 class ConfigurationError(TrunklineError):
