@@ -35,8 +35,10 @@ from trunkline.plugins import PluginHost
 from trunkline.reading import RecordReader, Start
 from trunkline.records import EMPTY_HEADERS, ConsumerRecord, Header, encode_headers
 from trunkline.rounds import wall_clock_ms
+from trunkline.state_topic import StateTopic
 from trunkline.stores import OpenStores
 from trunkline.topic import Topic
+from trunkline.views import ViewServices
 
 __all__ = ["Broker", "BrokerStatistics", "PublishedRecord", "open_broker"]
 
@@ -88,6 +90,7 @@ class Broker:
       config: what it was opened with.
       addresses: where each door listens, as (host, port); the first address where there are several.
       random: the broker's one source of chance, so that tests and simulations can seed it.
+      views: what the views of the log are made with.
       is_closing: nothing can be published any more.
     """
 
@@ -120,6 +123,17 @@ class Broker:
         self._doors: dict[str, Door] = {}
         self._live: dict[Partition, LiveTail] = {}
         self._producer_ids: Iterable[int] = iter(())
+        rounds = reactor.rounds
+        self.views = ViewServices(
+            config=config,
+            catalog=catalog,
+            rounds=rounds,
+            spawn=spawn,
+            live=self.live,
+            state_topic=lambda name: StateTopic(name, catalog, rounds, spawn),
+            ensure_topic=self._ensure_topic,
+            rng=rng,
+        )
 
     # -- topics ------------------------------------------------------------------------------------
 
@@ -165,8 +179,14 @@ class Broker:
             raise UnknownTopic(
                 f"there is no topic {name!r}, and topics.auto_create is off; create it first", topic=name
             )
+        return await self._ensure_topic(name, partitions=partitions, settings=settings)
+
+    async def _ensure_topic(
+        self, name: str, *, partitions: int | None = None, settings: Mapping[str, str] = MappingProxyType({})
+    ) -> Topic:
+        """Like ``ensure_topic``, whatever the configuration says about topics that clients name."""
         try:
-            return await self.create_topic(name, partitions=partitions, settings=settings)
+            return self.topics.get(name) or await self.create_topic(name, partitions=partitions, settings=settings)
         except TrunklineError:
             if name in self.topics:  # somebody else made it meanwhile
                 return self.topic(name)
@@ -325,13 +345,17 @@ class Broker:
             for transport in self._reactor.connections:
                 transport.shutting_down()
         await self.housekeeping.stop()
+        closing = BrokerClosing("the broker is shutting down; try again when it is back")
         with trio.move_on_after(self.config.limits.shutdown_timeout_s if in_order else 0) as scope:
-            await self._catalog.refuse(BrokerClosing("the broker is shutting down; try again when it is back"))
+            await self._catalog.refuse(closing)
             await self._reactor.drain()
             for transport in self._reactor.connections:
                 transport.close()
             while self._reactor.connection_count:
                 await self._reactor.wait_round()
+            self._catalog.refuse_internal(closing)  # by now the views have heard the last of their clients
+            await self._reactor.drain()
+        self._catalog.refuse_internal(closing)
         if scope.cancelled_caught and in_order:
             logger.warning(
                 "closing: %d connections did not take what was written to them in %g s",

@@ -5,6 +5,9 @@ its metadata entry and its logs are made after it, so a crash in between leaves 
 ends the other way round: the entry is marked first, the logs go, then the entry; a marked entry found
 at start is finished off. A log without an entry is never touched: it is reported, and a topic
 of that name cannot be made until somebody has looked.
+
+Topics whose names begin with ``__`` are the broker's own (:mod:`trunkline.state_topic`). They are kept apart, so that
+nothing that works on topics by name can reach them.
 """
 
 from __future__ import annotations
@@ -18,7 +21,7 @@ from typing import Any, Final
 import msgspec
 import trio
 
-from trunkline.errors import InvalidSetting, TopicExists, TrunklineError, UnknownTopic
+from trunkline.errors import InvalidSetting, InvalidTopicName, TopicExists, TrunklineError, UnknownTopic
 from trunkline.log import Log, Store, TopicPartition
 from trunkline.metadata import MetadataEntry, MetadataStore
 from trunkline.partition import Partition
@@ -27,12 +30,19 @@ from trunkline.settings import TopicSettings, check_setting_names, check_topic_n
 from trunkline.stores import OpenStores
 from trunkline.topic import Topic
 
-__all__ = ["MAX_PARTITIONS", "TopicCatalog"]
+__all__ = ["INTERNAL_PREFIX", "MAX_PARTITIONS", "TopicCatalog", "TopicListener"]
 
 logger = logging.getLogger("trunkline.catalog")
 
 MAX_PARTITIONS: Final = 10_000
 """Of one topic: each costs an open file and a directory, and a typing error should not cost a disk."""
+
+
+INTERNAL_PREFIX: Final = "__"
+"""Topics with such names belong to the broker."""
+
+TopicListener = Callable[[str, "Topic | None"], None]
+"""Told of an ordinary topic's name when it was made (with it) or deleted (with None). It must not raise."""
 
 
 class _Entry(msgspec.Struct, omit_defaults=True):
@@ -48,7 +58,12 @@ class _Entry(msgspec.Struct, omit_defaults=True):
 
 
 class TopicCatalog:
-    """Belongs to the broker's thread; one administrative call at a time."""
+    """Belongs to the broker's thread; one administrative call at a time.
+
+    Attributes:
+      topics: the ordinary ones, by name.
+      internal: the broker's own, by name.
+    """
 
     def __init__(
         self,
@@ -62,6 +77,8 @@ class TopicCatalog:
         rng: random.Random,
     ) -> None:
         self.topics: dict[str, Topic] = {}
+        self.internal: dict[str, Topic] = {}
+        self._listeners: list[TopicListener] = []
         self._metadata = metadata
         self._stores = stores
         self._default_store = default_store
@@ -87,7 +104,7 @@ class TopicCatalog:
         await self._stores.get(self._default_store)
         for store_name, store in self._stores.opened.items():
             for log in await trio.to_thread.run_sync(store.list):
-                if log.topic not in self.topics:
+                if log.topic not in self.topics and log.topic not in self.internal:
                     logger.warning("store %s holds %s, which is no known topic; it is left alone", store_name, log)
 
     async def _open_topic(self, name: str, entry: _Entry) -> None:
@@ -104,7 +121,19 @@ class TopicCatalog:
                     await self._close_log(partition)
             raise
         topic.partitions = tuple(opened)
-        self.topics[name] = topic
+        if name.startswith(INTERNAL_PREFIX):
+            self.internal[name] = topic
+        else:
+            self.topics[name] = topic
+            self._tell(name, topic)
+
+    def on_change(self, listener: TopicListener) -> None:
+        """Tell ``listener`` of every ordinary topic that is made or deleted from now on."""
+        self._listeners.append(listener)
+
+    def _tell(self, name: str, topic: Topic | None) -> None:
+        for listener in self._listeners:
+            listener(name, topic)
 
     async def _open_partition(self, topic: Topic, index: int, entry: _Entry) -> Partition:
         store = await self._stores.get(entry.storage)
@@ -130,27 +159,28 @@ class TopicCatalog:
         return partition
 
     async def refuse(self, error: TrunklineError) -> None:
-        """Raise ``error`` from now on for appends and for administration; waits for a call that is under way."""
-        self._refusal = error
-        self._refuse_appends(error)
-        async with self._lock:
-            self._refuse_appends(error)  # in a topic that was made meanwhile
+        """Raise ``error`` from now on for administration, and for appends but to internal topics.
 
-    def _refuse_appends(self, error: TrunklineError) -> None:
-        for topic in self.topics.values():
-            for partition in topic.partitions:
-                partition.refuse(error)
+        Waits for a call that is under way.
+        """
+        self._refusal = error
+        _refuse_appends(self.topics, error)
+        async with self._lock:
+            _refuse_appends(self.topics, error)  # in a topic that was made meanwhile
+
+    def refuse_internal(self, error: TrunklineError) -> None:
+        """Raise ``error`` for appends to internal topics too, once their owners have written what they must."""
+        _refuse_appends(self.internal, error)
 
     def _check_open(self) -> None:
         if self._refusal is not None:
             raise self._refusal
 
     async def close(self) -> None:
-        """Close every log, after :meth:`refuse`."""
-        for topic in self.topics.values():
-            for partition in topic.partitions:
-                partition.close_listeners(None)
-                await self._close_log(partition)
+        """Close every log, after :meth:`refuse` and :meth:`refuse_internal`."""
+        for partition in self.partitions():
+            partition.close_listeners(None)
+            await self._close_log(partition)
 
     async def _close_log(self, partition: Partition, *, keep: bool = True) -> None:
         """What cannot be closed cleanly is logged; recovery deals with it at the next start."""
@@ -169,8 +199,9 @@ class TopicCatalog:
         return topic
 
     def partitions(self) -> list[Partition]:
-        """Of all topics."""
-        return [partition for topic in self.topics.values() for partition in topic.partitions]
+        """Of all topics, internal ones too."""
+        topics = [*self.topics.values(), *self.internal.values()]
+        return [partition for topic in topics for partition in topic.partitions]
 
     async def create(self, name: str, partitions: int, settings: Mapping[str, str]) -> Topic:
         """Make a topic; durable when it returns.
@@ -178,6 +209,11 @@ class TopicCatalog:
         Raises TopicExists, InvalidTopicName, InvalidSetting. Cancellation: may have happened.
         """
         check_topic_name(name)
+        if name.startswith(INTERNAL_PREFIX):
+            raise InvalidTopicName(
+                f"topic name {name!r} is not allowed: names that begin with {INTERNAL_PREFIX} are the broker's own",
+                topic=name,
+            )
         if not 1 <= partitions <= MAX_PARTITIONS:
             raise InvalidSetting(f"topic {name}: partitions must be 1 to {MAX_PARTITIONS}, not {partitions}")
         parsed = TopicSettings.parse(settings)
@@ -185,14 +221,28 @@ class TopicCatalog:
             self._check_open()
             if name in self.topics:
                 raise TopicExists(f"topic {name} is already there", topic=name)
-            storage = parsed.storage or self._default_store
-            store = await self._stores.get(storage)
-            await self._refuse_leftovers(name, storage, store)
-            topic_id = str(uuid.UUID(int=self._random.getrandbits(128), version=4))
-            entry = _Entry(topic_id, partitions, storage, dict(settings))
-            with trio.CancelScope(shield=True):  # half a topic could be neither used nor made again
-                await self._make(name, entry)
+            await self._add(name, partitions, parsed.storage or self._default_store, settings)
             return self.topics[name]
+
+    async def ensure_internal(self, name: str, settings: Mapping[str, str]) -> Topic:
+        """The internal topic of this name, made now with one partition if it is missing.
+
+        It is in the default store of the time it is made. Cancellation: may have happened.
+        """
+        assert name.startswith(INTERNAL_PREFIX)
+        async with self._lock:
+            if name not in self.internal:
+                self._check_open()
+                await self._add(name, 1, self._default_store, settings)
+            return self.internal[name]
+
+    async def _add(self, name: str, partitions: int, storage: str, settings: Mapping[str, str]) -> None:
+        store = await self._stores.get(storage)
+        await self._refuse_leftovers(name, storage, store)
+        topic_id = str(uuid.UUID(int=self._random.getrandbits(128), version=4))
+        entry = _Entry(topic_id, partitions, storage, dict(settings))
+        with trio.CancelScope(shield=True):  # half a topic could be neither used nor made again
+            await self._make(name, entry)
 
     async def _make(self, name: str, entry: _Entry) -> None:
         revision = await self._metadata.compare_and_set(f"topics/{name}", msgspec.to_builtins(entry), 0)
@@ -256,9 +306,16 @@ class TopicCatalog:
                     partition.close_listeners(gone)
                     await self._close_log(partition, keep=False)
                 await self._remove(name, entry, revision)
+            self._tell(name, None)
 
     async def _remove(self, name: str, entry: _Entry, revision: int) -> None:
         store = await self._stores.get(entry.storage)
         for index in range(entry.partitions):
             await trio.to_thread.run_sync(store.delete, TopicPartition(name, index))
         await self._metadata.compare_and_set(f"topics/{name}", None, revision)
+
+
+def _refuse_appends(topics: Mapping[str, Topic], error: TrunklineError) -> None:
+    for topic in topics.values():
+        for partition in topic.partitions:
+            partition.refuse(error)
