@@ -11,13 +11,14 @@ All methods are plain blocking functions. A store says with :attr:`Store.blockin
   in its I/O round, so each must return within microseconds.
 * ``True``: they may wait (a database, a network). The core calls them in a worker thread.
 
-``flush`` and ``read`` may always wait; the core calls ``flush`` in its commit thread, ``read`` in a worker.
+``flush`` and ``read`` may always wait; the core calls ``flush`` in its commit thread, ``read`` and ``find_keys`` in a
+worker.
 
 What the core promises a log:
 
 * calls that change it (``append``, ``truncate``, ``trim``, ``close``) never overlap each other;
-* ``flush``, ``read``, ``read_nowait``, ``find_timestamp`` and ``save_state`` may overlap each other and one
-  ``append``, but no two of ``flush`` or of ``save_state``;
+* ``flush``, ``read``, ``read_nowait``, ``find_timestamp``, ``find_keys`` and ``save_state`` may overlap each other and
+  one ``append``, but no two of ``flush`` or of ``save_state``;
 * ``rewrite`` and ``chunks`` may overlap all of these, but not ``truncate``, ``trim`` or ``close``;
 * nothing but reads overlaps ``truncate``, ``trim`` or ``close``; nothing is called after ``close``;
 * batches given to ``append`` are intact (length, CRC, counts) and in order, from ``end_offset`` on. Only in a copy of
@@ -163,6 +164,32 @@ class Log(ABC):
 
         Timestamps of a log may go back; the answer is still the first by offset. None if there is none.
         """
+
+    def find_keys(
+        self, offset: int, end_offset: int, wants: Callable[[bytes], bool], max_offsets: int
+    ) -> tuple[list[int], int]:
+        """Offsets of the records whose key is wanted, in order; a store with an index need not read the others.
+
+        The default reads and decodes everything.
+
+        Args:
+          offset: where to begin, in ``[start_offset, end_offset]``.
+          end_offset: a batch boundary at or below ``self.end_offset`` (the high watermark).
+          wants: says whether a key is wanted. It may be asked again, or for keys outside the range, in this thread.
+          max_offsets: give no more; at least 1.
+
+        Returns:
+          The offsets, all in ``[offset, next)``, and ``next``: how far it has looked. It may stop short of
+          ``end_offset`` to bound its time, but ``next > offset`` where ``offset < end_offset``. Records
+          without a key, control batches and batches that cannot be decoded are passed over.
+
+        Raises:
+          OffsetOutOfRange: as ``read``.
+          CorruptLog: a stored batch is damaged, where it had to look at one.
+        """
+        from trunkline.keys import find_keys_by_reading
+
+        return find_keys_by_reading(self, offset, end_offset, wants, max_offsets)
 
     @abstractmethod
     def truncate(self, offset: int) -> None:

@@ -20,7 +20,7 @@ __all__ = ["ScriptedLog", "ScriptedStore"]
 
 _CHANGES = frozenset({"append", "truncate", "trim", "close"})
 _EXCLUSIVE = frozenset({"truncate", "trim", "close"})  # overlapped by reads only
-_READS = frozenset({"read", "read_nowait", "find_timestamp"})
+_READS = frozenset({"read", "read_nowait", "find_timestamp", "find_keys"})
 _WAIT_S = 20.0  # for a release that a failing test may never give
 
 
@@ -177,6 +177,12 @@ class ScriptedLog(Log):
     def find_timestamp(self, timestamp: int, end_offset: int) -> TimestampedOffset | None:
         with self._called("find_timestamp"):
             return self._log.find_timestamp(timestamp, end_offset)
+
+    def find_keys(
+        self, offset: int, end_offset: int, wants: Callable[[bytes], bool], max_offsets: int
+    ) -> tuple[list[int], int]:
+        with self._called("find_keys"):
+            return self._log.find_keys(offset, end_offset, wants, max_offsets)
 
     def truncate(self, offset: int) -> None:
         with self._called("truncate"):

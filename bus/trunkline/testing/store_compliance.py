@@ -33,6 +33,7 @@ from trunkline.settings import TopicSettings
 from trunkline.testing.store_append import AppendPromises
 from trunkline.testing.store_change import ChangePromises
 from trunkline.testing.store_copy import CopyPromises
+from trunkline.testing.store_keys import KeyPromises
 from trunkline.testing.store_model import ModelPromises
 from trunkline.testing.store_names import NamePromises
 from trunkline.testing.store_read import ReadPromises
@@ -54,6 +55,7 @@ class StoreCompliance(
     CopyPromises,
     ReadPromises,
     TimestampPromises,
+    KeyPromises,
     ChangePromises,
     RewritePromises,
     VerifyPromises,
