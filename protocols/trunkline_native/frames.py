@@ -1,5 +1,7 @@
 """The frames of the native protocol, one class each. ``docs/protocol-native.md`` is the text; this is the table.
 
+Those of consumer groups are in :mod:`trunkline_native.group_frames`.
+
 A frame's header is a CBOR array ``[kind, field, ...]``; each class lists its fields in their order on the
 wire, and its ``tag`` is the kind. Fields are only ever added at the end, with a default: a
 receiver fills in what is missing and ignores what it does not know. What is not in the header but behind it is
@@ -11,9 +13,12 @@ A reply's kind is its request's kind + 64.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Final, NamedTuple
+from typing import Any, Final
 
 import msgspec
+
+from trunkline_native import group_frames
+from trunkline_native.header import Count, Frame, Header, Int32, Position, frame_table
 
 __all__ = [
     "AlterTopic",
@@ -54,28 +59,12 @@ __all__ = [
 
 PROTOCOL_VERSION: Final = 1
 
-Count = Annotated[int, msgspec.Meta(ge=0, le=2**63 - 1)]
-Int32 = Annotated[int, msgspec.Meta(ge=0, le=2**31 - 1)]
-Position = Count | str | dict[str, int]
-"""An offset, ``earliest``, ``latest``, or ``{"timestamp": ms}``: the first record at or after it, else the end."""
-
-
-class Header(msgspec.Struct, frozen=True, gc=False, array_like=True):
-    """What every frame's header is."""
-
 
 class Unknown(Header, frozen=True):
     """A frame of a kind that this side does not know; only ever received."""
 
     kind: int
     id: int | None
-
-
-class Frame(NamedTuple):
-    """A frame as received: its header, and its body, which is only valid while the caller holds it."""
-
-    header: Header
-    body: bytes | memoryview
 
 
 # -- from the client ------------------------------------------------------------------------------
@@ -87,7 +76,7 @@ class Hello(Header, tag=1, frozen=True):
     id: Count
     versions: list[Int32]
     client_name: str = ""
-    options: dict[str, Any] = {}
+    options: Mapping[str, Any] = {}
 
 
 class Ping(Header, tag=2, frozen=True):
@@ -128,7 +117,7 @@ class CreateTopic(Header, tag=6, frozen=True):
     id: Count
     name: str
     partitions: Int32 = 1
-    settings: dict[str, str] = {}
+    settings: Mapping[str, str] = {}
 
 
 class DeleteTopic(Header, tag=7, frozen=True):
@@ -195,7 +184,7 @@ class Failure(Header, tag=64, frozen=True):
     id: Count | None
     code: str
     message: str
-    details: dict[str, Any] = {}
+    details: Mapping[str, Any] = {}
     retriable: bool = False
 
 
@@ -286,7 +275,7 @@ class StreamEnd(Header, tag=81, frozen=True):
     stream: Count
     code: str | None = None
     message: str = ""
-    details: dict[str, Any] = {}
+    details: Mapping[str, Any] = {}
     retriable: bool = False
 
 
@@ -323,15 +312,11 @@ class TopicState(msgspec.Struct, frozen=True, array_like=True):
     name: str
     id: str = ""
     partitions: list[PartitionState] = []
-    settings: dict[str, str] = {}
+    settings: Mapping[str, str] = {}
     failure: tuple[str, str, dict[str, Any], bool] | None = None
 
 
-def _table(*classes: type[Header]) -> Mapping[int, type[Header]]:
-    return {int(cls.__struct_config__.tag): cls for cls in classes}  # type: ignore[arg-type]  # our tags are ints
-
-
-CLIENT_FRAMES: Final = _table(
+CLIENT_FRAMES: Final = frame_table(
     Hello,
     Ping,
     Produce,
@@ -345,10 +330,20 @@ CLIENT_FRAMES: Final = _table(
     Credit,
     CloseStream,
     DeleteRecords,
+    group_frames.JoinGroup,
+    group_frames.LeaveGroup,
+    group_frames.Heartbeat,
+    group_frames.Revoked,
+    group_frames.CommitOffsets,
+    group_frames.CommittedOffsets,
+    group_frames.DescribeGroup,
+    group_frames.ListGroups,
+    group_frames.ResetGroup,
+    group_frames.DeleteGroup,
 )
 """What a client may send, by kind."""
 
-SERVER_FRAMES: Final = _table(
+SERVER_FRAMES: Final = frame_table(
     Failure,
     Welcome,
     Done,
@@ -361,5 +356,12 @@ SERVER_FRAMES: Final = _table(
     Data,
     StreamEnd,
     Goodbye,
+    group_frames.JoinedGroup,
+    group_frames.OffsetsCommitted,
+    group_frames.GroupDescribed,
+    group_frames.GroupsListed,
+    group_frames.GroupReset,
+    group_frames.Assigned,
+    group_frames.MemberFencedPush,
 )
 """What a server may send, by kind."""

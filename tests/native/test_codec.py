@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from trunkline.errors import LocalProtocolError, RemoteProtocolError
 from trunkline_native import frames as f
+from trunkline_native import group_frames as g
 from trunkline_native.codec import (
     CLOSED,
     NEED_DATA,
@@ -42,6 +43,19 @@ CLIENT_EXAMPLES: list[f.Header] = [
     f.CloseStream(1),
     f.DeleteRecords(10, "orders", 0, 2**40),
     f.DeleteRecords(10, "orders", 0, None),
+    g.JoinGroup(1, 5, "billing", ("orders",)),
+    g.JoinGroup(1, 5, "billing", (), "orders\\..*", "range", "m-1", "till-3", 6000, 30_000),
+    g.LeaveGroup(2, 5),
+    g.Heartbeat(3, 5),
+    g.Revoked(4, 5),
+    g.CommitOffsets(5, "billing"),
+    g.CommitOffsets(5, "billing", 5),
+    g.CommittedOffsets(6, "billing"),
+    g.DescribeGroup(7, "billing"),
+    g.ListGroups(8),
+    g.ResetGroup(9, "billing", "orders", {"timestamp": 1_700_000_000_000}, [0, 2], True),
+    g.DeleteGroup(10, "billing"),
+    g.DeleteGroup(10, "billing", "orders"),
 ]
 SERVER_EXAMPLES: list[f.Header] = [
     f.Failure(None, "RemoteProtocolError", "no"),
@@ -57,6 +71,13 @@ SERVER_EXAMPLES: list[f.Header] = [
     f.Data(1, 100, 200),
     f.StreamEnd(1),
     f.Goodbye("bye"),
+    g.JoinedGroup(1, "m-1", 7),
+    g.OffsetsCommitted(6),
+    g.GroupDescribed(7),
+    g.GroupsListed(8),
+    g.GroupReset(9),
+    g.Assigned(5, 8),
+    g.MemberFencedPush(5, "UnknownMember", "expired", {"group": "billing"}),
 ]
 EXAMPLES = [(f.CLIENT_FRAMES, header) for header in CLIENT_EXAMPLES] + [
     (f.SERVER_FRAMES, header) for header in SERVER_EXAMPLES
