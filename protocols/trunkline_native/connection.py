@@ -11,7 +11,7 @@ that breaks the rules is answered with a :class:`Failure` without id, and ends t
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final, cast
 
 from trunkline.door import Connection, Transport
@@ -47,6 +47,7 @@ from trunkline_native.frames import (
 )
 from trunkline_native.settings import NativeSettings
 from trunkline_native.streams import Streams
+from trunkline_native.views import Handler, View
 
 if TYPE_CHECKING:
     from trunkline.broker import Broker
@@ -60,6 +61,9 @@ HELLO_LIMIT_BYTES: Final = 4096
 """Largest frame before hello: a name and some versions. ``GET ``, read as a length, is far above it."""
 
 SERVER_NAME: Final = "trunkline"
+
+VIEWS: Final[Mapping[type[Header], Callable[[NativeConnection], View]]] = {}
+"""What is made when such a frame arrives for the first time."""
 
 
 class NativeConnection(Connection):
@@ -76,7 +80,8 @@ class NativeConnection(Connection):
         self.requests = 0
         self._is_open = False
         self._frames = FrameDecoder(CLIENT_FRAMES, HELLO_LIMIT_BYTES)
-        self._handlers: dict[type[Header], Callable[[Any, bytes | memoryview], None]] = {Hello: self._hello}
+        self._handlers: dict[type[Header], Handler] = {Hello: self._hello}
+        self._views: list[View] = []
 
     # -- from the core -----------------------------------------------------------------------------
 
@@ -88,10 +93,11 @@ class NativeConnection(Connection):
             while isinstance(frame := frames.next_event(), Frame):
                 handle = handlers.get(type(frame.header))
                 if handle is None:
-                    self._unexpected(frame.header)
-                else:
-                    handle(frame.header, frame.body)
-                    handlers = self._handlers
+                    handle = self._new_handler(frame.header)
+                handle(frame.header, frame.body)
+                handlers = self._handlers
+            for view in self._views:
+                view.received()
         except RemoteProtocolError as error:
             self.transport.write(encode(Failure(None, *failure_fields(error))))
             self.transport.close()
@@ -100,6 +106,8 @@ class NativeConnection(Connection):
     def writable(self) -> None:
         """Streams that had to wait go on."""
         self.streams.pump()
+        for view in self._views:
+            view.writable()
 
     def timed_out(self) -> None:
         """Say why the connection ends."""
@@ -112,6 +120,9 @@ class NativeConnection(Connection):
     def closed(self, error: Exception | None) -> None:
         """Streams end; what was produced is still written."""
         self.streams.close_all()
+        views, self._views = self._views, []
+        for view in views:
+            view.closed()
 
     # -- hello -------------------------------------------------------------------------------------
 
@@ -156,10 +167,17 @@ class NativeConnection(Connection):
         )
         transport.write(encode(Welcome(hello.id, PROTOCOL_VERSION, SERVER_NAME, limits)))
 
-    def _unexpected(self, header: Header) -> None:
-        if self._is_open:
+    def _new_handler(self, header: Header) -> Handler:
+        """Make the part that deals with such frames, if there is one."""
+        if not self._is_open:
+            raise RemoteProtocolError(f"the first frame must be hello, not {type(header).__name__}")
+        make = VIEWS.get(type(header))
+        if make is None:
             raise RemoteProtocolError("hello may be sent once")
-        raise RemoteProtocolError(f"the first frame must be hello, not {type(header).__name__}")
+        view = make(self)
+        self._views.append(view)
+        self._handlers.update(view.handlers)
+        return view.handlers[type(header)]
 
     # -- produce -----------------------------------------------------------------------------------
 
@@ -174,7 +192,7 @@ class NativeConnection(Connection):
                 )
             partition = self.broker.partition(request.topic, request.partition)
             if request.acks:
-                self._begin_request()
+                self.begin_request()
                 try:
                     partition.stage_batch(body, self, (request.id, size))
                 except BaseException:
@@ -186,7 +204,7 @@ class NativeConnection(Connection):
         except RemoteProtocolError:
             raise
         except TrunklineError as error:
-            self._fail(request.id, error)
+            self.fail(request.id, error)
 
     def append_done(self, token: object, offset: int) -> None:
         """See :class:`trunkline.partition.AppendReceiver`."""
@@ -200,7 +218,7 @@ class NativeConnection(Connection):
         request_id, size = cast(tuple[int, int], token)  # what _produce gave
         self.inflight_requests -= 1
         self.inflight_bytes -= size
-        self._fail(request_id, error)
+        self.fail(request_id, error)
 
     # -- streams -----------------------------------------------------------------------------------
 
@@ -209,7 +227,7 @@ class NativeConnection(Connection):
         if request.stream in self.streams:
             raise RemoteProtocolError(f"stream {request.stream} is already open")
         if isinstance(request.start, dict):
-            self._begin_request()
+            self.begin_request()
             self.broker.start_soon(self._answer, request, self._open_by_time)
             return
         try:
@@ -218,7 +236,7 @@ class NativeConnection(Connection):
         except TrunklineError as error:
             if isinstance(error, RemoteProtocolError):
                 raise
-            self._fail(request.id, error)
+            self.fail(request.id, error)
 
     async def _open_by_time(self, request: Any) -> None:
         partition = self.broker.partition(request.topic, request.partition)
@@ -261,11 +279,11 @@ class NativeConnection(Connection):
         error = UnsupportedRequest(f"frame kind {request.kind} is not known here", request=str(request.kind))
         if request.id is None or request.id < 0:
             raise RemoteProtocolError(str(error))
-        self._fail(request.id, error)
+        self.fail(request.id, error)
 
     def _control(self, request: Any, body: bytes | memoryview) -> None:
         self.requests += 1
-        self._begin_request()
+        self.begin_request()
         self.broker.start_soon(self._answer, request, self._reply)
 
     async def _reply(self, request: Any) -> None:
@@ -277,18 +295,20 @@ class NativeConnection(Connection):
         try:
             await work(request)
         except TrunklineError as error:
-            self._fail(request.id, error)
+            self.fail(request.id, error)
         except Exception:
-            self._fail(request.id, TrunklineError("the broker met a bug here; its log says more"))
+            self.fail(request.id, TrunklineError("the broker met a bug here; its log says more"))
             raise
         finally:
             self.inflight_requests -= 1
 
-    def _begin_request(self) -> None:
+    def begin_request(self) -> None:
+        """One more request waits for its answer. Raises RemoteProtocolError if the client has sent too many."""
         limit = self.settings.max_inflight_requests
         if self.inflight_requests >= limit:
             raise RemoteProtocolError(f"more than {limit} requests are waiting for their answers")
         self.inflight_requests += 1
 
-    def _fail(self, request_id: int, error: TrunklineError) -> None:
+    def fail(self, request_id: int, error: TrunklineError) -> None:
+        """Answer a request with an error."""
         self.transport.write(encode(Failure(request_id, *failure_fields(error))))

@@ -197,7 +197,7 @@ async def test_what_came_before_the_garbage_is_answered(client: Client) -> None:
 
 
 async def test_a_request_that_is_not_known_is_refused_and_the_connection_goes_on(client: Client) -> None:
-    unknown = codec.encode(f.Ping(7)).replace(b"\x82\x02\x07", b"\x82\x17\x07")
+    unknown = bytes.fromhex("00000006 0004 82183f07")  # kind 63
     client.connection.receive_data(unknown)
     (failure,) = client.taken()
     assert isinstance(failure, f.Failure)

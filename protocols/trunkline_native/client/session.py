@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
-from typing import Final, Protocol, TypeVar
+from typing import Any, Final, Protocol, TypeVar
 
 import anyio
 import anyio.abc
@@ -89,12 +89,14 @@ class Session:
     Attributes:
       limits: what the server allows.
       find_receiver: the reader of a stream by its number, or None if nobody reads it any more.
+      pushes: who takes which other frames that the server sends unasked.
     """
 
     def __init__(self, stream: anyio.abc.ByteStream, request_timeout_s: float) -> None:
         self.limits = Limits()
         self.server_name = ""
         self.find_receiver: Callable[[int], StreamReceiver | None] = lambda _: None
+        self.pushes: dict[type[Header], Callable[[Any, bytes | memoryview], None]] = {}
         self._stream = stream
         self._request_timeout_s = request_timeout_s
         self._frames = FrameDecoder(SERVER_FRAMES, MAX_FRAME_BYTES)
@@ -103,6 +105,7 @@ class Session:
         self._sent: dict[int, _Sent] = {}
         self._inflight_bytes = 0
         self._outbound: list[bytes] = []
+        self._late: list[Callable[[], None]] = []
         self._has_outbound = anyio.Event()
         self._last_word = ""
 
@@ -137,6 +140,11 @@ class Session:
         if not self._outbound:
             self._has_outbound.set()
         self._outbound.append(data)
+
+    def write_late(self, function: Callable[[], None]) -> None:
+        """Call ``function`` when bytes are about to leave: it writes what was collected until then, many in one."""
+        self._late.append(function)
+        self._has_outbound.set()
 
     def call(self, make: Callable[[int], Header], outcome: Outcome) -> None:
         """Send a request; ``make`` is given its id."""
@@ -196,8 +204,12 @@ class Session:
         while True:
             await self._has_outbound.wait()
             self._has_outbound = anyio.Event()
+            late, self._late = self._late, []
+            for function in late:
+                function()
             parts, self._outbound = self._outbound, []
-            await self._stream.send(b"".join(parts))
+            if parts:
+                await self._stream.send(b"".join(parts))
 
     async def _watch(self) -> None:
         """Ping before the server finds us idle; end the connection when an answer is overdue."""
@@ -245,6 +257,8 @@ class Session:
                 receiver.stream_ended(None if header.code is None else _error_of(header))
         elif isinstance(header, Goodbye):
             self._last_word = header.message
+        elif kind in self.pushes:
+            self.pushes[kind](header, body)
         else:
             call = self._calls.pop(getattr(header, "id", -1), None)
             if call is not None:
