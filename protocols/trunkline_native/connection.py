@@ -228,7 +228,7 @@ class NativeConnection(Connection):
             raise RemoteProtocolError(f"stream {request.stream} is already open")
         if isinstance(request.start, dict):
             self.begin_request()
-            self.broker.start_soon(self._answer, request, self._open_by_time)
+            self.broker.start_soon(self.answer, request, self._open_by_time)
             return
         try:
             partition = self.broker.partition(request.topic, request.partition)
@@ -284,13 +284,13 @@ class NativeConnection(Connection):
     def _control(self, request: Any, body: bytes | memoryview) -> None:
         self.requests += 1
         self.begin_request()
-        self.broker.start_soon(self._answer, request, self._reply)
+        self.broker.start_soon(self.answer, request, self._reply)
 
     async def _reply(self, request: Any) -> None:
         reply = await control.ANSWERS[type(request)](self, request)
         self.transport.write(reply)
 
-    async def _answer(self, request: Any, work: Callable[[Any], Awaitable[None]]) -> None:
+    async def answer(self, request: Any, work: Callable[[Any], Awaitable[None]]) -> None:
         """Do what may wait, in a task of the broker; a request is always answered."""
         try:
             await work(request)

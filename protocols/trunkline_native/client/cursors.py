@@ -57,6 +57,10 @@ class Inbox:
             self.error = error
         self.changed.set()
 
+    def cursor_failed(self, index: int, error: TrunklineError) -> None:
+        """One of the cursors cannot go on: neither can the reader, unless it knows better."""
+        self.fail(error)
+
 
 class Cursor:
     """One partition of a reader; a :class:`~trunkline_native.client.session.StreamReceiver`.
@@ -115,7 +119,7 @@ class Cursor:
     def _opened(self, answer: Header | TrunklineError, session: Session) -> None:
         if isinstance(answer, TrunklineError):
             if not isinstance(answer, _PASSING):
-                self._inbox.fail(answer)
+                self._inbox.cursor_failed(self._index, answer)
             return
         assert isinstance(answer, StreamOpened)
         if self.received is None:
@@ -127,6 +131,11 @@ class Cursor:
     def detach(self) -> None:
         """The session is gone."""
         self._session = None
+
+    def set_window(self, window: int) -> None:
+        """Let so many bytes wait from now on: more credit is given at the next chunk, or that much less."""
+        self._unreturned += window - self._window
+        self._window = window
 
     def close(self) -> None:
         """Read no more."""
@@ -147,7 +156,7 @@ class Cursor:
             return
         self.is_done = True
         if error is not None:
-            self._inbox.fail(error)
+            self._inbox.cursor_failed(self._index, error)
             return
         self._inbox.reading -= 1
         self._inbox.wake()

@@ -145,7 +145,9 @@ class Link:
         for user in self.users:
             user.disconnected(error)
 
-    async def request(self, make: Callable[[int], Header], *, is_repeatable: bool) -> tuple[Header, bytes]:
+    async def request(
+        self, make: Callable[[int], Header], body: bytes = b"", *, is_repeatable: bool
+    ) -> tuple[Header, bytes]:
         """Send a request and return its answer.
 
         Args:
@@ -159,7 +161,7 @@ class Link:
         while True:
             session = await self._wait_session(deadline)
             waiting = _Waiting()
-            session.call(make, waiting.answer)
+            session.call(make, waiting.answer, body)
             await waiting.done.wait()
             error = waiting.error
             if error is None:

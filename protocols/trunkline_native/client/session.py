@@ -146,10 +146,10 @@ class Session:
         self._late.append(function)
         self._has_outbound.set()
 
-    def call(self, make: Callable[[int], Header], outcome: Outcome) -> None:
+    def call(self, make: Callable[[int], Header], outcome: Outcome, body: bytes = b"") -> None:
         """Send a request; ``make`` is given its id."""
         request_id = next(self._ids)
-        frame = encode(make(request_id))
+        frame = encode(make(request_id), body)
         self._calls[request_id] = _Call(outcome, anyio.current_time())
         self.write(frame)
 
