@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from trunkline import subscriptions
-from trunkline.subscriptions import MAX_FILTER_LEVELS, SubscriptionIndex, filter_problem, matches
+from trunkline.filters import MAX_FILTER_LEVELS, filter_problem, matches
+from trunkline.subscriptions import SubscriptionIndex
 
 LEVELS = st.sampled_from(["", "a", "b", "c", "$SYS"])
 TOPICS = st.lists(LEVELS, min_size=1, max_size=5).map("/".join).filter(bool)

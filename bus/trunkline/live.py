@@ -8,7 +8,8 @@ again once it has reached the high watermark. The offsets make that free of gaps
 subscriber has been offered everything below the high watermark, a lagging one everything below its cursor.
 
 So a slow subscriber costs a cursor and at most one decoded chunk, never a queue. A filter added while
-behind gets nothing older than itself: each filter has a start offset.
+behind gets nothing older than itself: each filter has a start offset. A subscriber may also ask to begin in the
+past; then it is behind from the first moment.
 """
 
 from __future__ import annotations
@@ -20,11 +21,12 @@ from typing import Any, Final
 
 import msgspec
 
-from trunkline.errors import CorruptLog, OffsetOutOfRange, TrunklineError
+from trunkline.errors import CorruptLog, LocalProtocolError, OffsetOutOfRange, TrunklineError
+from trunkline.filters import Syntax, key_text, matches
 from trunkline.partition import Partition
 from trunkline.records import Record, decode_all, iter_headers
 from trunkline.rounds import Rounds
-from trunkline.subscriptions import SubscriptionIndex, matches
+from trunkline.subscriptions import Match, SubscriptionIndex
 
 __all__ = ["Delivery", "LiveStatistics", "LiveSubscriber", "LiveTail"]
 
@@ -39,7 +41,7 @@ class Delivery:
 
     Attributes:
       record: as stored.
-      text: its key as text, which is what filters are matched against.
+      text: its key as text, which is what filters are matched against; empty where it has none that is text.
       partition: where it comes from.
       cache: forms of it that are the same for many subscribers; the door's own, empty at first.
     """
@@ -76,18 +78,21 @@ _GONE: Final = -1
 class _Member:
     """A subscriber's place in one partition. ``cursor`` is None while it is live, _GONE once it was removed."""
 
-    __slots__ = ("cursor", "filters", "is_reading", "leftover", "subscriber")
+    __slots__ = ("cursor", "filters", "fresh_at", "is_reading", "leftover", "subscriber")
 
-    def __init__(self, subscriber: LiveSubscriber) -> None:
+    def __init__(self, subscriber: LiveSubscriber, fresh_at: int) -> None:
         self.subscriber = subscriber
-        self.filters: dict[str, tuple[Any, int]] = {}  # filter -> options, start offset
+        self.fresh_at = fresh_at  # the high watermark when it came; while it is this, nothing was offered live
+        self.filters: dict[tuple[str, Syntax], tuple[Any, int]] = {}  # -> options, start offset
         self.cursor: int | None = None
         self.leftover: list[Record] = []  # decoded, not offered yet; last first
-        self.is_reading = False
+        self.is_reading = False  # it is being served from the log, or will be in the next round
 
-    def options(self, text: str, offset: int) -> list[Any]:
+    def options(self, key: bytes | None, offset: int) -> list[Any]:
         return [
-            options for filter, (options, start) in self.filters.items() if offset >= start and matches(filter, text)
+            options
+            for (filter, syntax), (options, start) in self.filters.items()
+            if offset >= start and (text := key_text(key, syntax)) is not None and matches(filter, text, syntax)
         ]
 
 
@@ -99,16 +104,6 @@ class LiveStatistics(msgspec.Struct, frozen=True):
     behind: int
 
 
-def _text(key: bytes | None) -> str | None:
-    """What filters see of a key; None if it is not UTF-8, or missing: then no filter matches."""
-    if key is None:
-        return None
-    try:
-        return key.decode()
-    except UnicodeDecodeError:
-        return None
-
-
 class LiveTail:
     """All subscribers of one partition; a listener of it. Belongs to the broker's thread."""
 
@@ -116,30 +111,57 @@ class LiveTail:
         self.partition = partition
         self._rounds = rounds
         self._spawn = spawn
-        self._index: SubscriptionIndex[_Member, Any] = SubscriptionIndex()
+        self._indexes: dict[Syntax, SubscriptionIndex[_Member, Any]] = {}
         self._members: dict[LiveSubscriber, _Member] = {}
         partition.add_listener(self)
 
-    def subscribe(self, subscriber: LiveSubscriber, filter: str, options: Any) -> bool:
-        """Offer ``subscriber`` what is committed from now on and matches; True if the filter is new to it.
+    def subscribe(
+        self,
+        subscriber: LiveSubscriber,
+        filter: str,
+        options: Any,
+        *,
+        start: int | None = None,
+        syntax: Syntax = "mqtt",
+    ) -> bool:
+        """Offer ``subscriber`` what matches; True if the filter is new to it.
 
-        The same filter again replaces its options and starts nothing anew. Raises ValueError for a bad filter.
+        The same filter again replaces its options and starts nothing anew.
+
+        Args:
+          start: the first offset that is wanted; None: what is committed from now on. An earlier one puts a new
+            subscriber behind, at the lowest start that it names before the next round.
+          syntax: of the filter, see :mod:`trunkline.filters`.
+
+        Raises ValueError for a bad filter, LocalProtocolError for a start in the past of one that is served already.
         """
+        now = self.partition.high_watermark
+        wanted = now if start is None else start
         member = self._members.get(subscriber)
         if member is None:
-            member = _Member(subscriber)
-        is_new = self._index.add(filter, member, options)
+            member = _Member(subscriber, fresh_at=now)
+        elif wanted < now != member.fresh_at:
+            raise LocalProtocolError(f"{self.partition.name}: a subscriber that is served cannot start at {wanted}")
+        is_new = self._index(syntax).add(filter, member, options)
         self._members[subscriber] = member
-        start = self.partition.high_watermark if is_new else member.filters[filter][1]
-        member.filters[filter] = (options, start)
+        member.filters[filter, syntax] = (options, wanted if is_new else member.filters[filter, syntax][1])
+        if wanted < now:
+            member.cursor = wanted if member.cursor is None else min(member.cursor, wanted)
+            self.resume(subscriber)
         return is_new
 
-    def unsubscribe(self, subscriber: LiveSubscriber, filter: str) -> bool:
+    def _index(self, syntax: Syntax) -> SubscriptionIndex[_Member, Any]:
+        index = self._indexes.get(syntax)
+        if index is None:
+            index = self._indexes[syntax] = SubscriptionIndex(syntax)
+        return index
+
+    def unsubscribe(self, subscriber: LiveSubscriber, filter: str, *, syntax: Syntax = "mqtt") -> bool:
         """Take a filter away; False if the subscriber does not have it."""
         member = self._members.get(subscriber)
-        if member is None or member.filters.pop(filter, None) is None:
+        if member is None or member.filters.pop((filter, syntax), None) is None:
             return False
-        self._index.remove(filter, member)
+        self._index(syntax).remove(filter, member)
         if not member.filters:
             self._forget(subscriber)
         return True
@@ -149,7 +171,8 @@ class LiveTail:
         member = self._members.get(subscriber)
         if member is not None:
             self._forget(subscriber)
-            self._index.remove_subscriber(member)
+            for index in self._indexes.values():
+                index.remove_subscriber(member)
 
     def _forget(self, subscriber: LiveSubscriber) -> None:
         member = self._members.pop(subscriber)
@@ -173,16 +196,17 @@ class LiveTail:
                 self._offer(record)
 
     def _offer(self, record: Record) -> None:
-        text = _text(record.key)
-        if text is None:
-            return
-        wanted = self._index.match(text)
-        if not wanted:
-            return
-        delivery = Delivery(record, text, self.partition)
+        for syntax, index in self._indexes.items():  # a subscriber with filters of both is offered a record twice
+            text = key_text(record.key, syntax)
+            wanted = index.match(text) if text is not None else None
+            if wanted:
+                assert text is not None
+                self._offer_to(wanted, Delivery(record, text, self.partition))
+
+    def _offer_to(self, wanted: Match[_Member, Any], delivery: Delivery) -> None:
         for member, options in wanted:
             if member.cursor is None and not self._deliver(member, delivery, options):
-                member.cursor = record.offset + 1
+                member.cursor = delivery.record.offset + 1
 
     def _deliver(self, member: _Member, delivery: Delivery, options: list[Any]) -> bool:
         try:
@@ -203,7 +227,7 @@ class LiveTail:
 
     def partition_closed(self, partition: Partition, error: TrunklineError | None) -> None:
         members, self._members = self._members, {}
-        self._index = SubscriptionIndex()
+        self._indexes = {}
         for member in members.values():
             member.filters.clear()
             member.cursor = _GONE
@@ -215,6 +239,7 @@ class LiveTail:
         """Offer one chunk of the log to a subscriber that is behind; more in the next round."""
         if not member.filters:
             return
+        member.fresh_at = _GONE
         if not self._offer_leftover(member):
             member.is_reading = False
             return
@@ -291,17 +316,17 @@ class LiveTail:
         leftover = member.leftover
         while leftover:
             record = leftover.pop()
-            text = _text(record.key)
-            if text is None:
+            options = member.options(record.key, record.offset)
+            if not options:
                 continue
-            options = member.options(text, record.offset)
-            if options and not self._deliver(member, Delivery(record, text, self.partition), options):
+            delivery = Delivery(record, key_text(record.key, "amqp") or "", self.partition)
+            if not self._deliver(member, delivery, options):
                 return False
         return True
 
     def statistics(self) -> LiveStatistics:
         return LiveStatistics(
             subscribers=len(self._members),
-            filters=len(self._index),
+            filters=sum(map(len, self._indexes.values())),
             behind=sum(member.cursor is not None for member in self._members.values()),
         )

@@ -1,14 +1,11 @@
-"""Who wants a message on this topic: an index over the filters of all subscribers.
+"""Who wants a record with this key: an index over the filters of all subscribers.
 
-A topic and a filter are levels separated by ``/``. In a filter ``+`` stands for exactly one level and
-a last level ``#`` for any number, also none (``a/#`` matches ``a``). A ``+`` or ``#`` in the first
-level does not match topics that begin with ``$``. :func:`matches` is that rule in plain words; the
-index gives the same answer for all filters at once.
+:func:`trunkline.filters.matches` is the rule in plain words; the index gives the same answer for all filters
+at once. A key is called *topic* here, and a pattern *filter*, as MQTT does.
 
 How it works: a filter without a wildcard can match one topic only, so those are in a dict. The others
-are in a trie with one node per level, walked level by level with the set of nodes reached so far: no
-recursion, and never more nodes than there are filters, whatever the topic looks like. The answer for
-a topic is remembered, since publishers use few topics many times.
+are in a trie (:mod:`trunkline.tries`). The answer for a topic is remembered, since publishers use few topics many
+times.
 
 The memory of those answers is bounded by the *subscribers in them* and the length of the topics, not by
 the number of topics: one topic can have thousands of subscribers. It has two generations. An answer
@@ -27,10 +24,10 @@ from typing import Final, Generic, TypeVar
 
 import msgspec
 
-__all__ = ["MAX_FILTER_LEVELS", "Match", "SubscriptionIndex", "SubscriptionStatistics", "filter_problem", "matches"]
+from trunkline.filters import Syntax, depth_problem, filter_problem, is_wild
+from trunkline.tries import AmqpTrie, Holder, MqttTrie, PatternTrie
 
-MAX_FILTER_LEVELS: Final = 128
-"""Most levels of a filter. Real ones have fewer than ten; a trie as deep as a 64 KiB filter costs 6 MB."""
+__all__ = ["Match", "SubscriptionIndex", "SubscriptionStatistics"]
 
 CACHED_SUBSCRIBERS: Final = 65_536  # in one generation of remembered answers: about 10 MB if all differ
 
@@ -51,35 +48,19 @@ class SubscriptionStatistics(msgspec.Struct, frozen=True):
     cached_topics: int
 
 
-class _Node:
-    """A place in the trie: the filters that end here, and the levels that follow."""
-
-    __slots__ = ("children", "ending", "plus", "rest")
-
-    def __init__(self) -> None:
-        self.children: dict[str, _Node] | None = None
-        self.plus: _Node | None = None
-        self.ending: dict[object, object] | None = None  # subscriber -> options of the filter that ends here
-        self.rest: dict[object, object] | None = None  # of the filter that ends with "#" after this level
-
-    @property
-    def is_empty(self) -> bool:
-        return not (self.children or self.plus or self.ending or self.rest)
-
-
 class SubscriptionIndex(Generic[S, O]):
     """The filters of many subscribers, each with options, and who matches a topic.
 
     A filter is counted once per subscriber; adding it again replaces its options. Options mean nothing here.
     """
 
-    __slots__ = ("_exact", "_filters", "_nodes", "_old", "_root", "_young", "_young_size")
+    __slots__ = ("_exact", "_filters", "_old", "_syntax", "_trie", "_young", "_young_size")
 
-    def __init__(self) -> None:
+    def __init__(self, syntax: Syntax = "mqtt") -> None:
+        self._syntax: Syntax = syntax
         self._filters: dict[S, set[str]] = {}
-        self._exact: dict[str, dict[object, object]] = {}
-        self._root = _Node()
-        self._nodes = 0
+        self._exact: dict[str, Holder] = {}
+        self._trie: PatternTrie = MqttTrie() if syntax == "mqtt" else AmqpTrie()
         self._young: dict[str, Match[S, O]] = {}
         self._young_size = 0
         self._old: dict[str, Match[S, O]] = {}
@@ -91,15 +72,13 @@ class SubscriptionIndex(Generic[S, O]):
     def add(self, filter: str, subscriber: S, options: O) -> bool:
         """Subscribe, or replace the options of a filter the subscriber has; True if it is new.
 
-        Raises ValueError if ``filter`` breaks the rules of :func:`filter_problem` or has too many levels.
+        Raises ValueError if ``filter`` breaks the rules of its syntax, or has more than MAX_FILTER_LEVELS levels.
         """
-        problem = filter_problem(filter)
-        if filter.count("/") >= MAX_FILTER_LEVELS:
-            problem = f"it has more than {MAX_FILTER_LEVELS} levels"
+        problem = filter_problem(filter, self._syntax) or depth_problem(filter, self._syntax)
         if problem is not None:
             raise ValueError(f"filter {filter[:200]!r}: {problem}")
-        if "+" in filter or "#" in filter:
-            self._holder(filter)[subscriber] = options
+        if is_wild(filter, self._syntax):
+            self._trie.holder(filter)[subscriber] = options
         else:
             self._exact.setdefault(filter, {})[subscriber] = options
         self._forget(filter)
@@ -142,13 +121,13 @@ class SubscriptionIndex(Generic[S, O]):
             subscribers=len(self._filters),
             filters=len(self),
             exact_filters=len(self._exact),
-            trie_nodes=self._nodes,
+            trie_nodes=self._trie.nodes,
             cached_topics=len(self._young.keys() | self._old.keys()),
         )
 
     def _find(self, topic: str) -> Match[S, O]:
         merged: dict[S, list[O]] = {}
-        holders = self._wildcards(topic)
+        holders = self._trie.find(topic)
         exact = self._exact.get(topic)
         if exact is not None:
             holders.append(exact)
@@ -157,95 +136,22 @@ class SubscriptionIndex(Generic[S, O]):
                 merged.setdefault(subscriber, []).append(options)  # type: ignore[arg-type]
         return list(merged.items())
 
-    def _wildcards(self, topic: str) -> list[dict[object, object]]:
-        """What the filters with a wildcard that match ``topic`` hold."""
-        found: list[dict[object, object]] = []
-        nodes = [self._root]
-        wild = not topic.startswith("$")  # whether wildcards count; from the second level on they do
-        # No filter is deeper than the limit, so what is behind it may stay in one piece: it finds no node.
-        for level in topic.split("/", MAX_FILTER_LEVELS):
-            reached = []
-            for node in nodes:
-                if wild:
-                    if node.rest:
-                        found.append(node.rest)
-                    if node.plus is not None:
-                        reached.append(node.plus)
-                if node.children is not None and (child := node.children.get(level)) is not None:
-                    reached.append(child)
-            if not reached:
-                return found
-            nodes = reached
-            wild = True
-        for node in nodes:
-            if node.ending:
-                found.append(node.ending)
-            if node.rest:
-                found.append(node.rest)
-        return found
-
-    def _holder(self, filter: str) -> dict[object, object]:
-        """Where the subscribers of a wildcard filter are kept, made if need be."""
-        node = self._root
-        for level in filter.split("/"):
-            if level == "#":
-                if node.rest is None:
-                    node.rest = {}
-                return node.rest
-            node = self._child(node, level)
-        if node.ending is None:
-            node.ending = {}
-        return node.ending
-
-    def _child(self, node: _Node, level: str) -> _Node:
-        if level == "+":
-            if node.plus is None:
-                node.plus = _Node()
-                self._nodes += 1
-            return node.plus
-        if node.children is None:
-            node.children = {}
-        child = node.children.get(level)
-        if child is None:
-            child = node.children[level] = _Node()
-            self._nodes += 1
-        return child
-
     def _drop(self, filter: str, subscriber: S) -> None:
         self._forget(filter)
-        if "+" in filter or "#" in filter:
-            self._drop_wildcard(filter, subscriber)
+        if is_wild(filter, self._syntax):
+            holder = self._trie.holder(filter)
+            del holder[subscriber]
+            if not holder:
+                self._trie.prune(filter)
             return
         holder = self._exact[filter]
         del holder[subscriber]
         if not holder:
             del self._exact[filter]
 
-    def _drop_wildcard(self, filter: str, subscriber: S) -> None:
-        del self._holder(filter)[subscriber]
-        levels = filter.split("/")
-        path = [self._root]
-        for level in levels[: len(levels) - (levels[-1] == "#")]:
-            path.append(self._child(path[-1], level))
-        # Prune from the leaf up, so that no empty node stays and _holder above never makes one.
-        for depth in range(len(path) - 1, 0, -1):
-            if not path[depth].is_empty:
-                break
-            self._cut(path[depth - 1], levels[depth - 1])
-
-    def _cut(self, parent: _Node, level: str) -> None:
-        self._nodes -= 1
-        if level == "+":
-            parent.plus = None
-            return
-        assert parent.children is not None
-        del parent.children[level]
-        if not parent.children:
-            parent.children = None
-
     def _forget(self, filter: str) -> None:
         """Drop the answers that a change to ``filter`` makes wrong."""
-        if "+" in filter or "#" in filter:
+        if is_wild(filter, self._syntax):
             self._young, self._old, self._young_size = {}, {}, 0
             return
         # The size stays as it was: too high only means a generation that ends early.
@@ -260,38 +166,3 @@ class SubscriptionIndex(Generic[S, O]):
             self._young = {}
             self._young_size = size
         self._young[topic] = found
-
-
-def matches(filter: str, topic: str) -> bool:
-    """Whether one filter matches one topic: the rule itself, for a few filters or as an oracle in tests."""
-    if "+" not in filter and "#" not in filter:
-        return filter == topic
-    if topic.startswith("$") and filter[0] in "+#":
-        return False
-    wanted = filter.split("/")
-    levels = topic.split("/")
-    if wanted[-1] == "#":
-        wanted.pop()
-        if len(levels) < len(wanted):
-            return False
-    elif len(levels) != len(wanted):
-        return False
-    return all(want in ("+", level) for want, level in zip(wanted, levels, strict=False))
-
-
-def filter_problem(filter: str) -> str | None:
-    """Why a filter is not allowed, or None if it is.
-
-    Not empty; ``+`` alone in a level; ``#`` alone in the last level.
-    """
-    if not filter:
-        return "it is empty"
-    if "+" not in filter and "#" not in filter:
-        return None
-    levels = filter.split("/")
-    for level in levels:
-        if len(level) > 1 and ("+" in level or "#" in level):
-            return f"the level {level[:40]!r} holds a wildcard beside other characters; + and # stand alone"
-    if "#" in levels[:-1]:
-        return "# is allowed as the last level only"
-    return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Final
 
-from trunkline.subscriptions import filter_problem
+from trunkline.filters import filter_problem
 from trunkline_mqtt.fields import Fields, malformed, topic_name_problem
 from trunkline_mqtt.packets import (
     MQTT_3_1_1,

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any, Final
 
 from trunkline.door import Transport
 from trunkline.errors import TrunklineError
+from trunkline.filters import MAX_FILTER_LEVELS
 from trunkline.live import Delivery, LiveSubscriber, LiveTail
 from trunkline.partition import Partition
-from trunkline.subscriptions import MAX_FILTER_LEVELS
 from trunkline_mqtt.bridge import outgoing
 from trunkline_mqtt.packets import SUBSCRIBE_REFUSED
 

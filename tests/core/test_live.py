@@ -10,11 +10,11 @@ import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trunkline.errors import BrokerClosing, CorruptLog, LogStopped, TrunklineError
+from trunkline.errors import BrokerClosing, CorruptLog, LocalProtocolError, LogStopped, TrunklineError
+from trunkline.filters import matches
 from trunkline.live import Delivery, LiveSubscriber, LiveTail
 from trunkline.partition import Partition
 from trunkline.records import encode
-from trunkline.subscriptions import matches
 from trunkline.testing.scripted_store import ScriptedStore
 
 if TYPE_CHECKING:
@@ -378,3 +378,51 @@ def test_nor_with_reads_that_wait(
     make_bench_on: Callable[[ScriptedStore], PartitionBench], steps: list[tuple[str, Any]]
 ) -> None:
     run_model(make_bench_on, steps, reads_wait=True)
+
+
+# -- starting in the past --------------------------------------------------------------------------
+
+
+def test_a_subscriber_may_start_in_the_past(live: LiveBench) -> None:
+    live.publish(b"a", b"a")
+    live.publish(b"b", b"a")
+    subscriber = Subscriber()
+    live.tail.subscribe(subscriber, "a", "x", start=1)
+    live.publish(b"a")
+    live.settle()
+    live.publish(b"a")
+    assert subscriber.got == [1, 3, 4, 5]
+
+
+def test_each_filter_has_its_own_start(live: LiveBench) -> None:
+    live.publish(b"a", b"b", b"a", b"b", b"c")
+    subscriber = Subscriber()
+    live.tail.subscribe(subscriber, "c", "c")
+    live.tail.subscribe(subscriber, "a", "a", start=2)
+    live.tail.subscribe(subscriber, "b", "b", start=0)
+    live.settle()
+    assert (subscriber.got, subscriber.options) == ([1, 2, 3], [["b"], ["a"], ["b"]])
+    live.publish(b"c")
+    assert subscriber.got[-1] == 5
+
+
+def test_a_subscriber_that_is_served_cannot_go_back(live: LiveBench) -> None:
+    live.publish(b"a")
+    subscriber = Subscriber()
+    live.tail.subscribe(subscriber, "a", "x")
+    live.publish(b"a")
+    with pytest.raises(LocalProtocolError, match="cannot start at 0"):
+        live.tail.subscribe(subscriber, "b", "y", start=0)
+
+
+def test_filters_of_both_syntaxes_live_and_behind(live: LiveBench) -> None:
+    live.publish(b"a.b", b"a/b", None)
+    words, levels = Subscriber(), Subscriber()
+    live.tail.subscribe(words, "#", "x", start=0, syntax="amqp")
+    live.tail.subscribe(levels, "a/+", "y", start=0)
+    live.settle()
+    live.publish(b"a.b", b"a/b", None)
+    assert words.got == [0, 1, 2, 3, 4, 5]
+    assert levels.got == [1, 4]
+    assert live.tail.unsubscribe(words, "#", syntax="amqp")
+    assert live.tail.statistics().filters == 1
