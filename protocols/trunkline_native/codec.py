@@ -28,6 +28,7 @@ import msgspec
 
 from trunkline.errors import LocalProtocolError, RemoteProtocolError
 from trunkline_native.frames import Frame, Header, Unknown
+from trunkline_native.queue_frames import Deliver, Extend, Reject, Release, Settle
 
 __all__ = [
     "CLOSED",
@@ -36,6 +37,8 @@ __all__ = [
     "FrameDecoder",
     "decode_cbor",
     "encode",
+    "encode_data_head",
+    "encode_deliver_head",
     "encode_head",
     "encode_produced",
 ]
@@ -110,6 +113,7 @@ def _uint(value: int) -> bytes:
 
 _PRODUCED: Final = b"\x83" + _uint(67)
 _DATA: Final = b"\x84" + _uint(80)
+_DELIVER: Final = b"\x83" + _uint(117)
 
 
 def encode_produced(request_id: int, base_offset: int) -> bytes:
@@ -124,6 +128,18 @@ def encode_data_head(stream: int, next_offset: int, high_watermark: int, body_by
     return _HEAD.pack(2 + len(header) + body_bytes, len(header)) + header
 
 
+def encode_deliver_head(consumption: int, runs: int, body_bytes: int) -> bytes:
+    """``encode_head(Deliver(consumption, runs), body_bytes)``, three times faster."""
+    header = b"".join((_DELIVER, _uint(consumption), _uint(runs)))
+    return _HEAD.pack(2 + len(header) + body_bytes, len(header)) + header
+
+
+_REPEATED: Final = frozenset((Deliver, Settle, Release, Reject, Extend))
+_MAX_KNOWN: Final = 64
+"""Headers that are kept decoded: those of a connection's few consumptions come again and again, byte for byte."""
+_MAX_KNOWN_BYTES: Final = 64
+
+
 class FrameDecoder:
     """Turns what arrives into frames.
 
@@ -132,10 +148,11 @@ class FrameDecoder:
       max_frame_bytes: largest ``length`` taken; may be changed between two frames.
     """
 
-    __slots__ = ("_chunks", "_have", "_is_closed", "_kinds", "_need", "_position", "max_frame_bytes")
+    __slots__ = ("_chunks", "_have", "_is_closed", "_kinds", "_known", "_need", "_position", "max_frame_bytes")
 
     def __init__(self, kinds: Mapping[int, type[Header]], max_frame_bytes: int) -> None:
         self._kinds = kinds
+        self._known: dict[bytes, Header] = {}
         self.max_frame_bytes = max_frame_bytes
         self._chunks: list[bytes] = []
         self._position = 0  # of the next frame, in the first chunk
@@ -184,7 +201,12 @@ class FrameDecoder:
         self._have -= size
         self._need = _HEAD_BYTES
         body_at, end = position + _HEAD_BYTES + header_bytes, position + size
-        header = self._decode(buffer[position + _HEAD_BYTES : body_at])
+        data = buffer[position + _HEAD_BYTES : body_at]
+        header = self._known.get(data)
+        if header is None:
+            header = self._decode(data)
+            if type(header) in _REPEATED and len(data) <= _MAX_KNOWN_BYTES:
+                self._remember(data, header)
         return Frame(header, buffer[body_at:end] if end - body_at < _VIEW_BYTES else memoryview(buffer)[body_at:end])
 
     def _starved(self) -> Sentinel:
@@ -215,6 +237,11 @@ class FrameDecoder:
         del chunks[:number]
         self._position = missing
         return b"".join(parts)
+
+    def _remember(self, data: bytes, header: Header) -> None:
+        if len(self._known) >= _MAX_KNOWN:
+            self._known.clear()
+        self._known[data] = header
 
     def _decode(self, data: bytes) -> Header:
         try:

@@ -1,6 +1,7 @@
 """The frames of the native protocol, one class each. ``docs/protocol-native.md`` is the text; this is the table.
 
-Those of consumer groups are in :mod:`trunkline_native.group_frames`.
+Those of consumer groups are in :mod:`trunkline_native.group_frames`, those of queues in
+:mod:`trunkline_native.queue_frames`.
 
 A frame's header is a CBOR array ``[kind, field, ...]``; each class lists its fields in their order on the
 wire, and its ``tag`` is the kind. Fields are only ever added at the end, with a default: a
@@ -17,7 +18,7 @@ from typing import Any, Final
 
 import msgspec
 
-from trunkline_native import group_frames
+from trunkline_native import group_frames, queue_frames
 from trunkline_native.header import Count, Frame, Header, Int32, Position, frame_table
 
 __all__ = [
@@ -340,6 +341,21 @@ CLIENT_FRAMES: Final = frame_table(
     group_frames.ListGroups,
     group_frames.ResetGroup,
     group_frames.DeleteGroup,
+    queue_frames.CreateQueue,
+    queue_frames.DescribeQueues,
+    queue_frames.DeleteQueue,
+    queue_frames.PurgeQueue,
+    queue_frames.ResetQueue,
+    queue_frames.MoveRecords,
+    queue_frames.PeekQueue,
+    queue_frames.AlterQueue,
+    queue_frames.Consume,
+    queue_frames.CancelConsumption,
+    queue_frames.SetPrefetch,
+    queue_frames.Settle,
+    queue_frames.Release,
+    queue_frames.Reject,
+    queue_frames.Extend,
 )
 """What a client may send, by kind."""
 
@@ -363,5 +379,13 @@ SERVER_FRAMES: Final = frame_table(
     group_frames.GroupReset,
     group_frames.Assigned,
     group_frames.MemberFencedPush,
+    queue_frames.QueuesDescribed,
+    queue_frames.Counted,
+    queue_frames.Peeked,
+    queue_frames.Consuming,
+    queue_frames.Durable,
+    queue_frames.DeliverySource,
+    queue_frames.Deliver,
+    queue_frames.ConsumptionEnd,
 )
 """What a server may send, by kind."""

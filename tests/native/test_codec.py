@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from trunkline.errors import LocalProtocolError, RemoteProtocolError
 from trunkline_native import frames as f
 from trunkline_native import group_frames as g
+from trunkline_native import queue_frames as q
 from trunkline_native.codec import (
     CLOSED,
     NEED_DATA,
@@ -24,6 +25,8 @@ from trunkline_native.codec import (
 )
 
 OFFSETS = st.integers(0, 2**63 - 1)
+
+QUEUE_SOURCE = q.QueueSourceState("jobs", "mail.#", "amqp", {"type": "letter"}, "any", "latest")
 
 CLIENT_EXAMPLES: list[f.Header] = [
     f.Hello(0, [1, 2], "name", {"a": 1}),
@@ -56,6 +59,24 @@ CLIENT_EXAMPLES: list[f.Header] = [
     g.ResetGroup(9, "billing", "orders", {"timestamp": 1_700_000_000_000}, [0, 2], True),
     g.DeleteGroup(10, "billing"),
     g.DeleteGroup(10, "billing", "orders"),
+    q.CreateQueue(1, "emails"),
+    q.CreateQueue(1, "emails", [QUEUE_SOURCE], {"max.length": "1000"}, True),
+    q.DescribeQueues(2),
+    q.DescribeQueues(2, ["emails"], True),
+    q.DeleteQueue(3, "emails", True, True),
+    q.PurgeQueue(4, "emails"),
+    q.ResetQueue(5, "emails", {"timestamp": 1_700_000_000_000}),
+    q.MoveRecords(6, "emails", "letters", 10),
+    q.PeekQueue(7, "emails", 5, 2**40),
+    q.AlterQueue(8, "emails", {"max.length": None}, [QUEUE_SOURCE]),
+    q.Consume(9, 1, "emails", 100, -5, True, True),
+    q.CancelConsumption(1),
+    q.SetPrefetch(1, 0),
+    q.Settle(1),
+    q.Settle(1, 10),
+    q.Release(1, 30_000, False),
+    q.Reject(1, "not an address"),
+    q.Extend(1, 60_000),
 ]
 SERVER_EXAMPLES: list[f.Header] = [
     f.Failure(None, "RemoteProtocolError", "no"),
@@ -78,6 +99,15 @@ SERVER_EXAMPLES: list[f.Header] = [
     g.GroupReset(9),
     g.Assigned(5, 8),
     g.MemberFencedPush(5, "UnknownMember", "expired", {"group": "billing"}),
+    q.QueuesDescribed(2),
+    q.Counted(3, 2**40),
+    q.Peeked(7, [q.PeekedEntry(2**40, "ready", 3, "jobs", 0)], True),
+    q.Consuming(9, 60_000),
+    q.Durable(10),
+    q.DeliverySource(1, "jobs", 0),
+    q.Deliver(1, 2),
+    q.ConsumptionEnd(1),
+    q.ConsumptionEnd(1, "UnknownQueue", "it was deleted", {"queue": "emails"}, False),
 ]
 EXAMPLES = [(f.CLIENT_FRAMES, header) for header in CLIENT_EXAMPLES] + [
     (f.SERVER_FRAMES, header) for header in SERVER_EXAMPLES
@@ -218,8 +248,8 @@ def test_a_partition_may_be_described_with_fewer_fields_or_more() -> None:
 
 
 def test_a_kind_that_is_not_known_is_given_with_its_id() -> None:
-    assert decode(raw([40, 7, "x"]))[0].header == f.Unknown(40, 7)
-    assert decode(raw([40, "x"]))[0].header == f.Unknown(40, None)
+    assert decode(raw([60, 7, "x"]))[0].header == f.Unknown(60, 7)
+    assert decode(raw([60, "x"]))[0].header == f.Unknown(60, None)
 
 
 def test_the_end_between_frames_is_an_event_and_within_one_an_error() -> None:

@@ -36,7 +36,8 @@ def test_importing_the_plugin_imports_neither_door_nor_client() -> None:
         ("settings", set()),
         ("header", set()),
         ("frames", {"header"}),
-        ("codec", {"frames", "header"}),
+        ("queue_frames", {"header"}),
+        ("codec", {"frames", "header", "queue_frames"}),
         ("bridge", {"frames"}),
         ("streams", {"bridge", "codec", "frames"}),
         ("control", {"bridge", "codec", "frames", "connection"}),  # the connection for its type only
