@@ -25,6 +25,7 @@ from trunkline.config import BrokerConfig, Listener
 from trunkline.disk import Disk, RealDisk
 from trunkline.door import Door, DoorContext
 from trunkline.errors import BrokerClosing, ConfigurationError, TrunklineError, UnknownTopic
+from trunkline.groups import GroupCoordinator
 from trunkline.housekeeping import Housekeeping
 from trunkline.live import LiveTail
 from trunkline.lock import lock_directory
@@ -35,6 +36,7 @@ from trunkline.plugins import PluginHost
 from trunkline.reading import RecordReader, Start
 from trunkline.records import EMPTY_HEADERS, ConsumerRecord, Header, encode_headers
 from trunkline.rounds import wall_clock_ms
+from trunkline.sessions import Sessions
 from trunkline.state_topic import StateTopic
 from trunkline.stores import OpenStores
 from trunkline.topic import Topic
@@ -90,7 +92,8 @@ class Broker:
       config: what it was opened with.
       addresses: where each door listens, as (host, port); the first address where there are several.
       random: the broker's one source of chance, so that tests and simulations can seed it.
-      views: what the views of the log are made with.
+      groups, sessions: the views of the log that remember something.
+      views: what they are made with.
       is_closing: nothing can be published any more.
     """
 
@@ -124,7 +127,7 @@ class Broker:
         self._live: dict[Partition, LiveTail] = {}
         self._producer_ids: Iterable[int] = iter(())
         rounds = reactor.rounds
-        self.views = ViewServices(
+        self.views = services = ViewServices(
             config=config,
             catalog=catalog,
             rounds=rounds,
@@ -134,6 +137,8 @@ class Broker:
             ensure_topic=self._ensure_topic,
             rng=rng,
         )
+        self.groups = GroupCoordinator(services)
+        self.sessions = Sessions(services)
 
     # -- topics ------------------------------------------------------------------------------------
 
@@ -312,6 +317,17 @@ class Broker:
 
     # -- opening and closing -----------------------------------------------------------------------
 
+    async def _open_views(self) -> None:
+        for view in (self.groups, self.sessions):
+            await view.open()
+
+    async def _close_views(self) -> None:
+        for view in (self.groups, self.sessions):
+            try:
+                await view.close()
+            except (OSError, TrunklineError):  # what it could not write is as after a crash
+                logger.exception("%s could not be closed cleanly", type(view).__name__)
+
     async def _open_doors(self, host: PluginHost, listeners: Iterable[Listener]) -> None:
         for name, (address, port) in listeners:
             door = self._doors.get(name)
@@ -353,7 +369,8 @@ class Broker:
                 transport.close()
             while self._reactor.connection_count:
                 await self._reactor.wait_round()
-            self._catalog.refuse_internal(closing)  # by now the views have heard the last of their clients
+            await self._close_views()  # they have heard the last of their clients
+            self._catalog.refuse_internal(closing)
             await self._reactor.drain()
         self._catalog.refuse_internal(closing)
         if scope.cancelled_caught and in_order:
@@ -491,6 +508,7 @@ async def _run_broker(
         broker = Broker(config, reactor, metadata, catalog, now_ms=reactor.rounds.now_ms, spawn=spawn, rng=rng)
         try:
             await catalog.open()
+            await broker._open_views()
             nursery.start_soon(broker.housekeeping.run)
             await broker._open_doors(host, listeners)
             running.shield = True

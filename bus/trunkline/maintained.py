@@ -33,8 +33,9 @@ class MaintainedPartition(ReadablePartition):
 
     Attributes:
       cleaned_offset: up to where the log was compacted, as far as this broker remembers.
-      readers: the next offset of each reader that has a name (group, queue), kept up to date by those who own them;
-        retention waits for them if the topic says so, and counts what it takes from them.
+      readers: the next offset of each reader that has a name (``group:billing``, ``queue:mail``, ``session:dev1``),
+        kept up to date by the view it belongs to; retention waits for them if the topic says so, and counts what it
+        takes from them.
       removed_unread: by reader, how many records were removed before it had read them, since the broker was opened.
     """
 

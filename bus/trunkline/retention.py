@@ -27,10 +27,15 @@ def held_offset(settings: TopicSettings, readers: Mapping[str, int]) -> int | No
     """The offset from which a reader named in ``retention.hold`` still has to read; None if there is none.
 
     Args:
-      readers: the next offset that each known reader of the partition will read, by name.
+      readers: the next offset that each known reader of the partition will read, by its kind and name
+        (``group:billing``); the setting may name it with or without its kind.
     """
     names = settings.retention_hold
-    wanted = readers.values() if EVERY_READER in names else [readers[name] for name in names if name in readers]
+    wanted = [
+        offset
+        for reader, offset in readers.items()
+        if EVERY_READER in names or reader in names or reader.partition(":")[2] in names
+    ]
     return min(wanted, default=None)
 
 

@@ -93,6 +93,12 @@ def test_which_readers_are_waited_for() -> None:
     assert held_offset(TopicSettings.parse({}), readers) is None
 
 
+def test_a_reader_is_named_with_its_kind_or_without() -> None:
+    readers = {"group:mail": 7, "queue:mail": 3, "queue:other": 1}
+    assert held_offset(TopicSettings.parse({"retention.hold": "mail"}), readers) == 3
+    assert held_offset(TopicSettings.parse({"retention.hold": "group:mail"}), readers) == 7
+
+
 @given(
     ages=st.lists(st.integers(-3, 20), min_size=1, max_size=12),
     retention_h=st.integers(-1, 12),
