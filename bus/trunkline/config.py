@@ -22,6 +22,7 @@ from trunkline.errors import ConfigurationError, InsecureListener
 __all__ = [
     "Address",
     "BrokerConfig",
+    "GroupsConfig",
     "HousekeepingConfig",
     "Limits",
     "Listener",
@@ -94,6 +95,26 @@ class HousekeepingConfig(_Section, frozen=True, kw_only=True):
     compaction_bytes_per_s: Annotated[int, msgspec.Meta(ge=0)] = 32 * 1024 * 1024
 
 
+class GroupsConfig(_Section, frozen=True, kw_only=True):
+    """``[groups]``: consumer groups.
+
+    Attributes:
+      offsets_retention_s: committed offsets go when their group has been without members for so long
+        (Kafka: offsets.retention.minutes).
+      initial_delay_s: how long the first rebalance of an empty group waits for more members
+        (Kafka: group.initial.rebalance.delay.ms, which is 3 s there).
+      min_session_timeout_s, max_session_timeout_s: what members may ask for
+        (Kafka: group.min.session.timeout.ms, group.max.session.timeout.ms).
+      max_members: of one group; more are refused (Kafka: group.max.size).
+    """
+
+    offsets_retention_s: _Seconds = 7 * 86400.0
+    initial_delay_s: Annotated[float, msgspec.Meta(ge=0)] = 0.0
+    min_session_timeout_s: _Seconds = 1.0
+    max_session_timeout_s: _Seconds = 1800.0
+    max_members: _Count = 10_000
+
+
 class TlsFiles(_Section, frozen=True, kw_only=True):
     """A certificate chain in PEM and its key; an empty ``key`` means that the certificate's file holds both."""
 
@@ -140,6 +161,7 @@ class BrokerConfig(_Section, frozen=True, kw_only=True):
       topics: defaults of topics.
       limits: bounds.
       housekeeping: retention and compaction.
+      groups: consumer groups.
       tls: certificates.
       store: tables of stores, by name.
       door: tables of doors, by name.
@@ -154,6 +176,7 @@ class BrokerConfig(_Section, frozen=True, kw_only=True):
     topics: TopicsConfig = TopicsConfig()
     limits: Limits = Limits()
     housekeeping: HousekeepingConfig = HousekeepingConfig()
+    groups: GroupsConfig = GroupsConfig()
     tls: TlsConfig = TlsConfig()
     store: dict[_Name, dict[str, Any]] = {}
     door: dict[_Name, dict[str, Any]] = {}
