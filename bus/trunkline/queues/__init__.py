@@ -1,0 +1,1 @@
+"""Queues: an index over the records of one or several topics, with a state for each entry."""
