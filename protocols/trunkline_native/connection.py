@@ -45,6 +45,7 @@ from trunkline_native.frames import (
     Unknown,
     Welcome,
 )
+from trunkline_native.groups import GROUP_FRAMES, Groups
 from trunkline_native.settings import NativeSettings
 from trunkline_native.streams import Streams
 from trunkline_native.views import Handler, View
@@ -62,7 +63,9 @@ HELLO_LIMIT_BYTES: Final = 4096
 
 SERVER_NAME: Final = "trunkline"
 
-VIEWS: Final[Mapping[type[Header], Callable[[NativeConnection], View]]] = {}
+VIEWS: Final[Mapping[type[Header], Callable[[NativeConnection], View]]] = {
+    **dict.fromkeys(GROUP_FRAMES, Groups),
+}
 """What is made when such a frame arrives for the first time."""
 
 

@@ -18,6 +18,7 @@ from trunkline_native.header import Count, Header, Int32, Position
 
 __all__ = [
     "Assigned",
+    "AssignedPartitions",
     "CommitOffsets",
     "CommittedOffsets",
     "DeleteGroup",
@@ -36,13 +37,16 @@ __all__ = [
     "LeaveGroup",
     "ListGroups",
     "MemberFencedPush",
+    "OffsetEntry",
+    "Offsets",
+    "Partitions",
     "OffsetsCommitted",
     "ResetGroup",
     "Revoked",
+    "encode_body",
 ]
 
 Milliseconds = Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)]
-Offset = Annotated[int, msgspec.Meta(ge=-1, le=2**63 - 1)]
 
 Partitions = dict[str, list[Int32]]
 """In a body: partitions by topic."""
@@ -105,7 +109,7 @@ class CommittedOffsets(Header, tag=25, frozen=True):
 
 
 class DescribeGroup(Header, tag=26, frozen=True):
-    """Ask for a group's state."""
+    """Ask for a group's state, also in sentences."""
 
     id: Count
     group: str
@@ -199,12 +203,16 @@ class AssignedPartitions(msgspec.Struct, frozen=True, array_like=True):
 
 
 class OffsetEntry(msgspec.Struct, frozen=True, array_like=True):
-    """An offset to commit, or one that is; ``committed_ms``: when it was, -1 if it is not known."""
+    """An offset to commit, or one that is; ``committed_ms``: when it was, since the epoch; only ever received."""
 
     partition: Int32
     offset: Count
     metadata: str = ""
-    committed_ms: Offset = -1
+    committed_ms: Count = 0
+
+
+Offsets = dict[str, list[OffsetEntry]]
+"""In a body: offsets by topic."""
 
 
 class GroupMember(msgspec.Struct, frozen=True):
@@ -213,31 +221,30 @@ class GroupMember(msgspec.Struct, frozen=True):
     Attributes:
       client: as the client calls itself.
       topics, pattern: what it has subscribed to.
-      assigned: the partitions it reads, by topic.
-      revoking: those it is to give up and has not confirmed yet.
-      heartbeat_age_s: seconds since it was last heard of.
+      assigned: the partitions it may read, as pairs of topic and number.
+      revoking: those it was asked to give up and has not yet.
+      heartbeat_age_s: how long it has not been heard of.
     """
 
-    id: str
+    member_id: str
     instance_id: str | None = None
     client: str = ""
-    topics: list[str] = []
+    topics: tuple[str, ...] = ()
     pattern: str | None = None
-    assigned: dict[str, list[int]] = {}
-    revoking: dict[str, list[int]] = {}
+    assigned: tuple[tuple[str, int], ...] = ()
+    revoking: tuple[tuple[str, int], ...] = ()
     session_timeout_s: float = 0.0
     rebalance_timeout_s: float = 0.0
     heartbeat_age_s: float = 0.0
 
 
 class GroupOffset(msgspec.Struct, frozen=True):
-    """Where a group is in a partition.
+    """How far a group has come in a partition.
 
     Attributes:
-      committed: the next offset to read, or None if nothing was committed yet.
-      lag: records between that (or the log's start) and the high watermark.
-      owner: the id of the member that reads it, or None.
-      removed_unread: records that retention removed before the group had read them, since the broker was started.
+      committed: the next offset to read; None: nothing was committed yet.
+      lag: records from there, or from the log's start, to the high watermark.
+      owner: the id of the member that reads it, where the broker assigns; None: nobody.
     """
 
     topic: str
@@ -248,25 +255,34 @@ class GroupOffset(msgspec.Struct, frozen=True):
     lag: int
     metadata: str = ""
     owner: str | None = None
-    removed_unread: int = 0
 
 
 class LastRebalance(msgspec.Struct, frozen=True):
-    """The last time that a group's partitions were divided anew: when (ms since the epoch), why, how long it took."""
+    """The last time that partitions were dealt out anew.
+
+    Attributes:
+      when_ms: it began, in milliseconds since the epoch.
+      reason: a sentence.
+      seconds: how long it took, or has taken until now if ``is_over`` is false.
+      late: ids of the members that the others waited for in vain, or are waiting for.
+    """
 
     when_ms: int
     reason: str
     seconds: float = 0.0
-    late_members: list[str] = []
+    is_over: bool = True
+    late: tuple[str, ...] = ()
 
 
 class GroupDescription(msgspec.Struct, frozen=True):
     """A consumer group.
 
     Attributes:
-      kind: ``assigned`` (the broker divides the partitions) or ``classic`` (a member does; Kafka's clients); empty
-        while it has only offsets.
+      kind: who assigns partitions: ``assigned`` (the broker), ``classic`` (a member, as in Kafka's older protocol), or
+        ``simple`` (nobody yet: there are only offsets).
       generation: grows with each change of who reads what.
+      protocol: how partitions are dealt out: the assignor.
+      removed_unread: records that retention removed before the group had read them, since the broker was opened.
       explanation: sentences on how it is: why it stands still, why it was rebalanced, who was late.
     """
 
@@ -274,11 +290,13 @@ class GroupDescription(msgspec.Struct, frozen=True):
     kind: str
     state: str
     generation: int = 0
-    assignor: str = ""
-    members: list[GroupMember] = []
-    offsets: list[GroupOffset] = []
+    protocol: str = ""
+    protocol_type: str = ""
+    members: tuple[GroupMember, ...] = ()
+    offsets: tuple[GroupOffset, ...] = ()
     last_rebalance: LastRebalance | None = None
-    explanation: list[str] = []
+    removed_unread: int = 0
+    explanation: tuple[str, ...] = ()
 
     @property
     def lag(self) -> int:
@@ -287,14 +305,13 @@ class GroupDescription(msgspec.Struct, frozen=True):
 
 
 class GroupSummary(msgspec.Struct, frozen=True):
-    """A consumer group in a list."""
+    """A consumer group in a list; attributes as of :class:`GroupDescription`, but ``members`` is how many."""
 
     name: str
     kind: str
     state: str
     members: int = 0
-    partitions: int = 0
-    lag: int = 0
+    protocol_type: str = ""
 
 
 def encode_body(value: object) -> bytes:

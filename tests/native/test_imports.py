@@ -36,13 +36,15 @@ def test_importing_the_plugin_imports_neither_door_nor_client() -> None:
         ("settings", set()),
         ("header", set()),
         ("frames", {"header"}),
+        ("group_frames", {"header"}),
         ("queue_frames", {"header"}),
         ("codec", {"frames", "header", "queue_frames"}),
         ("bridge", {"frames"}),
         ("streams", {"bridge", "codec", "frames"}),
         ("control", {"bridge", "codec", "frames", "connection"}),  # the connection for its type only
         ("views", {"header"}),
-        ("connection", {"bridge", "codec", "control", "frames", "settings", "streams", "views"}),
+        ("groups", {"bridge", "codec", "connection", "frames", "group_frames", "header", "views"}),
+        ("connection", {"bridge", "codec", "control", "frames", "groups", "settings", "streams", "views"}),
     ],
 )
 def test_imports_point_inward(module: str, allowed: set[str]) -> None:
