@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 
 import trio
 
@@ -32,6 +32,10 @@ class Housekeeping:
       now_ms: the wall clock; read in worker threads too.
       interval_s: from the end of one pass to the beginning of the next.
       compaction_bytes_per_s: read and rewritten at most; 0: no limit.
+
+    Attributes:
+      make_room: asked before retention removes the records of a partition below an offset, since somebody may still
+        need some of them (a queue); returns the offset, at or below it, up to which they may go.
     """
 
     def __init__(
@@ -45,6 +49,7 @@ class Housekeeping:
         self._now_ms = now_ms
         self._interval_s = interval_s
         self._compaction_bytes_per_s = compaction_bytes_per_s
+        self.make_room: Callable[[Partition, int], Awaitable[int]] | None = None
         self._stop_cleaning = threading.Event()
         self._scope = trio.CancelScope()
         self._is_over = trio.Event()
@@ -83,7 +88,9 @@ class Housekeeping:
         if partition.is_refusing or not has_limits:
             return
         start = await trio.to_thread.run_sync(self._decide, partition, self._now_ms())
-        if start is None:
+        if start is not None and self.make_room is not None:
+            start = await self.make_room(partition, start)
+        if start is None or start <= partition.log_start_offset:
             return
         before = partition.log_start_offset
         await partition.trim(start)

@@ -231,7 +231,13 @@ class LiveTail:
         for member in members.values():
             member.filters.clear()
             member.cursor = _GONE
+            self._tell_closed(member, error)
+
+    def _tell_closed(self, member: _Member, error: TrunklineError | None) -> None:
+        try:
             member.subscriber.live_closed(error)
+        except Exception:  # the boundary, as above
+            logger.exception("%s: %r failed when it was told of the end", self.partition.name, member.subscriber)
 
     # -- behind ------------------------------------------------------------------------------------
 
@@ -281,7 +287,7 @@ class LiveTail:
             logger.error("%s: a subscriber cannot be served from the log: %s", self.partition.name, error)
             self.remove(member.subscriber)
             closed = error if isinstance(error, TrunklineError) else CorruptLog(f"{self.partition.name}: {error}")
-            member.subscriber.live_closed(closed)
+            self._tell_closed(member, closed)
 
     def _skip_to_start(self, member: _Member) -> None:
         if not member.filters:
@@ -292,7 +298,10 @@ class LiveTail:
         logger.warning(
             "%s: retention removed %d records before a subscriber had read them", self.partition.name, missed
         )
-        member.subscriber.missed(self.partition, missed)
+        try:
+            member.subscriber.missed(self.partition, missed)
+        except Exception:  # the boundary, as above
+            logger.exception("%s: %r failed when it was told of a gap", self.partition.name, member.subscriber)
         self._rounds.call_soon(lambda: self._catch_up(member))
 
     def _take_chunk(self, member: _Member, batches: bytes) -> None:

@@ -10,6 +10,7 @@ from crc32c import crc32c
 
 from trunkline.broker import Broker, open_broker
 from trunkline.errors import InvalidBatch
+from trunkline.partition import Partition
 from trunkline.records import encode
 
 SETTINGS = {"cleanup.policy": "compact", "segment.bytes": "1024", "min.cleanable.dirty.ratio": "0"}
@@ -162,3 +163,26 @@ async def test_housekeeping_reads_the_clock_itself_and_not_the_rounds_reading_of
     async with open_broker(tmp_path, store="memory", now_ms=lambda: clock[0]) as broker:
         assert broker.housekeeping._now_ms() == clock[0]
         assert broker.housekeeping._now_ms is not broker.now_ms
+
+
+async def test_retention_asks_before_it_removes_and_takes_no_more_than_it_may(tmp_path: Path) -> None:
+    asked: list[tuple[str, int]] = []
+    allowed = [5, 100]
+
+    async def make_room(partition: Partition, offset: int) -> int:
+        asked.append((partition.name, offset))
+        return min(allowed.pop(0), offset)
+
+    clock = [1_000_000_000]
+    settings = {"retention.ms": "1000", "segment.bytes": "1024"}
+    async with open_broker(tmp_path, store="memory", now_ms=lambda: clock[0]) as broker:
+        broker.housekeeping.make_room = make_room
+        await broker.create_topic("t", settings=settings)
+        await fill(broker, 0, 20)
+        clock[0] += 2000
+        partition = broker.partition("t", 0)
+        await broker.housekeeping.run_once()
+        first = partition.log_start_offset
+        await broker.housekeeping.run_once()
+        assert (first, partition.log_start_offset) == (5, 20)
+        assert asked == [("t/0", 20), ("t/0", 20)]

@@ -426,3 +426,35 @@ def test_filters_of_both_syntaxes_live_and_behind(live: LiveBench) -> None:
     assert levels.got == [1, 4]
     assert live.tail.unsubscribe(words, "#", syntax="amqp")
     assert live.tail.statistics().filters == 1
+
+
+class Failing(Subscriber):
+    """Takes records, and fails at everything else it is told."""
+
+    def missed(self, partition: Partition, records: int) -> None:
+        raise RuntimeError("a bug")
+
+    def live_closed(self, error: TrunklineError | None) -> None:
+        raise RuntimeError("a bug")
+
+
+def test_a_subscriber_that_fails_at_the_end_keeps_nobody_else_from_being_told(
+    live: LiveBench, caplog: pytest.LogCaptureFixture
+) -> None:
+    subscriber = Subscriber()
+    live.tail.subscribe(Failing(), "a", "x")
+    live.tail.subscribe(subscriber, "a", "x")
+    live.bench.partition.close_listeners(None)
+    assert subscriber.closed == [None]
+    assert "failed when it was told of the end" in caplog.text
+
+
+def test_a_subscriber_that_fails_at_a_gap_goes_on_behind_it(live: LiveBench, caplog: pytest.LogCaptureFixture) -> None:
+    live.publish(b"a")
+    live.publish(b"a")
+    subscriber = Failing()
+    live.tail.subscribe(subscriber, "a", "x", start=0)
+    live.bench.partition.log.trim(1)
+    live.settle()
+    assert subscriber.got == [1]
+    assert "failed when it was told of a gap" in caplog.text
