@@ -159,6 +159,21 @@ class QueueState:
             taken.append(msgspec.structs.replace(one))
         return taken
 
+    def transfer(self, ranges: Iterable[Range], holder: int, to_holder: int) -> list[Lease]:
+        """What of ``ranges`` ``holder`` has is from now on ``to_holder``'s, without a deadline; gives those leases."""
+        moved: list[Lease] = []
+        for one in list(self._held(ranges, holder)):
+            one.holder, one.deadline_ms = to_holder, 0
+            moved.append(msgspec.structs.replace(one))
+        return moved
+
+    def take_oldest(self, limit: int, holder: int) -> list[Lease]:
+        """Lease up to ``limit`` ready entries that are worth least: lowest priority first, then lowest sequence."""
+        found = sorted(self._ready(), key=lambda one: (one.priority, one.sequence))[: max(limit, 0)]
+        for one in found:
+            one.holder = holder
+        return [msgspec.structs.replace(one) for one in found]
+
     def due(self, now_ms: int) -> int:
         found = [one for one in self._all() if 0 < one.due_ms <= now_ms]
         for one in found:
