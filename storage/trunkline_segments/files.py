@@ -145,16 +145,20 @@ class StoredFile:
         return found
 
     def append(self, buffers: Sequence[bytes]) -> None:
-        self._open(nowait=False).file.append(buffers)
+        handle = self._open(nowait=False)  # kept, as above: who removes the file must not close it now
+        handle.file.append(buffers)
 
     def sync(self) -> None:
-        self._open(nowait=False).file.sync()
+        handle = self._open(nowait=False)
+        handle.file.sync()
 
     def truncate(self, size: int) -> None:
-        self._open(nowait=False).file.truncate(size)
+        handle = self._open(nowait=False)
+        handle.file.truncate(size)
 
     def size(self) -> int:
-        return self._open(nowait=False).file.size()
+        handle = self._open(nowait=False)
+        return handle.file.size()
 
     def _open(self, nowait: bool) -> _OpenFile:
         self.was_used = True

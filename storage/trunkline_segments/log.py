@@ -244,6 +244,10 @@ class SegmentLog(ReadableLog):
                     segment.log.unpin()
             self._write_checkpoint(start_offset, self._durable)
 
+    @property
+    def _stable_end(self) -> Tail:
+        return self._recovery_point
+
     def _write_checkpoint(self, start_offset: int, point: Tail) -> None:
         with self._checkpoint_lock:
             self._replace_checkpoint(start_offset, point, self._gaps_end)
@@ -322,6 +326,8 @@ class SegmentLog(ReadableLog):
             for one in reversed(doomed):  # newest first and each for good, so that a crash leaves no gap
                 self._remove([one])
                 self._disk.sync_directory(self._directory)
+            segment.keys.remove()  # for good, before other records can be where it says that some were
+            self._disk.sync_directory(self._directory)
             file = segment.log.pin()
             file.truncate(position)
             file.sync()
@@ -374,6 +380,7 @@ class SegmentLog(ReadableLog):
                 return
             with self._room_wanted():
                 commit_swap(self._disk, self._directory, new)
+            group[0].keys.remove()  # before anybody sees the new segment, which has the same name for its own
             self._publish([new], group)
             finish_swap(self._disk, self._directory, new, group)
         new.close()

@@ -15,6 +15,7 @@ __all__ = [
     "CLEANED",
     "DELETED",
     "INDEX",
+    "KEYS",
     "LOG",
     "SNAPSHOT",
     "SWAP",
@@ -30,6 +31,7 @@ __all__ = [
 LOG = ".log"
 INDEX = ".index"
 TIME_INDEX = ".timeindex"
+KEYS = ".keys"
 SNAPSHOT = ".snapshot"
 CHECKPOINT = "checkpoint"
 TEMPORARY = ".tmp"  # what Disk.replace_file leaves behind when it is cut off

@@ -12,6 +12,8 @@ the look-up.
 
 from __future__ import annotations
 
+import threading
+from abc import abstractmethod
 from bisect import bisect_right
 from collections.abc import Callable
 from operator import attrgetter
@@ -22,6 +24,7 @@ from trunkline.errors import CorruptLog, OffsetOutOfRange, TrunklineError
 from trunkline.log import Log, TimestampedOffset, TopicPartition
 from trunkline.records import check_batch, decode
 from trunkline_segments.files import FileGone, WouldWait
+from trunkline_segments.searching import KeySearch
 from trunkline_segments.segment import Placed, Segment, corrupt
 
 __all__ = ["ReadableLog", "Tail", "number_of"]
@@ -57,6 +60,12 @@ class ReadableLog(Log):
         self._gaps_end = 0  # what is missing below it was compacted away; past it each batch follows the one before
         self._marks: list[Mark] = []
         self._removals = 0
+        self._keys_lock = threading.Lock()  # around writing key indexes
+
+    @property
+    @abstractmethod
+    def _stable_end(self) -> Tail:
+        """Up to where the log is durable and cannot be cut off by a crash."""
 
     @property
     def start_offset(self) -> int:
@@ -77,6 +86,11 @@ class ReadableLog(Log):
 
     def find_timestamp(self, timestamp: int, end_offset: int) -> TimestampedOffset | None:
         return self._undisturbed(self._find_timestamp, timestamp, end_offset)
+
+    def find_keys(
+        self, offset: int, end_offset: int, wants: Callable[[bytes], bool], max_offsets: int
+    ) -> tuple[list[int], int]:
+        return self._undisturbed(self._find_keys, offset, end_offset, wants, max_offsets)
 
     def _undisturbed(self, read: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Read; again if a removal may have been what it stumbled over."""
@@ -188,6 +202,34 @@ class ReadableLog(Log):
                 if found is not None:
                     return found if found.offset < end_offset else None
         return None
+
+    def _find_keys(
+        self, offset: int, end_offset: int, wants: Callable[[bytes], bool], max_offsets: int
+    ) -> tuple[list[int], int]:
+        stable_offset, stable_segment, stable_position = self._stable_end
+        log_end, last, last_limit = self._tail
+        if not self._start_offset <= offset <= log_end:
+            raise self._out_of_range(offset, log_end)
+        end_offset = min(end_offset, log_end)
+        search = KeySearch(offset, end_offset, wants, max_offsets, self._keys_lock, self._has)
+        segments = self._segments
+        number = number_of(segments, offset)
+        for segment, following in zip(segments[number:], [*segments[number + 1 :], None], strict=True):
+            if search.is_over:
+                break
+            end = (log_end, last_limit)
+            if segment is not last and following is not None:
+                end = (following.base_offset, segment.size)
+            is_finished = segment.base_offset < stable_segment.base_offset
+            if is_finished:
+                indexable = end
+            else:
+                indexable = (stable_offset, stable_position) if segment is stable_segment else (segment.base_offset, 0)
+            search.search(segment, end, indexable, is_finished=is_finished)
+        return search.found, max(search.offset, offset)
+
+    def _has(self, segment: Segment) -> bool:
+        return segment in self._segments
 
     def _first_newer(self, segment: Segment, placed: Placed, timestamp: int, first: int) -> TimestampedOffset | None:
         data = segment.log.read(placed.position, placed.size)

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 from trunkline_segments.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
 from trunkline_segments.files import OpenFiles
-from trunkline_segments.names import CLEANED, INDEX, LOG, TEMPORARY, TIME_INDEX, file_name, offsets_of
+from trunkline_segments.names import CLEANED, INDEX, KEYS, LOG, TEMPORARY, TIME_INDEX, file_name, offsets_of
 from trunkline_segments.room import NO_ROOM
 from trunkline_segments.scan import BadBatch, find_intact_batch, has_lost_sector, scan
 from trunkline_segments.segment import Segment, corrupt
@@ -204,7 +204,7 @@ class _Recovery:
         """Remove what a crash left half removed or half made."""
         logs = set(offsets_of(self._names, LOG))
         leftover = [name for name in self._names if name.endswith((TEMPORARY, CLEANED))]
-        for suffix in (INDEX, TIME_INDEX):
+        for suffix in (INDEX, TIME_INDEX, KEYS):
             leftover += [file_name(base, suffix) for base in offsets_of(self._names, suffix) if base not in logs]
         for name in leftover:
             self._disk.remove(self._directory / name)
@@ -230,6 +230,9 @@ class _Recovery:
         for segment in reversed(segments[len(kept) :]):
             segment.remove()
             self._disk.sync_directory(self._directory)  # newest first, so that a crash leaves no gap
+        if file_name(last.base_offset, KEYS) in self._names:  # without a checkpoint it may reach into the tail
+            self._disk.remove(last.keys.path)
+            self._disk.sync_directory(self._directory)
         file.truncate(last.size)
 
     def _make_durable(self, kept: list[Segment], recovery_segment: int, *, is_changed: bool, point: Checkpoint) -> None:

@@ -10,16 +10,16 @@ appends of every log on the device.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 from struct import Struct
 
-from trunkline.records import HEADER_BYTES
+from trunkline_segments.batches import whole_batches
 from trunkline_segments.files import OpenFiles
 from trunkline_segments.names import CLEANED
-from trunkline_segments.segment import MAX_INDEX_ENTRIES, MAX_RELATIVE_OFFSET, Segment, corrupt
+from trunkline_segments.segment import MAX_INDEX_ENTRIES, MAX_RELATIVE_OFFSET, Segment
 from trunkline_segments.swap import remove_leftovers
 
 __all__ = ["SYNC_BYTES", "Transform", "groups_to_rewrite", "rewrite_group"]
@@ -28,9 +28,7 @@ SYNC_BYTES = 8 * 1024 * 1024
 """Written between two syncs; at 500 MB/s an append waits 16 ms for it at worst."""
 
 _WINDOW_BYTES = 1024 * 1024
-_PLACE = Struct(">qi4xb6xi8xq")  # base_offset, batch_length, magic, last_offset_delta, max_timestamp
-_LENGTH_END = 12
-_MAGIC = 2
+_PLACE = Struct(">q15xi8xq")  # base_offset, last_offset_delta, max_timestamp
 
 Transform = Callable[[bytes], bytes | None]
 
@@ -98,8 +96,8 @@ def rewrite_group(
 
 
 def _rewrite(segment: Segment, output: _Output, end_offset: int, transform: Transform) -> None:
-    for batch in _batches(segment):
-        base_offset, _, _, delta, timestamp = _PLACE.unpack_from(batch)
+    for batch in whole_batches(segment, 0, segment.size):
+        base_offset, delta, timestamp = _PLACE.unpack_from(batch)
         kept: bytes | None = batch
         if base_offset < end_offset:
             kept = transform(batch)
@@ -110,31 +108,9 @@ def _rewrite(segment: Segment, output: _Output, end_offset: int, transform: Tran
             continue
         output.start()
         if kept is not None:
-            kept_base, _, _, kept_delta, timestamp = _PLACE.unpack_from(kept)
+            kept_base, kept_delta, timestamp = _PLACE.unpack_from(kept)
             assert (kept_base, kept_delta) == (base_offset, delta), "a batch keeps its base and last offset"
             output.add(kept, base_offset + delta, timestamp)
-
-
-def _batches(segment: Segment) -> Iterator[bytes]:
-    """Every batch of a finished segment. Raises CorruptLog at a header that makes no sense."""
-    window, start, position = b"", 0, 0
-    offset = segment.base_offset
-    while position < segment.size:
-        size = HEADER_BYTES
-        at = position - start
-        if at + size <= len(window):
-            base_offset, length, magic, delta, _ = _PLACE.unpack_from(window, at)
-            size = length + _LENGTH_END
-            if magic != _MAGIC or size < HEADER_BYTES or delta < 0 or base_offset < offset:
-                raise corrupt(segment.log.path, position, "this is not the header of a batch that can be here")
-        if at + size > len(window):
-            window, start = segment.log.read(position, min(max(size, _WINDOW_BYTES), segment.size - position)), position
-            if len(window) < size:
-                raise corrupt(segment.log.path, position, "the file ends inside a batch")
-            continue
-        yield window[at : at + size]
-        position += size
-        offset = base_offset + delta + 1
 
 
 class _Output:

@@ -1,13 +1,14 @@
-"""One segment: a file of batches, and two sparse indexes into it. All integers are big-endian::
+"""One segment: a file of batches, and indexes into it. All integers are big-endian::
 
     00000000000000005000.log        record batches (trunkline.records) one after another, nothing between them
     00000000000000005000.index      i32 last offset of a batch less 5000; i32 position of that batch
     00000000000000005000.timeindex  i64 largest timestamp so far, ms; i32 last offset, less 5000, of the
                                     batch that first reached it
+    00000000000000005000.keys       which records have which key, once somebody has asked: see :mod:`.keys`
 
-This is Kafka's format, entry for entry. ``index.interval.bytes`` of log lie between two index entries; the time
-index gets one at the same moment if the largest timestamp grew, and a final one when the segment is finished. So
-records after a time entry's batch may be older than its timestamp, but none before it is newer.
+The first three have Kafka's format, entry for entry. ``index.interval.bytes`` of log lie between two index entries;
+the time index gets one at the same moment if the largest timestamp grew, and a final one when the segment is finished.
+So records after a time entry's batch may be older than its timestamp, but none before it is newer.
 
 The log is the truth. An index entry that does not match the batch it points at is reported and passed over: the
 look-up then walks from the start of the segment, slower but right.
@@ -25,7 +26,7 @@ from trunkline.errors import CorruptLog
 from trunkline.records import HEADER_BYTES
 from trunkline_segments.files import OpenFiles, StoredFile
 from trunkline_segments.index import Entry, SparseIndex
-from trunkline_segments.names import INDEX, LOG, TIME_INDEX, file_name
+from trunkline_segments.names import INDEX, KEYS, LOG, TIME_INDEX, file_name
 
 __all__ = ["NO_TIMESTAMP", "Placed", "Segment", "corrupt"]
 
@@ -100,6 +101,7 @@ class Segment:
         "end_offset",
         "first_timestamp",
         "index",
+        "keys",
         "log",
         "max_offset",
         "max_timestamp",
@@ -117,6 +119,7 @@ class Segment:
         self.log = file(LOG)
         self.index = SparseIndex(file(INDEX), _OFFSET_ENTRY)
         self.times = SparseIndex(file(TIME_INDEX), _TIME_ENTRY)
+        self.keys = StoredFile(open_files, directory / file_name(base_offset, KEYS))
         self._index_interval = index_interval
         self.forget()
 
@@ -243,9 +246,14 @@ class Segment:
         """Whether index entries are in memory only."""
         return self.index.has_fresh or self.times.has_fresh
 
+    @property
+    def _files(self) -> tuple[StoredFile, ...]:
+        """The log last: whatever of the others is there has a log."""
+        return (self.keys, self.index.file, self.times.file, self.log)
+
     def close(self) -> None:
         """Close its files."""
-        for file in (self.log, self.index.file, self.times.file):
+        for file in self._files:
             file.close()
 
     def empty_indexes(self) -> None:
@@ -256,12 +264,12 @@ class Segment:
 
     def remove(self) -> None:
         """Remove its files; durable once the directory is synced."""
-        for file in (self.index.file, self.times.file, self.log):
+        for file in self._files:
             file.remove()
 
     def retire(self) -> None:
         """Use its files no more: others have their names now, or soon."""
-        for file in (self.index.file, self.times.file, self.log):
+        for file in self._files:
             file.retire()
 
     # -- reading -----------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ The names are Kafka's. All three files of the new segment are written as ``.clea
 step durable before the next:
 
 1. ``N.log.cleaned`` is renamed to ``N.log.swap``. From here on the new segment is in force.
-2. Its indexes get their names, and the old segments that it replaces besides N are removed.
+2. Its indexes get their names, and the key index of N and the old segments that it replaces besides N are removed.
 3. ``N.log.swap`` is renamed to ``N.log``, in place of the old segment N.
 
 A crash before step 1 is durable leaves ``.cleaned`` files, which recovery removes. After it there is a ``.swap``, and
@@ -20,7 +20,7 @@ from pathlib import Path
 
 from trunkline.disk import Disk
 from trunkline_segments.files import OpenFiles
-from trunkline_segments.names import CLEANED, INDEX, LOG, SWAP, TIME_INDEX, file_name, offsets_of
+from trunkline_segments.names import CLEANED, INDEX, KEYS, LOG, SWAP, TIME_INDEX, file_name, offsets_of
 from trunkline_segments.segment import Segment
 
 __all__ = ["commit_swap", "finish_swap", "recover_swaps", "remove_leftovers"]
@@ -60,7 +60,8 @@ def recover_swaps(open_files: OpenFiles, directory: Path, names: list[str]) -> b
             cleaned = file_name(base_offset, suffix + CLEANED)
             if cleaned in names:
                 disk.rename(directory / cleaned, directory / file_name(base_offset, suffix))
-        for suffix in (INDEX, TIME_INDEX, LOG):
+        disk.remove(directory / file_name(base_offset, KEYS))
+        for suffix in (KEYS, INDEX, TIME_INDEX, LOG):
             for other in offsets_of(names, suffix):
                 if base_offset < other < end_offset:
                     disk.remove(directory / file_name(other, suffix))

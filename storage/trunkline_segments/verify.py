@@ -1,9 +1,10 @@
 """Looking for everything that is wrong in a log's directory, where recovery is content with the first thing.
 
 Every batch of every segment is checked, whatever the checkpoint says of it; after a bad one the search goes on at the
-next that is intact. Beside that walk go the two indexes: each entry below the recovery point must be about a
-batch that is there (recovery drops those past it). It all happens on an :class:`OverlayDisk`: half-done
-swaps are finished there first, and what a torn tail is, recovery itself says, by cutting it there.
+next that is intact. Beside that walk go the two sparse indexes: each entry below the recovery point must be about a
+batch that is there (recovery drops those past it). A key index is made anew and compared. It all happens on an
+:class:`OverlayDisk`: half-done swaps are finished there first, and what a torn tail is, recovery itself says, by
+cutting it there.
 """
 
 from __future__ import annotations
@@ -19,12 +20,13 @@ from trunkline.overlay import OverlayDisk
 from trunkline.records import BatchHeader
 from trunkline_segments.checkpoint import Checkpoint, read_checkpoint
 from trunkline_segments.files import OpenFiles, StoredFile
-from trunkline_segments.names import CHECKPOINT, INDEX, LOG, SNAPSHOT, TIME_INDEX, file_name, offsets_of
+from trunkline_segments.names import CHECKPOINT, INDEX, KEYS, LOG, SNAPSHOT, TIME_INDEX, file_name, offsets_of
 from trunkline_segments.recovery import recover
 from trunkline_segments.scan import Window, find_intact_batch
-from trunkline_segments.segment import NO_TIMESTAMP
+from trunkline_segments.segment import NO_TIMESTAMP, Segment
 from trunkline_segments.snapshots import is_intact
 from trunkline_segments.swap import recover_swaps
+from trunkline_segments.verify_keys import check_keys
 
 __all__ = ["verify_directory"]
 
@@ -143,6 +145,12 @@ class _Verification:
             self._move_past(header, misfit is not None)
             position += header.size_bytes
         yield from indexes.finish(is_finished=is_finished)
+        if self._disk.read_file(file.path.with_suffix(KEYS)) is not None:
+            segment = Segment(self._open_files, self._directory, base, 0)
+            try:
+                yield from check_keys(segment, length)
+            finally:
+                segment.close()
 
     # -- one batch ---------------------------------------------------------------------------------
 

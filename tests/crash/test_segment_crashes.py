@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from random import Random
 
@@ -14,9 +14,18 @@ from trunkline.errors import LogStopped
 from trunkline.log import Store, StoreContext
 from trunkline.testing import PowerLost, SimulatedDisk
 from trunkline.testing.crash_model import CrashModel, Machine
+from trunkline_segments import keys
 from trunkline_segments.store import SegmentStore
 
 DIRECTORY = Path("/data/segments")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _small_key_blocks() -> Iterator[None]:
+    """So that the segment that is being written has an index too."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(keys, "BLOCK_RECORDS", 10)
+        yield
 
 
 class SimulatedMachine(Machine):

@@ -98,6 +98,7 @@ class CrashModel:
             *[self._append] * 6,
             *[self._flush] * 4,
             self._save_state,
+            self._find_keys,
             self._trim,
             self._fill_up,
             self._make_room,
@@ -128,6 +129,7 @@ class CrashModel:
         self._compare(log)
         self.machine.arm(self.random)
         try:
+            self._find_keys(log)
             for _ in range(self.random.randint(0, _STEPS)):
                 self.random.choice(self._steps)(log)
             if self.random.random() < 0.2:
@@ -158,7 +160,9 @@ class CrashModel:
     def _make(self, base_offset: int, count: int) -> bytes:
         self._count += 1
         values = [b"%d.%d " % (self._count, i) + bytes(self.random.randint(0, 400)) for i in range(count)]
-        return encode([(self.random.randint(0, 60), None, value, ()) for value in values], base_offset=base_offset)
+        keys = [self.random.choice((None, b"often", b"often", b"%d" % self._count)) for _ in values]
+        records = [(self.random.randint(0, 60), key, value, ()) for key, value in zip(keys, values, strict=True)]
+        return encode(records, base_offset=base_offset)
 
     def _flush(self, log: Log) -> None:
         durable = log.flush()
@@ -173,6 +177,17 @@ class CrashModel:
         if self._has_room(lambda: log.save_state(state)):
             self._states = {other for other in self._states if other.offset != state.offset} | {state}
             self._saved_offset = state.offset
+
+    def _find_keys(self, log: Log) -> None:
+        """What is found by a key is what reading finds, whatever index has survived."""
+        key = self.random.choice((b"often", b"%d" % max(self._count - 3, 0)))
+        found: list[int] = []
+        offset, end = log.start_offset, log.end_offset
+        while offset < end:
+            some, offset = log.find_keys(offset, end, lambda other: other == key, 5)
+            found += some
+        wanted = [record.offset for record in _read_all(log).values() if record.key == key]
+        expect("records are found by their keys", found, wanted)
 
     def _trim(self, log: Log) -> None:
         offset = self.random.randint(log.start_offset, log.end_offset)
@@ -255,16 +270,7 @@ class CrashModel:
         self._forget_trimmed(start)
 
     def _compare_records(self, log: Log) -> None:
-        found: dict[int, Record] = {}
-        offset, end = log.start_offset, log.end_offset
-        while offset < end:
-            data = log.read(offset, 3_000, end)
-            if not data:
-                break
-            records = decode_all(data, from_offset=offset)
-            found.update((record.offset, record) for record in records)
-            expect("a read goes forward", not records or records[0].offset >= offset, True)
-            offset = max(offset + 1, _end_of(data))
+        found, end = _read_all(log), log.end_offset
         for known in self._batches:
             if known.base_offset >= end or known.end_offset <= log.start_offset:
                 continue
@@ -277,6 +283,21 @@ class CrashModel:
             )
             known.forms = [form for form, seen in zip(known.forms, forms, strict=True) if seen == records][:1]
         expect("nothing is found that was not appended", found, {})
+
+
+def _read_all(log: Log) -> dict[int, Record]:
+    """The log's records, by offset."""
+    found: dict[int, Record] = {}
+    offset, end = log.start_offset, log.end_offset
+    while offset < end:
+        data = log.read(offset, 3_000, end)
+        if not data:
+            break
+        records = decode_all(data, from_offset=offset)
+        found.update((record.offset, record) for record in records)
+        expect("a read goes forward", not records or records[0].offset >= offset, True)
+        offset = max(offset + 1, _end_of(data))
+    return found
 
 
 def _end_of(batches: bytes) -> int:
