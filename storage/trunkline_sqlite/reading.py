@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sqlite3
 from bisect import bisect_right
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from operator import itemgetter
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from trunkline.errors import OffsetOutOfRange, TrunklineError
 from trunkline.log import Chunk, Log, TimestampedOffset, TopicPartition
 from trunkline.records import decode
 from trunkline_sqlite.connections import ReadPool
+from trunkline_sqlite.keys import KeySearch
 from trunkline_sqlite.rows import ROW_BYTES, Row, StoredBatch, build
 
 __all__ = ["SIZE_OF_ROW", "ReadableLog"]
@@ -156,6 +157,20 @@ class ReadableLog(Log):
             if record.timestamp >= timestamp and record.offset >= start:
                 return TimestampedOffset(record.offset, record.timestamp)
         return None
+
+    # -- by key ------------------------------------------------------------------------------------
+
+    def find_keys(
+        self, offset: int, end_offset: int, wants: Callable[[bytes], bool], max_offsets: int
+    ) -> tuple[list[int], int]:
+        self._check(offset)
+        end_offset = min(end_offset, self._end_offset)
+        if offset >= end_offset:
+            return [], offset
+        with self._readers.snapshot() as connection:
+            found = KeySearch(connection, self._name, wants).find(offset, end_offset, max_offsets)
+        self._check(offset)
+        return found
 
     # -- retention ---------------------------------------------------------------------------------
 

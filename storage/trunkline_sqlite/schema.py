@@ -16,6 +16,9 @@ what compaction left out needs no case of its own::
     leader_epoch .. base_sequence  as in the header; attributes with the compression that it came with
     raw                          the batch itself where it has no rows: see :mod:`trunkline_sqlite.rows`
 
+``records_by_key`` has the offsets too, so that the different keys of a topic, and the records of one, are found in it
+alone (:mod:`trunkline_sqlite.keys`).
+
 ``highest_timestamp`` never goes back, though clocks do, so an index on it finds the first batch of at least some time.
 
 ``logs`` has the ends and the size of each partition, ``states`` the core's snapshots. The size counts keys, values
@@ -42,7 +45,7 @@ if TYPE_CHECKING:
 
 __all__ = ["APPLICATION_ID", "SCHEMA_VERSION", "prepare"]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Of the newest migration below."""
 
 APPLICATION_ID = 0x54724C6E
@@ -114,5 +117,18 @@ def _migrations() -> Migrations:
         database.execute("CREATE INDEX records_by_key ON records (topic, key) WHERE key IS NOT NULL")
         database.table("states").create({**names, "offset": int, "state": bytes}, pk=("topic", "partition", "offset"))
         database.execute("PRAGMA user_version = 1")
+
+    @migrations(name="2: records by key are found with their offsets")
+    def second(database: Database) -> None:
+        database.execute("DROP INDEX records_by_key")
+        database.execute(
+            'CREATE INDEX records_by_key ON records (topic, key, partition, "offset") WHERE key IS NOT NULL'
+        )
+        # Empty but for control batches and nonsense: the batches whose keys are in no row
+        database.execute(
+            "CREATE INDEX batches_without_rows ON batches (topic, partition, last_offset, base_offset) "
+            "WHERE raw IS NOT NULL"
+        )
+        database.execute("PRAGMA user_version = 2")
 
     return migrations
