@@ -293,9 +293,7 @@ class SegmentLog(ReadableLog):
             self._start_offset = offset
             self._removals += 1
             self._segments = kept
-            self._remove(doomed)
-            if doomed:
-                self._disk.sync_directory(self._directory)
+            self._remove(doomed)  # a name that a crash brings back lies below the checkpoint: recovery removes it again
 
     def _empty_indexes(self, doomed: list[Segment]) -> None:
         """Make a little room. Without its index a segment is read from its start, and recovery makes a new one."""
