@@ -8,6 +8,10 @@ from typing import TYPE_CHECKING
 from trunkline.records import ConsumerRecord
 from trunkline_native.client.bus import Bus
 from trunkline_native.client.connecting import connect
+from trunkline_native.client.group import Group
+from trunkline_native.client.group_admin import CommittedOffset, OffsetChange
+from trunkline_native.client.group_reader import GroupReader
+from trunkline_native.client.member import GroupReaderStatistics
 from trunkline_native.client.reader import Reader
 from trunkline_native.client.types import (
     Delivery,
@@ -16,6 +20,7 @@ from trunkline_native.client.types import (
     RecordMetadata,
     TopicDescription,
 )
+from trunkline_native.group_frames import GroupDescription, GroupMember, GroupOffset, GroupSummary, LastRebalance
 
 if TYPE_CHECKING:
     from trunkline_native.client.blocking import BlockingBus, BlockingDelivery, BlockingReader, connect_blocking
@@ -25,8 +30,18 @@ __all__ = [
     "BlockingDelivery",
     "BlockingReader",
     "Bus",
+    "CommittedOffset",
     "ConsumerRecord",
     "Delivery",
+    "Group",
+    "GroupDescription",
+    "GroupMember",
+    "GroupOffset",
+    "GroupReader",
+    "GroupReaderStatistics",
+    "GroupSummary",
+    "LastRebalance",
+    "OffsetChange",
     "OffsetRange",
     "PartitionDescription",
     "Reader",

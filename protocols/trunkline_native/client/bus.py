@@ -12,11 +12,13 @@ from trunkline.errors import BufferFull
 from trunkline_native.client.admin import Admin
 from trunkline_native.client.content import Content, Headers, encode_record
 from trunkline_native.client.cursors import StreamTable
+from trunkline_native.client.group import Group, GroupClient
 from trunkline_native.client.link import Link
 from trunkline_native.client.producer import BatchSender
 from trunkline_native.client.reader import Reader, Start
 from trunkline_native.client.routes import record_bytes
 from trunkline_native.client.types import Delivery, OffsetRange, RecordMetadata, TopicDescription
+from trunkline_native.group_frames import GroupSummary
 
 __all__ = ["DEFAULT_READ_BUFFER_BYTES", "Bus"]
 
@@ -26,11 +28,20 @@ DEFAULT_READ_BUFFER_BYTES: Final = 8 * 1024 * 1024
 class Bus:
     """A connection to a Trunkline broker; made by ``connect``. For one event loop."""
 
-    def __init__(self, link: Link, admin: Admin, sender: BatchSender, streams: StreamTable, batch_bytes: int) -> None:
+    def __init__(
+        self,
+        link: Link,
+        admin: Admin,
+        sender: BatchSender,
+        streams: StreamTable,
+        groups: GroupClient,
+        batch_bytes: int,
+    ) -> None:
         self._link = link
         self._admin = admin
         self._sender = sender
         self._streams = streams
+        self._groups = groups
         self._yield_bytes = batch_bytes
         self._taken_bytes = 0  # since the event loop last had a turn
 
@@ -157,6 +168,16 @@ class Bus:
     ) -> Reader:
         names = [topics] if isinstance(topics, str) else list(topics)
         return Reader(self._admin, self._streams, names, partitions, start, follow=follow, buffer_bytes=buffer_bytes)
+
+    # -- groups ------------------------------------------------------------------------------------
+
+    def group(self, name: str) -> Group:
+        """A consumer group: ``subscribe`` to be one of its members; or ask about it, reset it, delete it."""
+        return Group(self._groups, name)
+
+    async def list_groups(self) -> list[GroupSummary]:
+        """All groups, by name. Cancellation: nothing happens."""
+        return await self._groups.admin.list_groups()
 
     # -- topics ------------------------------------------------------------------------------------
 

@@ -15,7 +15,9 @@ from trunkline_native.client.admin import Admin
 from trunkline_native.client.batches import LaneOptions
 from trunkline_native.client.bus import Bus
 from trunkline_native.client.cursors import StreamTable
+from trunkline_native.client.group import GroupClient
 from trunkline_native.client.link import Link, retry_after_s
+from trunkline_native.client.membership import MemberTable
 from trunkline_native.client.producer import BatchSender
 
 if TYPE_CHECKING:
@@ -97,10 +99,12 @@ async def connect(
     admin = Admin(link)
     sender = BatchSender(admin, options, buffer_bytes)
     streams = StreamTable()
-    link.users += [sender, streams]
-    bus = Bus(link, admin, sender, streams, batch_bytes)
+    members = MemberTable()
+    link.users += [sender, streams, members]
     body_error: BaseException | None = None
     async with anyio.create_task_group() as tasks:
+        groups = GroupClient(link, admin, streams, members, tasks.start_soon)
+        bus = Bus(link, admin, sender, streams, groups, batch_bytes)
         await tasks.start(sender.run)
         try:
             await tasks.start(link.run)
@@ -112,6 +116,7 @@ async def connect(
             closed = ClientClosed("this client was closed; connect again")
             sender.close(closed)
             streams.close(closed)
+            members.close(closed)
             tasks.cancel_scope.cancel()
     if body_error is not None:
         raise body_error
