@@ -47,6 +47,7 @@ __all__ = [
     "DescribeQueues",
     "Durable",
     "Extend",
+    "MAX_RANGES",
     "MoveRecords",
     "PeekQueue",
     "Peeked",
@@ -76,7 +77,7 @@ class QueueSourceState(msgspec.Struct, frozen=True, array_like=True):
     syntax: str = "amqp"
     headers: Mapping[str, str] = {}
     match: str = "all"
-    start: str | Mapping[str, Any] = "earliest"
+    start: str | Mapping[str, Count] = "latest"
 
 
 class PeekedEntry(msgspec.Struct, frozen=True, array_like=True):
@@ -306,6 +307,9 @@ _RUN: Final = struct.Struct(">IIQQI")
 encode_run: Final = _RUN.pack
 """The fields of a :class:`Run`, encoded."""
 
+MAX_RANGES: Final = 16_384
+"""Of one frame: looking each of them up takes the broker some 20 ms in all, during which it does nothing else."""
+
 _RANGE: Final = struct.Struct(">QQ")
 _END: Final = 2**63
 
@@ -319,6 +323,8 @@ def decode_ranges(body: bytes | memoryview) -> list[tuple[int, int]]:
     """What :func:`encode_ranges` wrote. Raises RemoteProtocolError for anything else."""
     if len(body) == _RANGE.size:  # of a client that acknowledges one by one
         ranges = [_RANGE.unpack(body)]
+    elif len(body) > MAX_RANGES * _RANGE.size:
+        raise RemoteProtocolError(f"a frame may have {MAX_RANGES} ranges, not {len(body) // _RANGE.size}")
     elif len(body) % _RANGE.size:
         raise RemoteProtocolError(f"{len(body)} bytes are not ranges of {_RANGE.size} bytes each")
     else:

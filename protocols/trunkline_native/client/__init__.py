@@ -8,11 +8,17 @@ from typing import TYPE_CHECKING
 from trunkline.records import ConsumerRecord
 from trunkline_native.client.bus import Bus
 from trunkline_native.client.connecting import connect
+from trunkline_native.client.dead_letters import DeadLetter
 from trunkline_native.client.group import Group
 from trunkline_native.client.group_admin import CommittedOffset, OffsetChange
 from trunkline_native.client.group_reader import GroupReader
 from trunkline_native.client.member import GroupReaderStatistics
+from trunkline_native.client.queue import Queue
+from trunkline_native.client.queue_reader import QueueReader
+from trunkline_native.client.queue_record import QueueRecord
+from trunkline_native.client.queue_types import PeekedRecord, QueueDescription, QueueSource
 from trunkline_native.client.reader import Reader
+from trunkline_native.client.retries import exponential_backoff
 from trunkline_native.client.types import (
     Delivery,
     OffsetRange,
@@ -20,18 +26,23 @@ from trunkline_native.client.types import (
     RecordMetadata,
     TopicDescription,
 )
+from trunkline_native.client.worker import Worker
 from trunkline_native.group_frames import GroupDescription, GroupMember, GroupOffset, GroupSummary, LastRebalance
 
 if TYPE_CHECKING:
     from trunkline_native.client.blocking import BlockingBus, BlockingDelivery, BlockingReader, connect_blocking
+    from trunkline_native.client.blocking_group import BlockingGroup, BlockingGroupReader
 
 __all__ = [
     "BlockingBus",
     "BlockingDelivery",
+    "BlockingGroup",
+    "BlockingGroupReader",
     "BlockingReader",
     "Bus",
     "CommittedOffset",
     "ConsumerRecord",
+    "DeadLetter",
     "Delivery",
     "Group",
     "GroupDescription",
@@ -44,11 +55,19 @@ __all__ = [
     "OffsetChange",
     "OffsetRange",
     "PartitionDescription",
+    "PeekedRecord",
+    "Queue",
+    "QueueDescription",
+    "QueueReader",
+    "QueueRecord",
+    "QueueSource",
     "Reader",
     "RecordMetadata",
     "TopicDescription",
+    "Worker",
     "connect",
     "connect_blocking",
+    "exponential_backoff",
 ]
 
 _BLOCKING = ("BlockingBus", "BlockingDelivery", "BlockingReader", "connect_blocking")

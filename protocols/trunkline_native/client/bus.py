@@ -15,9 +15,15 @@ from trunkline_native.client.cursors import StreamTable
 from trunkline_native.client.group import Group, GroupClient
 from trunkline_native.client.link import Link
 from trunkline_native.client.producer import BatchSender
+from trunkline_native.client.queue import DEFAULT_PREFETCH, Queue, QueueClient
+from trunkline_native.client.queue_admin import Sources, source_list
+from trunkline_native.client.queue_reader import ConsumeOptions
+from trunkline_native.client.queue_types import QueueDescription
 from trunkline_native.client.reader import Reader, Start
+from trunkline_native.client.retries import Backoff, exponential_backoff
 from trunkline_native.client.routes import record_bytes
 from trunkline_native.client.types import Delivery, OffsetRange, RecordMetadata, TopicDescription
+from trunkline_native.client.worker import FailureHandler, Handler, Worker, WorkerOptions
 from trunkline_native.group_frames import GroupSummary
 
 __all__ = ["DEFAULT_READ_BUFFER_BYTES", "Bus"]
@@ -35,6 +41,7 @@ class Bus:
         sender: BatchSender,
         streams: StreamTable,
         groups: GroupClient,
+        queues: QueueClient,
         batch_bytes: int,
     ) -> None:
         self._link = link
@@ -42,6 +49,7 @@ class Bus:
         self._sender = sender
         self._streams = streams
         self._groups = groups
+        self._queues = queues
         self._yield_bytes = batch_bytes
         self._taken_bytes = 0  # since the event loop last had a turn
 
@@ -178,6 +186,106 @@ class Bus:
     async def list_groups(self) -> list[GroupSummary]:
         """All groups, by name. Cancellation: nothing happens."""
         return await self._groups.admin.list_groups()
+
+    # -- queues ------------------------------------------------------------------------------------
+
+    def queue(
+        self,
+        name: str,
+        *,
+        sources: Sources | None = None,
+        filter: str = "#",
+        start: str = "latest",
+        settings: Mapping[str, object] | None = None,
+        prefetch: int = DEFAULT_PREFETCH,
+        priority: int = 0,
+        exclusive: bool = False,
+        auto_ack: bool = False,
+    ) -> Queue:
+        """A queue: ``async with`` consumes it; or publish to it, ask about it, change it.
+
+        Args:
+          sources: topics that it takes records from, beside its home topic, which has its name: names, or
+            :class:`QueueSource` for all that can be said. None: it is not looked at what they are.
+          filter: of the sources given by name: a pattern for keys, as AMQP's: ``*`` is one word, ``#`` any number.
+          start: where those begin when the queue is made: ``latest`` or ``earliest``.
+          settings: by name, as ``{"max.length": 1000}``; see ``docs/queues.md``. Those not given are not looked at.
+          prefetch: records that the broker sends ahead of what is acknowledged; 0: no limit.
+          priority: among consumers: who has a higher one, and room, gets records first.
+          exclusive: no other consumer beside this one.
+          auto_ack: a record is acknowledged when the next one is asked for.
+        """
+        options = ConsumeOptions(prefetch, priority, exclusive, auto_ack)
+        return Queue(self, self._queues, name, source_list(sources, filter, start), settings or {}, options)
+
+    async def create_queue(
+        self,
+        name: str,
+        *,
+        sources: Sources | None = None,
+        filter: str = "#",
+        start: str = "latest",
+        settings: Mapping[str, object] | None = None,
+    ) -> QueueDescription:
+        """Make a queue; durable when this returns. Arguments as :meth:`queue`.
+
+        Raises:
+          QueueExists, InvalidTopicName, InvalidFilter, InvalidSetting: nothing was changed.
+          ConnectionFailed: it may have happened.
+
+        Cancellation: may have happened.
+        """
+        admin = self._queues.admin
+        await admin.create(name, source_list(sources, filter, start), settings or {}, attach=False)
+        return await admin.describe(name)
+
+    async def list_queues(self) -> list[QueueDescription]:
+        """All queues, by name. Cancellation: nothing happens."""
+        return await self._queues.admin.list_queues()
+
+    def worker(
+        self,
+        name: str,
+        handle: Handler,
+        *,
+        concurrency: int = 10,
+        retries: int = 5,
+        backoff: Backoff | None = None,
+        timeout_s: float | None = None,
+        shutdown_timeout_s: float = 30.0,
+        on_failure: FailureHandler | None = None,
+        sources: Sources | None = None,
+        filter: str = "#",
+        start: str = "latest",
+        settings: Mapping[str, object] | None = None,
+        prefetch: int | None = None,
+        priority: int = 0,
+        exclusive: bool = False,
+    ) -> Worker:
+        """Run a function over a queue until stopped: ``await bus.worker("emails", send_email)``.
+
+        A record is acknowledged when the function returns. When it raises, the record is given back for a while and
+        tried again, by whoever consumes the queue then; at last it goes to the dead letters.
+
+        Args:
+          handle: called with each :class:`QueueRecord`; an async function, or a plain one, which is run in a thread. It
+            may call ``release`` or ``reject`` itself; then that is what happens.
+          concurrency: how many at a time.
+          retries: how often a record may be tried again.
+          backoff: from the number of failures to the seconds until the next attempt; None: see exponential_backoff.
+          timeout_s: longer than this is a failure. A thread cannot be ended; it goes on beside.
+          shutdown_timeout_s: how long what runs may take to end, once the worker is to stop or is cancelled.
+          on_failure: called with the record, the error, and the seconds until the next attempt; None if there is none.
+          sources, filter, start, settings, priority, exclusive: as :meth:`queue`.
+          prefetch: None: as many as ``concurrency``, so that no record waits here while another worker is free.
+        """
+        ahead = concurrency if prefetch is None else prefetch
+        options = ConsumeOptions(ahead, priority, exclusive, auto_ack=False)
+        queue = Queue(self, self._queues, name, source_list(sources, filter, start), settings or {}, options)
+        pause = exponential_backoff() if backoff is None else backoff
+        return Worker(
+            queue, handle, WorkerOptions(concurrency, retries, pause, timeout_s, shutdown_timeout_s, on_failure)
+        )
 
     # -- topics ------------------------------------------------------------------------------------
 

@@ -14,11 +14,14 @@ from trunkline_native.client.address import parse_url
 from trunkline_native.client.admin import Admin
 from trunkline_native.client.batches import LaneOptions
 from trunkline_native.client.bus import Bus
+from trunkline_native.client.consumption import ConsumptionTable
 from trunkline_native.client.cursors import StreamTable
 from trunkline_native.client.group import GroupClient
 from trunkline_native.client.link import Link, retry_after_s
 from trunkline_native.client.membership import MemberTable
 from trunkline_native.client.producer import BatchSender
+from trunkline_native.client.queue import QueueClient
+from trunkline_native.client.queue_admin import QueueAdmin
 
 if TYPE_CHECKING:
     import ssl
@@ -100,11 +103,12 @@ async def connect(
     sender = BatchSender(admin, options, buffer_bytes)
     streams = StreamTable()
     members = MemberTable()
-    link.users += [sender, streams, members]
+    queues = QueueClient(QueueAdmin(link), ConsumptionTable())
+    link.users += [sender, streams, members, queues.table]
     body_error: BaseException | None = None
     async with anyio.create_task_group() as tasks:
         groups = GroupClient(link, admin, streams, members, tasks.start_soon)
-        bus = Bus(link, admin, sender, streams, groups, batch_bytes)
+        bus = Bus(link, admin, sender, streams, groups, queues, batch_bytes)
         await tasks.start(sender.run)
         try:
             await tasks.start(link.run)
@@ -117,6 +121,7 @@ async def connect(
             sender.close(closed)
             streams.close(closed)
             members.close(closed)
+            queues.table.close(closed)
             tasks.cancel_scope.cancel()
     if body_error is not None:
         raise body_error
