@@ -73,7 +73,7 @@ class JoinGroup(Header, tag=20, frozen=True):
 
 
 class LeaveGroup(Header, tag=21, frozen=True):
-    """Be a member no longer, at once."""
+    """Be a member no longer, at once; a static member keeps its place until its session timeout."""
 
     id: Count
     member: Count

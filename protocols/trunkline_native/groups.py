@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar, cast
 import cbor2
 import msgspec
 
-from trunkline.errors import Overloaded, RemoteProtocolError, TrunklineError, UnknownMember
+from trunkline.errors import InvalidSetting, Overloaded, RemoteProtocolError, TrunklineError, UnknownMember
 from trunkline.groups import Assignment, MemberListener, OffsetAndMetadata
 from trunkline.log import TopicPartition
 from trunkline_native.bridge import failure_fields
@@ -199,6 +199,9 @@ class Groups(View):
                 session_timeout_s=request.session_timeout_ms / 1000,
                 rebalance_timeout_s=request.rebalance_timeout_ms / 1000,
             )
+        except ValueError as error:
+            self.forget(member)
+            raise InvalidSetting(f"group {request.group}: {error}", setting="assignor") from None
         except BaseException:
             self.forget(member)
             raise

@@ -21,11 +21,13 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from trunkline.errors import ClientClosed, TrunklineError
 from trunkline.records import ConsumerRecord
+from trunkline_native.client.blocking_group import BlockingGroup
 from trunkline_native.client.bus import DEFAULT_READ_BUFFER_BYTES, Bus
 from trunkline_native.client.connecting import connect
 from trunkline_native.client.content import Content, Headers
 from trunkline_native.client.reader import Reader, Start
 from trunkline_native.client.types import Delivery, OffsetRange, RecordMetadata, TopicDescription
+from trunkline_native.group_frames import GroupSummary
 
 __all__ = ["BlockingBus", "BlockingDelivery", "BlockingReader", "connect_blocking"]
 
@@ -251,6 +253,16 @@ class BlockingBus:
             return make(topics, partitions=partitions, start=start, buffer_bytes=buffer_bytes)
 
         return BlockingReader(self, self._call(in_loop))
+
+    # -- groups ------------------------------------------------------------------------------------
+
+    def group(self, name: str) -> BlockingGroup:
+        """A consumer group. See :meth:`Bus.group`."""
+        return BlockingGroup(self._call, self._bus.group(name))
+
+    def list_groups(self) -> list[GroupSummary]:
+        """See :meth:`Bus.list_groups`."""
+        return self._call(self._bus.list_groups)
 
     # -- topics ------------------------------------------------------------------------------------
 

@@ -73,8 +73,8 @@ class Group:
             ``auto_commit_interval_s``, when a partition is given up, and on leaving.
           assignor: how the broker deals out partitions; the members should agree. ``sticky``: evenly, and everybody
             keeps what can be kept; ``range``: neighbouring partitions, the same ones of each topic; ``round-robin``.
-          instance_id: a name that this member has over its restarts. It does not leave on closing, and who joins
-            under the same name within the session timeout gets its partitions; nothing moves.
+          instance_id: a name that this member has over its restarts. When it leaves, its place is kept for the
+            session timeout: who joins under the same name meanwhile gets its partitions, and nothing moves.
           session_timeout_s: a member that was not heard of for so long is put out. Heartbeats are sent by
             themselves, three in that time, while the event loop runs.
           rebalance_timeout_s: how long giving up partitions may take. Half of it is for finishing the record in hand.

@@ -37,13 +37,16 @@ class GroupReader(AsyncIterator[ConsumerRecord]):
     the group after having been away for too long: reading goes on from what is committed.
 
     Cancellation: resumable. A record is either given or comes next.
+
+    Attributes:
+      holdings: what it has, and has given out; for the client's own use.
     """
 
     def __init__(
         self, member: Member, prepare: Callable[[], Awaitable[None]], spawn: Callable[[Callable[[], Any]], None]
     ) -> None:
         self._member = member
-        self._holdings = member.holdings
+        self.holdings = member.holdings
         self._inbox = member.cursors.inbox
         self._prepare = prepare
         self._spawn = spawn
@@ -91,8 +94,8 @@ class GroupReader(AsyncIterator[ConsumerRecord]):
 
     async def __anext__(self) -> ConsumerRecord:
         if time.monotonic() >= self._breathe_at:
-            await self._breathe()
-        holdings = self._holdings
+            await self.breathe()
+        holdings = self.holdings
         for record in holdings.ready:
             holdings.record = record
             return record
@@ -103,11 +106,12 @@ class GroupReader(AsyncIterator[ConsumerRecord]):
         holdings.record = next(holdings.ready)
         return holdings.record
 
-    async def _breathe(self) -> None:
+    async def breathe(self) -> None:
+        """Let the event loop have a turn; wait while it is not sure that what is in hand is still this member's."""
         await anyio.lowlevel.checkpoint()
         member = self._member
-        while not member.membership.may_read() and len(self._holdings) and member.failure is None:
-            await self._wait_change()  # there is something in hand, and its partition may be another's by now
+        while not member.membership.may_read() and len(self.holdings) and member.failure is None:
+            await self._wait_change()
         self._breathe_at = time.monotonic() + BREATHE_S
 
     async def next_chunk(self) -> list[ConsumerRecord]:
@@ -140,7 +144,7 @@ class GroupReader(AsyncIterator[ConsumerRecord]):
             chunks.popleft()
             if records:
                 held.settle_start()
-                self._holdings.give(held, cursor.taken)
+                self.holdings.give(held, cursor.taken)
                 return records
             held.done = cursor.taken
         return []
@@ -148,7 +152,7 @@ class GroupReader(AsyncIterator[ConsumerRecord]):
     @property
     def assigned(self) -> list[TopicPartition]:
         """The partitions that it has now, as pairs of topic and partition."""
-        return sorted(held.name for held in self._holdings)
+        return sorted(held.name for held in self.holdings)
 
     def statistics(self) -> GroupReaderStatistics:
         """A snapshot of what it has gone through."""
@@ -172,12 +176,12 @@ class GroupReader(AsyncIterator[ConsumerRecord]):
         Cancellation: may have happened.
         """
         if record is None:
-            if self._holdings.is_hand_lost:
+            if self.holdings.is_hand_lost:
                 raise self._not_ours("what is in hand")
-            offsets = self._holdings.to_commit(with_hand=True)
+            offsets = self.holdings.to_commit(with_hand=True)
         else:
             name = (record.topic, record.partition)
-            held = self._holdings.get(name)
+            held = self.holdings.get(name)
             if held is not None:
                 held.settle_start()
             if held is None or record.offset < held.floor:
@@ -205,6 +209,6 @@ class GroupReader(AsyncIterator[ConsumerRecord]):
         if self._is_closed:
             return
         self._is_closed = True
-        self._holdings.ready = iter(())
+        self.holdings.ready = iter(())
         self._inbox.wake()
         await self._member.leave()

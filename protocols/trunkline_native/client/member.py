@@ -339,7 +339,7 @@ class Member:
     async def leave(self) -> None:
         """Commit what was given out (``auto_commit``) and leave the group, unless that takes too long.
 
-        A static member does not leave: it may come back within its session timeout.
+        The broker keeps the place of a static member for its session timeout.
         """
         self._scope.cancel()
         held = list(self.holdings)
@@ -350,8 +350,7 @@ class Member:
         try:
             with anyio.move_on_after(LEAVE_LIMIT_S, shield=True) as limit:
                 await self._give_up(held)
-                if self.options.instance_id is None:
-                    await self.membership.leave()
+                await self.membership.leave()
             if limit.cancelled_caught:
                 logger.warning("group %s: left without an answer from the broker", self.options.group)
         finally:
