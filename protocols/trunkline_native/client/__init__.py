@@ -70,13 +70,20 @@ __all__ = [
     "exponential_backoff",
 ]
 
-_BLOCKING = ("BlockingBus", "BlockingDelivery", "BlockingReader", "connect_blocking")
+_BLOCKING = {
+    "BlockingBus": "blocking",
+    "BlockingDelivery": "blocking",
+    "BlockingGroup": "blocking_group",
+    "BlockingGroupReader": "blocking_group",
+    "BlockingReader": "blocking",
+    "connect_blocking": "blocking",
+}
 
 
 def __getattr__(name: str) -> object:
     # Imported when asked for: a program with an event loop needs no threads.
     if name in _BLOCKING:
-        from trunkline_native.client import blocking
+        from importlib import import_module
 
-        return getattr(blocking, name)
+        return getattr(import_module(f"trunkline_native.client.{_BLOCKING[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
