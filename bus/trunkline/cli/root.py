@@ -16,6 +16,7 @@ COMMANDS: Final = {
     "topic": "trunkline.cli.topic:topic",
     "publish": "trunkline.cli.publish:publish",
     "tail": "trunkline.cli.tail:tail",
+    "group": "trunkline.cli.group:group",
     "store": "trunkline.cli.store:store",
     "plugin": "trunkline.cli.plugin:plugin",
     "doctor": "trunkline.cli.doctor:doctor",
