@@ -32,13 +32,17 @@ from trunkline_native.group_frames import GroupDescription, GroupMember, GroupOf
 if TYPE_CHECKING:
     from trunkline_native.client.blocking import BlockingBus, BlockingDelivery, BlockingReader, connect_blocking
     from trunkline_native.client.blocking_group import BlockingGroup, BlockingGroupReader
+    from trunkline_native.client.blocking_queue import BlockingQueue, BlockingQueueReader, BlockingWorker
 
 __all__ = [
     "BlockingBus",
     "BlockingDelivery",
     "BlockingGroup",
     "BlockingGroupReader",
+    "BlockingQueue",
+    "BlockingQueueReader",
     "BlockingReader",
+    "BlockingWorker",
     "Bus",
     "CommittedOffset",
     "ConsumerRecord",
@@ -75,7 +79,10 @@ _BLOCKING = {
     "BlockingDelivery": "blocking",
     "BlockingGroup": "blocking_group",
     "BlockingGroupReader": "blocking_group",
+    "BlockingQueue": "blocking_queue",
+    "BlockingQueueReader": "blocking_queue",
     "BlockingReader": "blocking",
+    "BlockingWorker": "blocking_queue",
     "connect_blocking": "blocking",
 }
 

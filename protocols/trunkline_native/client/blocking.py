@@ -22,11 +22,16 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 from trunkline.errors import ClientClosed, TrunklineError
 from trunkline.records import ConsumerRecord
 from trunkline_native.client.blocking_group import BlockingGroup
+from trunkline_native.client.blocking_queue import BlockingQueue, BlockingWorker
 from trunkline_native.client.bus import DEFAULT_READ_BUFFER_BYTES, Bus
 from trunkline_native.client.connecting import connect
 from trunkline_native.client.content import Content, Headers
+from trunkline_native.client.queue_admin import Sources
+from trunkline_native.client.queue_record import QueueRecord
+from trunkline_native.client.queue_types import QueueDescription
 from trunkline_native.client.reader import Reader, Start
 from trunkline_native.client.types import Delivery, OffsetRange, RecordMetadata, TopicDescription
+from trunkline_native.client.worker import Worker
 from trunkline_native.group_frames import GroupSummary
 
 __all__ = ["BlockingBus", "BlockingDelivery", "BlockingReader", "connect_blocking"]
@@ -142,14 +147,17 @@ class BlockingBus:
         self._is_closed = False
 
     def _call(self, function: Callable[..., Awaitable[_T]], *args: Any) -> _T:
-        if self._is_closed:
-            raise ClientClosed("this client was closed; connect again")
-        future: Future[_T] = self._portal.start_task_soon(function, *args)
+        future = self._start(function, *args)
         try:
             return future.result()
         except BaseException:
             future.cancel()  # Ctrl-C must not leave it waiting in the loop; nothing happens if it is over
             raise
+
+    def _start(self, function: Callable[..., Awaitable[_T]], *args: Any) -> Future[_T]:
+        if self._is_closed:
+            raise ClientClosed("this client was closed; connect again")
+        return self._portal.start_task_soon(function, *args)
 
     # -- publishing --------------------------------------------------------------------------------
 
@@ -263,6 +271,43 @@ class BlockingBus:
     def list_groups(self) -> list[GroupSummary]:
         """See :meth:`Bus.list_groups`."""
         return self._call(self._bus.list_groups)
+
+    # -- queues ------------------------------------------------------------------------------------
+
+    def queue(self, name: str, *, auto_ack: bool = False, **options: Any) -> BlockingQueue:
+        """A queue: ``with`` consumes it; or publish to it, ask about it, change it. See :meth:`Bus.queue`."""
+        return BlockingQueue(self, self._bus.queue(name, **options), auto_ack=auto_ack)
+
+    def create_queue(
+        self,
+        name: str,
+        *,
+        sources: Sources | None = None,
+        filter: str = "#",
+        start: str = "latest",
+        settings: Mapping[str, object] | None = None,
+    ) -> QueueDescription:
+        """See :meth:`Bus.create_queue`."""
+
+        async def create() -> QueueDescription:
+            return await self._bus.create_queue(name, sources=sources, filter=filter, start=start, settings=settings)
+
+        return self._call(create)
+
+    def list_queues(self) -> list[QueueDescription]:
+        """See :meth:`Bus.list_queues`."""
+        return self._call(self._bus.list_queues)
+
+    def worker(self, name: str, handle: Callable[[QueueRecord], object], **options: Any) -> BlockingWorker:
+        """Run a plain function over a queue, in threads: ``bus.worker("emails", send_email).run()``.
+
+        See :meth:`Bus.worker`.
+        """
+
+        async def make() -> Worker:
+            return self._bus.worker(name, handle, **options)
+
+        return BlockingWorker(self, self._call(make))
 
     # -- topics ------------------------------------------------------------------------------------
 
