@@ -33,6 +33,7 @@ from trunkline.metadata import FileMetadata, MetadataConflict, MetadataStore
 from trunkline.net.reactor import Reactor, ReactorStatistics
 from trunkline.partition import Partition
 from trunkline.plugins import PluginHost
+from trunkline.queues import Queues
 from trunkline.reading import RecordReader, Start
 from trunkline.records import EMPTY_HEADERS, ConsumerRecord, Header, encode_headers
 from trunkline.rounds import wall_clock_ms
@@ -92,7 +93,7 @@ class Broker:
       config: what it was opened with.
       addresses: where each door listens, as (host, port); the first address where there are several.
       random: the broker's one source of chance, so that tests and simulations can seed it.
-      groups, sessions: the views of the log that remember something.
+      groups, queues, sessions: the views of the log that remember something.
       views: what they are made with.
       is_closing: nothing can be published any more.
     """
@@ -138,6 +139,8 @@ class Broker:
             rng=rng,
         )
         self.groups = GroupCoordinator(services)
+        self.queues = Queues(services)
+        self.housekeeping.make_room = self.queues.make_room
         self.sessions = Sessions(services)
 
     # -- topics ------------------------------------------------------------------------------------
@@ -318,11 +321,11 @@ class Broker:
     # -- opening and closing -----------------------------------------------------------------------
 
     async def _open_views(self) -> None:
-        for view in (self.groups, self.sessions):
+        for view in (self.groups, self.queues, self.sessions):
             await view.open()
 
     async def _close_views(self) -> None:
-        for view in (self.groups, self.sessions):
+        for view in (self.groups, self.queues, self.sessions):
             try:
                 await view.close()
             except (OSError, TrunklineError):  # what it could not write is as after a crash

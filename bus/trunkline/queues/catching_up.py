@@ -1,0 +1,120 @@
+"""Queues that are behind: what a source already held is offered to them, while others are live.
+
+One task a partition reads a chunk at a time, at the position of the one that has waited longest; all that stand in this
+chunk take from it. So a thousand queues that are found again after a restart share one reading of the log, and one that
+is reset to the beginning does not hold up those that are nearly done.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from typing import TYPE_CHECKING
+
+import trio
+
+from trunkline.errors import OffsetOutOfRange, TrunklineError
+from trunkline.queues.blocks import READ_BYTES, StoredBatch
+from trunkline.records import iter_headers
+
+if TYPE_CHECKING:
+    from trunkline.queues.feeds import Member, SourceFeed
+
+__all__ = ["CatchingUp"]
+
+logger = logging.getLogger("trunkline.queues")
+
+
+class CatchingUp:
+    """Those of one feed that are behind."""
+
+    __slots__ = ("_changed", "_feed", "_is_running", "_waiting")
+
+    def __init__(self, feed: SourceFeed) -> None:
+        self._feed = feed
+        self._waiting: deque[Member] = deque()
+        self._is_running = False
+        self._changed = trio.Event()
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    def add(self, member: Member) -> None:
+        """It stands at ``member.position``."""
+        self._waiting.append(member)
+        if not self._is_running:
+            self._is_running = True
+            self._feed.context.services.spawn(self._run)
+
+    def remove(self, member: Member) -> None:
+        if member in self._waiting:
+            self._waiting.remove(member)
+            self._wake()
+
+    def stop(self) -> None:
+        """Nothing more can be read."""
+        self._waiting.clear()
+        self._wake()
+
+    async def wait(self) -> None:
+        """Wait until nobody is behind."""
+        while self._waiting:
+            await self._changed.wait()
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = trio.Event()
+
+    async def _run(self) -> None:
+        partition = self._feed.partition
+        try:
+            while self._waiting:
+                await trio.lowlevel.checkpoint()
+                if self._waiting:
+                    await self._advance()
+        except (OSError, TrunklineError) as error:
+            if partition.refusal is None:
+                logger.error(
+                    "%s: its records cannot be looked at: %s; queues miss what is there", partition.name, error
+                )
+            self.stop()
+        finally:
+            self._is_running = False
+
+    async def _advance(self) -> None:
+        partition = self._feed.partition
+        position = self._waiting[0].position
+        assert position is not None
+        self._waiting.rotate(-1)
+        if position < partition.log_start_offset:
+            self._offer([], position, partition.log_start_offset)
+            return
+        if position < partition.high_watermark:
+            try:
+                data = await partition.read(position, READ_BYTES)
+            except OffsetOutOfRange:  # retention was quicker
+                return
+            batches = [StoredBatch(data[at : at + header.size_bytes], header) for at, header in iter_headers(data)]
+            if batches:
+                self._offer(batches, position, batches[-1].header.next_offset)
+                return
+        self._offer([], position, partition.high_watermark)
+
+    def _offer(self, batches: list[StoredBatch], from_offset: int, next_offset: int) -> None:
+        """Nothing but ``batches`` lies in ``[from_offset, next_offset)``; in one go, without waiting."""
+        high_watermark = self._feed.partition.high_watermark
+        next_offset = min(next_offset, high_watermark)
+        for member in tuple(self._waiting):
+            position = member.position
+            assert position is not None
+            if from_offset <= position < next_offset or position == next_offset == high_watermark:
+                for batch in batches:
+                    if batch.header.next_offset > position:
+                        member.take_batch(batch, position)
+                member.position = next_offset
+                member.queue.looked_at(self._feed.source, next_offset)
+                if next_offset >= high_watermark:
+                    self._waiting.remove(member)
+                    self._feed.caught_up(member)
+                member.queue.serve()
+        self._wake()

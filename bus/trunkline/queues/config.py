@@ -1,0 +1,154 @@
+"""What a queue is told to be, and how that is stored.
+
+A queue takes records from its *sources*: topics, each with a filter. Its *home topic*, which has the queue's own name,
+is always a source: what is published there is meant for this queue, whatever its key (unless ``sources`` name that
+topic too; then their filters count). A topic may be named by several sources; a record that any of them wants comes
+once. Topics that do not exist yet become sources when they are made.
+
+Where a source begins is fixed when it is added: ``latest`` is turned into the offsets of that moment, because the
+filter may have to be applied again after a crash (:mod:`trunkline.queues.recovery`). Those offsets belong to one
+topic of that name: if it is deleted and made again, the new one is taken from its beginning.
+
+Stored in ``__queues`` as JSON under ``q`` and the name: ``{"id", "config", "created_ms"}``.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Final, Literal
+
+import msgspec
+
+from trunkline.errors import InvalidSetting
+from trunkline.filters import RecordFilter
+from trunkline.settings import check_topic_name
+
+__all__ = ["Definition", "QueueConfig", "QueueSource", "Start"]
+
+Start = Literal["earliest", "latest"] | dict[int, int]
+"""Where a source begins: by partition, the first offset that is wanted; partitions not named: from offset 0."""
+
+MAX_PRIORITY: Final = 255
+_MINUTE_MS: Final = 60_000
+
+
+class QueueSource(msgspec.Struct, frozen=True, omit_defaults=True):
+    """A topic whose records a queue takes.
+
+    Attributes:
+      filter: which of them.
+      start: ``latest`` and ``earliest`` mean the moment at which the source is added.
+      topic_id: of the topic that the offsets in ``start`` belong to; filled in by the broker.
+    """
+
+    topic: str
+    filter: RecordFilter = RecordFilter()
+    start: Start = "latest"
+    topic_id: str = ""
+
+    @property
+    def wanted(self) -> tuple[str, RecordFilter]:
+        """What the user asked for, without where it begins."""
+        return self.topic, self.filter
+
+
+class QueueConfig(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The settings of a queue; a number of -1 means no limit.
+
+    Attributes:
+      sources: beside the home topic.
+      max_length: most records that are ready.
+      max_length_bytes: most bytes of those.
+      overflow: what happens to more: the oldest are dropped (dead-lettered), or new ones are refused when published.
+      delivery_limit: how often a record may be delivered again before it is dead-lettered.
+      dead_letter_topic: None: the queue's name with ``.dead``, made when first needed. Empty: dropped for good.
+      ttl_ms: how long a record waits, from its arrival in the queue, before it is dead-lettered.
+      max_priority: of records (0 to 255); higher ones count as this. 0: priorities are not looked at.
+      lock_timeout_ms: how long a consumer may keep a record without settling or extending it; 0: for ever.
+      single_active: one consumer at a time gets records, the next one when it goes.
+      spill_after_ms: retention copies a record that would keep a segment longer than this to the home topic.
+    """
+
+    sources: tuple[QueueSource, ...] = ()
+    max_length: int = -1
+    max_length_bytes: int = -1
+    overflow: Literal["drop-head", "reject"] = "drop-head"
+    delivery_limit: int = -1
+    dead_letter_topic: str | None = None
+    ttl_ms: int = -1
+    max_priority: int = 0
+    lock_timeout_ms: int = 0
+    single_active: bool = False
+    spill_after_ms: int = 24 * 60 * _MINUTE_MS
+
+    def check(self, name: str) -> QueueConfig:
+        """Return it, if a queue of this name may have it. Raises InvalidSetting, InvalidTopicName, InvalidFilter."""
+        for setting, minimum, maximum in _RANGES:
+            value = getattr(self, setting)
+            if not minimum <= value <= maximum:
+                raise InvalidSetting(
+                    f"queue {name}: {setting} must be {minimum} to {maximum}, not {value}", setting=setting
+                )
+        for source in self.sources:
+            check_topic_name(source.topic)
+            source.filter.check()
+        if self.dead_letter_topic:
+            check_topic_name(self.dead_letter_topic)
+        return self
+
+    def difference(self, other: QueueConfig) -> str | None:
+        """The name of a setting in which another one asks for something else; None if there is none."""
+        for setting in self.__struct_fields__:
+            mine, theirs = getattr(self, setting), getattr(other, setting)
+            if setting == "sources":
+                mine, theirs = {source.wanted for source in mine}, {source.wanted for source in theirs}
+            if mine != theirs:
+                return setting
+        return None
+
+    def sources_of(self, name: str, topic: str) -> tuple[QueueSource, ...]:
+        """Those that take from ``topic``, where ``name`` is the queue's; empty if it takes nothing from there."""
+        found = tuple(source for source in self.sources if source.topic == topic)
+        return found or ((_HOME,) if topic == name else ())
+
+    def dead_letters_of(self, name: str) -> str:
+        """The dead-letter topic of a queue of this name; empty if there is none."""
+        return f"{name}.dead" if self.dead_letter_topic is None else self.dead_letter_topic
+
+
+_HOME: Final = QueueSource("", start="earliest")
+_RANGES: Final = [
+    ("max_length", -1, 2**62),
+    ("max_length_bytes", -1, 2**62),
+    ("delivery_limit", -1, 2**31),
+    ("ttl_ms", -1, 2**42),
+    ("max_priority", 0, MAX_PRIORITY),
+    ("lock_timeout_ms", 0, 2**42),
+    ("spill_after_ms", -1, 2**42),
+]
+
+
+class Definition(msgspec.Struct, frozen=True):
+    """What ``__queues`` keeps of a queue beside its state."""
+
+    id: int
+    config: QueueConfig
+    created_ms: int = 0
+
+    def encode(self) -> bytes:
+        return _encoder.encode(self)
+
+    @classmethod
+    def decode(cls, data: bytes) -> Definition:
+        return _decoder.decode(data)
+
+
+_encoder = msgspec.json.Encoder()
+_decoder: msgspec.json.Decoder[Definition] = msgspec.json.Decoder(Definition)
+
+
+def config_from(settings: dict[str, Any]) -> QueueConfig:
+    """A config from plain values, as JSON and TOML give them. Raises InvalidSetting."""
+    try:
+        return msgspec.convert(settings, QueueConfig)
+    except msgspec.ValidationError as error:
+        raise InvalidSetting(f"queue settings: {error}", setting="") from None

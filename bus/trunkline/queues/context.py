@@ -1,0 +1,141 @@
+"""What all queues of a broker share: time, the log's tail end, who is due when, and what is to be written.
+
+Work is done in rounds. A queue that has something to give out, or to write, says so once; in the next round all
+that said so are served together, so that a thousand acknowledgements make one delta and one look at the consumers.
+"""
+
+from __future__ import annotations
+
+import heapq
+import logging
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from trunkline.errors import TrunklineError
+from trunkline.queues.blocks import BatchCache
+from trunkline.queues.sources import SourceTable
+
+if TYPE_CHECKING:
+    from trunkline.queues.queue import Queue
+    from trunkline.state_topic import StateTopic
+    from trunkline.views import ViewServices
+
+__all__ = ["ENGINE", "QueueContext"]
+
+logger = logging.getLogger("trunkline.queues")
+
+ENGINE: Final = -1
+"""The holder of entries that are on their way out (dead letters, moved records)."""
+
+_LONGEST_SLEEP_S: Final = 60.0
+"""The timer looks at the wall clock so often, since that may be set."""
+
+
+class QueueContext:
+    """Belongs to the broker's thread.
+
+    Attributes:
+      topic: ``__queues``.
+      sources: which number stands for which partition.
+      cache: batches on their way out.
+      is_closing: nothing is given out any more.
+    """
+
+    __slots__ = (
+        "_dirty",
+        "_due",
+        "_holder",
+        "_serving",
+        "_turn",
+        "_woken",
+        "cache",
+        "is_closing",
+        "services",
+        "sources",
+        "topic",
+    )
+
+    def __init__(self, services: ViewServices) -> None:
+        self.services = services
+        self.topic: StateTopic = services.state_topic("__queues")
+        self.sources = SourceTable(self.topic, services.catalog)
+        self.cache = BatchCache()
+        self.is_closing = False
+        self._holder = 0
+        self._dirty: list[Queue] = []
+        self._serving: list[Queue] = []
+        self._due: list[tuple[int, int, Queue]] = []  # a heap: ms, to tell equals apart, queue
+        self._turn = 0
+        self._woken = trio.Event()
+
+    def now_ms(self) -> int:
+        return self.services.rounds.now_ms()
+
+    def new_holder(self) -> int:
+        self._holder += 1
+        return self._holder
+
+    # -- once a round ------------------------------------------------------------------------------
+
+    def serve_soon(self, queue: Queue) -> None:
+        """Have ``queue.serve()`` called in the next round. The queue sees to it that it is there once."""
+        if not self._serving:
+            self.services.rounds.call_soon(self._serve)
+        self._serving.append(queue)
+
+    def _serve(self) -> None:
+        serving, self._serving = self._serving, []
+        for queue in serving:
+            try:
+                queue.serve()
+            except Exception:  # the boundary: one queue's bug must not keep the others from being served
+                logger.exception("queue %s could not be served", queue.name)
+
+    def persist_soon(self, queue: Queue) -> None:
+        """The same for ``queue.persist()``."""
+        if not self._dirty:
+            self.services.rounds.call_soon(self._persist)
+        self._dirty.append(queue)
+
+    def _persist(self) -> None:
+        dirty, self._dirty = self._dirty, []
+        for queue in dirty:
+            queue.persist()
+
+    # -- time --------------------------------------------------------------------------------------
+
+    def wake_at(self, queue: Queue, when_ms: int) -> None:
+        """Have ``queue.tick()`` called at that time (ms since the epoch), or soon after."""
+        self._turn += 1
+        is_first = not self._due or when_ms < self._due[0][0]
+        heapq.heappush(self._due, (when_ms, self._turn, queue))
+        if is_first:
+            self._woken.set()
+
+    async def run_timers(self) -> None:
+        """Call those who are due, until cancelled."""
+        while True:
+            self._woken = trio.Event()
+            wait_s = _LONGEST_SLEEP_S
+            if self._due:
+                wait_s = min(wait_s, (self._due[0][0] - self.services.rounds.clock_ms()) / 1000)
+            if wait_s > 0:
+                with trio.move_on_after(wait_s):
+                    await self._woken.wait()
+            else:
+                await trio.lowlevel.checkpoint()
+            if self._due and self._due[0][0] <= self.services.rounds.clock_ms():
+                self.services.rounds.call_soon(self._tick)
+                with trio.move_on_after(_LONGEST_SLEEP_S):
+                    await self._woken.wait()
+
+    def _tick(self) -> None:
+        now = self.services.rounds.now_ms()
+        while self._due and self._due[0][0] <= now:
+            _, _, queue = heapq.heappop(self._due)
+            try:
+                queue.tick()
+            except TrunklineError:
+                logger.exception("queue %s could not do what was due", queue.name)
+        self._woken.set()

@@ -1,0 +1,273 @@
+"""One partition as a source of queues: each committed batch is looked at once for all queues that take from it.
+
+A queue that takes everything (*whole*) gets runs of whole batches. One with filters (*picking*) is a subscriber of the
+partition's :class:`~trunkline.live.LiveTail`, which decodes each batch once for all views of the log and knows who
+wants what. Both kinds are *live*: what is committed reaches them in the same call, and those with waiting consumers
+give it out before that call returns.
+
+A queue that begins in the past, or is found again after a restart, is *behind* at first
+(:mod:`trunkline.queues.catching_up`); it changes over in one step at the high watermark, so there is no gap and no
+double.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Any, Final
+
+from trunkline.errors import TrunklineError
+from trunkline.filters import RecordFilter, Syntax
+from trunkline.live import Delivery, LiveSubscriber
+from trunkline.queues.arrivals import PLAIN, Orders, arrivals_of, orders_of, record_bytes
+from trunkline.queues.blocks import StoredBatch
+from trunkline.queues.catching_up import CatchingUp
+from trunkline.records import Header, Record
+
+if TYPE_CHECKING:
+    from trunkline.partition import Partition
+    from trunkline.queues.config import QueueSource
+    from trunkline.queues.context import QueueContext
+    from trunkline.queues.queue import Queue
+
+__all__ = ["Picking", "SourceFeed", "Whole"]
+
+CHECKPOINT_BYTES: Final = 64 * 1024 * 1024
+"""After so many bytes each queue of a source notes how far it has come, which bounds what a restart looks at again."""
+
+
+class Wanted:
+    """A filter and the offset from which it counts."""
+
+    __slots__ = ("filter", "start")
+
+    def __init__(self, filter: RecordFilter, start: int) -> None:
+        self.filter = filter
+        self.start = start
+
+
+class Member:
+    """A queue's place in a feed. ``position`` is None while it is live."""
+
+    __slots__ = ("feed", "position", "queue")
+
+    def __init__(self, feed: SourceFeed, queue: Queue) -> None:
+        self.feed = feed
+        self.queue = queue
+        self.position: int | None = None
+
+    @property
+    def needed_from(self) -> int:
+        """It has not looked at what lies at this offset or past it."""
+        return self.feed.partition.high_watermark if self.position is None else self.position
+
+    def take_batch(self, batch: StoredBatch, from_offset: int) -> None:
+        """Offer it a batch of the past."""
+        raise NotImplementedError
+
+    def wants(self, key: bytes | None, headers: Sequence[Header]) -> bool:
+        """Whether it takes such a record when it is published now."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """It takes no more from here."""
+
+
+class Whole(Member):
+    """A queue that takes everything from ``start`` on."""
+
+    __slots__ = ("start",)
+
+    def __init__(self, feed: SourceFeed, queue: Queue, start: int) -> None:
+        super().__init__(feed, queue)
+        self.start = start
+
+    def wants(self, key: bytes | None, headers: Sequence[Header]) -> bool:
+        return True
+
+    def take_batch(self, batch: StoredBatch, from_offset: int) -> None:
+        source = self.feed.source
+        for arrival in arrivals_of(batch, max(from_offset, self.start)):
+            self.queue.take(source, *arrival)
+
+
+class Picking(Member, LiveSubscriber):
+    """A queue with filters."""
+
+    __slots__ = ("_last", "_wanted")
+
+    def __init__(self, feed: SourceFeed, queue: Queue, wanted: Sequence[Wanted]) -> None:
+        super().__init__(feed, queue)
+        self._wanted = wanted
+        self._last = -1  # offset that it was offered last: filters of two syntaxes may both match
+        patterns: dict[tuple[str, Syntax], list[Wanted]] = {}
+        for one in wanted:
+            patterns.setdefault((one.filter.pattern, one.filter.syntax), []).append(one)
+        live = feed.live()
+        for (pattern, syntax), same in patterns.items():
+            live.subscribe(self, pattern, tuple(same), syntax=syntax)
+
+    def deliver(self, delivery: Delivery, options: list[Any]) -> bool:
+        record = delivery.record
+        if self.position is not None or record.offset <= self._last:
+            return True
+        for same in options:
+            for wanted in same:
+                if wanted.start <= record.offset and wanted.filter.matches_headers(record.headers):
+                    self._last = record.offset
+                    orders = delivery.cache.get("queues")
+                    if orders is None:
+                        orders = delivery.cache["queues"] = orders_of(record.headers) if record.headers else PLAIN
+                    self.feed.picked(self.queue, record, orders)
+                    return True
+        return True
+
+    def take_batch(self, batch: StoredBatch, from_offset: int) -> None:
+        source, queue = self.feed.source, self.queue
+        if batch.header.is_control:
+            return
+        try:
+            records = batch.records(from_offset, batch.header.next_offset)
+        except TrunklineError:
+            return  # as it is live: what cannot be read matches nothing
+        for record in records:
+            if any(
+                wanted.start <= record.offset and wanted.filter.matches(record.key, record.headers)
+                for wanted in self._wanted
+            ):
+                queue.take(source, record.offset, 1, record_bytes(record), orders_of(record.headers))
+
+    def wants(self, key: bytes | None, headers: Sequence[Header]) -> bool:
+        return any(wanted.filter.matches(key, headers) for wanted in self._wanted)
+
+    def close(self) -> None:
+        self.feed.live().remove(self)
+
+
+class SourceFeed:
+    """All queues that take from one partition; a listener of it. Belongs to the broker's thread."""
+
+    def __init__(self, context: QueueContext, partition: Partition) -> None:
+        self.context = context
+        self.partition = partition
+        self.source = context.sources.number_of(partition)
+        self.members: dict[Queue, Member] = {}
+        self._whole: list[Whole] = []
+        self._touched: dict[Queue, None] = {}
+        self._unchecked_bytes = 0
+        self._catching_up = CatchingUp(self)
+        self._has_tail = False
+        partition.add_listener(self)
+
+    def live(self) -> Any:
+        """The partition's live tail. It is asked before this feed, so that a commit's records are all there."""
+        tail = self.context.services.live(self.partition)
+        if not self._has_tail:
+            self._has_tail = True
+            self.partition.remove_listener(self)
+            self.partition.add_listener(self)
+        return tail
+
+    # -- members -----------------------------------------------------------------------------------
+
+    def attach(self, queue: Queue, sources: Iterable[QueueSource], position: int | None) -> None:
+        """Let a queue take from here.
+
+        Args:
+          position: everything below it has been looked at for this queue; None: nothing has.
+        """
+        wanted = [Wanted(source.filter, self._start(source)) for source in sources]
+        first = min(one.start for one in wanted)
+        everything = [one for one in wanted if one.filter.is_everything]
+        member: Member
+        if len(everything) == len(wanted):
+            member = Whole(self, queue, first)
+        else:
+            member = Picking(self, queue, wanted)
+        self.members[queue] = member
+        begin = max(first if position is None else position, self.partition.log_start_offset)
+        if begin < self.partition.high_watermark:
+            member.position = begin
+            self._catching_up.add(member)
+        elif isinstance(member, Whole):
+            self._whole.append(member)
+
+    def _start(self, source: QueueSource) -> int:
+        if isinstance(source.start, dict) and source.topic_id == self.partition.topic.id:
+            return source.start.get(self.partition.index, 0)
+        return 0
+
+    def detach(self, queue: Queue) -> None:
+        """It takes nothing more from here."""
+        member = self.members.pop(queue, None)
+        if member is not None:
+            member.close()
+            self._catching_up.remove(member)
+            if isinstance(member, Whole) and member in self._whole:
+                self._whole.remove(member)
+        self.partition.readers.pop(queue.reader_name, None)
+
+    def caught_up(self, member: Member) -> None:
+        """It has been offered everything below the high watermark: it is live from now on."""
+        member.position = None
+        if isinstance(member, Whole):
+            self._whole.append(member)
+
+    @property
+    def distance(self) -> int:
+        """How far the one that is farthest behind has to go, in offsets."""
+        high_watermark = self.partition.high_watermark
+        return max((high_watermark - member.needed_from for member in self.members.values()), default=0)
+
+    def is_wanted(self, key: bytes | None, headers: Iterable[Header]) -> bool:
+        """Whether any queue takes such a record."""
+        found = tuple(headers)
+        return any(member.wants(key, found) for member in self.members.values())
+
+    async def wait_caught_up(self) -> None:
+        """Wait until nobody is behind."""
+        await self._catching_up.wait()
+
+    # -- live --------------------------------------------------------------------------------------
+
+    def records_committed(self, partition: Partition, base_offset: int, next_offset: int, batches: list[bytes]) -> None:
+        if self._whole:
+            self._take_whole(batches)
+        if self._touched:
+            touched, self._touched = self._touched, {}
+            for queue in touched:
+                queue.serve()
+            self.context.cache.forget_singles()
+        self._unchecked_bytes += sum(map(len, batches))
+        if self._unchecked_bytes > CHECKPOINT_BYTES:
+            self._unchecked_bytes = 0
+            for queue in self.members:
+                queue.changed()
+
+    def _take_whole(self, batches: list[bytes]) -> None:
+        cache, source, whole = self.context.cache, self.source, self._whole
+        is_awaited = any(member.queue.has_consumers for member in whole)
+        for data in batches:
+            batch = StoredBatch(data)
+            if is_awaited:
+                cache.add(source, batch)
+            for arrival in arrivals_of(batch):
+                for member in whole:
+                    if arrival.offset >= member.start:
+                        member.queue.take(source, *arrival)
+        for member in whole:
+            self._touched[member.queue] = None
+
+    def picked(self, queue: Queue, record: Record, orders: Orders) -> None:
+        """A record that was committed just now is for this queue."""
+        if queue.has_consumers:
+            self.context.cache.add_single(self.source, record)
+        queue.take(self.source, record.offset, 1, record_bytes(record), orders)
+        self._touched[queue] = None
+
+    def partition_closed(self, partition: Partition, error: TrunklineError | None) -> None:
+        self._catching_up.stop()
+
+    def close(self) -> None:
+        """No queue takes from here any more."""
+        self.partition.remove_listener(self)
+        self._catching_up.stop()

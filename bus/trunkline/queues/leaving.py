@@ -1,0 +1,285 @@
+"""Records that leave a queue with a copy: dead letters, and what is moved by hand.
+
+The order is: copy, durable, then settled. A crash in between leaves the entry in the queue, so a record may be copied
+twice but is never lost. Meanwhile the entry is leased to the queue itself (:data:`~trunkline.queues.context.ENGINE`).
+If a copy cannot be written the entry stays so, and it is tried again after a pause that doubles up to half a minute.
+
+A dead letter is the record with its key, value and headers, and these headers more (text)::
+
+    trunkline.dead.reason       rejected (or what the consumer gave), expired, delivery-limit, max-length
+    trunkline.dead.queue        the queue it was in
+    trunkline.dead.topic, .partition, .offset    where the record was stored
+    trunkline.dead.sequence     its place in the queue
+    trunkline.dead.deliveries   how often it had been delivered before
+    trunkline.dead.time         ms since the epoch
+
+Those of an earlier death, and what was asked of the queue (when to deliver, when to expire), are left out.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence, Set
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from trunkline.errors import BrokerClosing, RecordTooLarge, TrunklineError
+from trunkline.queues.arrivals import DELIVER_AT, EXPIRES_AT, SPILLED
+from trunkline.queues.blocks import Block
+from trunkline.queues.context import ENGINE
+from trunkline.queues.gathering import gather, gather_waiting
+from trunkline.queues.index import Lease
+from trunkline.records import Header, Record, encode_headers
+
+if TYPE_CHECKING:
+    from trunkline.queues.queue import Queue
+    from trunkline.topic import Topic
+
+__all__ = ["Copying", "Leaving", "dead_headers"]
+
+logger = logging.getLogger("trunkline.queues")
+
+COPIED_RECORDS: Final = 1000
+"""Copied at a time."""
+
+_PAUSE_S: Final = 1.0
+_LONGEST_PAUSE_S: Final = 30.0
+_DEAD: Final = "trunkline.dead."
+
+
+def dead_headers(queue: str, block: Block, record: Record, reason: str, now_ms: int) -> tuple[Header, ...]:
+    """The headers of a dead letter."""
+    kept = [
+        (name, value)
+        for name, value in record.headers
+        if not name.startswith(_DEAD) and name not in (DELIVER_AT, EXPIRES_AT, SPILLED)
+    ]
+    about = {
+        "reason": reason,
+        "queue": queue,
+        "topic": block.partition.topic.name,
+        "partition": block.partition.index,
+        "offset": record.offset,
+        "sequence": block.sequence + record.offset - block.offset,
+        "deliveries": block.deliveries,
+        "time": now_ms,
+    }
+    return (*kept, *((_DEAD + name, str(value).encode()) for name, value in about.items()))
+
+
+class Copying:
+    """Counts copies that are on their way, with what they settle. An AppendReceiver."""
+
+    __slots__ = ("_done", "_left", "copied", "error")
+
+    def __init__(self) -> None:
+        self._left = 0
+        self._done = trio.Event()
+        self.copied: list[tuple[object, int]] = []
+        self.error: TrunklineError | None = None
+
+    def expect(self) -> None:
+        self._left += 1
+
+    def append_done(self, token: object, offset: int) -> None:
+        self.copied.append((token, offset))
+        self._answered()
+
+    def append_failed(self, token: object, error: TrunklineError) -> None:
+        self.error = error
+        self._answered()
+
+    def _answered(self) -> None:
+        self._left -= 1
+        if not self._left:
+            self._done.set()
+
+    async def wait(self) -> None:
+        """Wait for all answers."""
+        if self._left:
+            await self._done.wait()
+        else:
+            await trio.lowlevel.checkpoint()
+
+
+class Leaving:
+    """The entries of one queue that are on their way out.
+
+    Attributes:
+      count: of entries.
+    """
+
+    __slots__ = ("_is_running", "_queue", "_waiting", "count")
+
+    def __init__(self, queue: Queue) -> None:
+        self._queue = queue
+        self._waiting: list[tuple[Lease, str]] = []
+        self._is_running = False
+        self.count = 0
+
+    def add(self, leases: Sequence[Lease], reason: str) -> None:
+        """Dead-letter these, which the engine holds; drop them if the queue has no dead-letter topic."""
+        self.count += sum(lease.count for lease in leases)
+        if not self._queue.config.dead_letters_of(self._queue.name):
+            self._finish([(lease.sequence, lease.sequence + lease.count) for lease in leases], reason)
+            return
+        self._waiting += [(lease, reason) for lease in leases]
+        if not self._is_running:
+            self._is_running = True
+            self._queue.context.services.spawn(self._run)
+
+    def _finish(self, ranges: Sequence[tuple[int, int]], reason: str) -> None:
+        queue = self._queue
+        done = queue.state.settle(ranges, ENGINE)
+        self.count -= done
+        queue.dead_lettered += done
+        if reason == "expired":
+            queue.expired += done
+        elif reason == "max-length":
+            queue.dropped += done
+        elif reason == "delivery-limit":
+            queue.over_limit += done
+        else:
+            queue.rejected += done
+        queue.changed()
+
+    async def _run(self) -> None:
+        pause_s = _PAUSE_S
+        try:
+            while self._waiting and not self._queue.is_deleted:
+                try:
+                    await self._copy_some()
+                    pause_s = _PAUSE_S
+                except BrokerClosing:
+                    return
+                except (OSError, TrunklineError) as error:
+                    if self._queue.context.is_closing:
+                        return
+                    logger.error(
+                        "queue %s: dead letters cannot be written, trying again in %.0f s: %s",
+                        self._queue.name, pause_s, error,
+                    )  # fmt: skip
+                    await trio.sleep(pause_s)
+                    pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
+        finally:
+            self._is_running = False
+
+    async def _copy_some(self) -> None:
+        """Copy the first that wait; those that could not be copied wait again."""
+        queue = self._queue
+        name = queue.config.dead_letters_of(queue.name)
+        taken, total = 0, 0
+        while taken < len(self._waiting) and total < COPIED_RECORDS:
+            total += self._waiting[taken][0].count
+            taken += 1
+        batch, self._waiting = self._waiting[:taken], self._waiting[taken:]
+        copying = Copying()
+        try:
+            if not name:  # it was taken away meanwhile
+                for lease, reason in batch:
+                    self._finish([(lease.sequence, lease.sequence + lease.count)], reason)
+                return
+            topic = await queue.context.services.ensure_topic(name)
+            for lease, reason in batch:
+                await self._stage(lease, reason, topic, copying)
+            await copying.wait()
+        finally:
+            self._settle({token for token, _ in copying.copied}, batch)
+        if copying.error is not None:
+            raise copying.error
+
+    def _settle(self, settled: Set[object], batch: list[tuple[Lease, str]]) -> None:
+        by_reason: dict[str, list[tuple[int, int]]] = {}
+        for lease, reason in batch:
+            first = lease.sequence
+            while first < lease.sequence + lease.count:
+                is_done = first in settled
+                end = first + 1
+                while end < lease.sequence + lease.count and (end in settled) == is_done:
+                    end += 1
+                if is_done:
+                    by_reason.setdefault(reason, []).append((first, end))
+                first = end
+        for reason, ranges in by_reason.items():
+            self._finish(ranges, reason)
+        held = self._queue.state.transfer(
+            [(lease.sequence, lease.sequence + lease.count) for lease, _ in batch], ENGINE, ENGINE
+        )
+        if held:
+            reasons = {lease.sequence: reason for lease, reason in batch}
+            self._waiting = [(one, _reason_of(one, batch, reasons)) for one in held] + self._waiting
+
+    async def _stage(self, lease: Lease, reason: str, topic: Topic, copying: Copying) -> None:
+        """Stage copies of what ``lease`` stands for; what is gone is settled."""
+        queue = self._queue
+        pieces = await gather_waiting(gather([lease], queue.context.cache, queue.context.sources))
+        now = queue.context.now_ms()
+        for sequence, count, block in pieces:
+            if block is None:
+                self.count -= queue.settle_gone([(sequence, sequence + count)])
+                continue
+            try:
+                records = block.records()
+            except TrunklineError as error:
+                logger.error("queue %s: %r cannot be read and is dropped: %s", queue.name, block, error)
+                self.count -= queue.settle_gone([(sequence, sequence + count)])
+                continue
+            for record in records:
+                place = sequence + record.offset - block.offset
+                headers = dead_headers(queue.name, block, record, reason, now)
+                self._stage_one(topic, record, headers, copying, place)
+                if len(copying.copied) % 100 == 99:
+                    await trio.lowlevel.checkpoint()
+
+    def _stage_one(
+        self, topic: Topic, record: Record, headers: Sequence[Header], copying: Copying, token: object
+    ) -> None:
+        partition = topic.partition_for(record.key)
+        block = encode_headers(headers)
+        copying.expect()
+        try:
+            partition.stage_record(record.timestamp, record.key, record.value, block, copying, token)
+        except RecordTooLarge as error:
+            logger.error("queue %s: a record has no room for the headers of a dead letter: %s", self._queue.name, error)
+            copying.append_done(token, -1)
+        except TrunklineError as error:
+            copying.append_failed(token, error)
+
+    async def move(self, leases: Sequence[Lease], topic: Topic) -> int:
+        """Copy these, which the engine holds, to another topic, without more headers; how many. Raises what stopped it.
+
+        Those that were not copied go back to their places. Cancellation: so too.
+        """
+        queue = self._queue
+        self.count += sum(lease.count for lease in leases)
+        copying = Copying()
+        moved = 0
+        try:
+            pieces = await gather_waiting(gather(leases, queue.context.cache, queue.context.sources))
+            for sequence, count, block in pieces:
+                if block is None:
+                    self.count -= queue.settle_gone([(sequence, sequence + count)])
+                    continue
+                for record in block.records():
+                    headers = [header for header in record.headers if header[0] != SPILLED]
+                    self._stage_one(topic, record, headers, copying, sequence + record.offset - block.offset)
+            await copying.wait()
+            if copying.error is not None:
+                raise copying.error
+        finally:
+            done = [(token, token + 1) for token, _ in copying.copied if isinstance(token, int)]
+            moved = queue.state.settle(done, ENGINE)
+            back = [(lease.sequence, lease.sequence + lease.count) for lease in leases]
+            self.count -= moved + queue.state.release(back, ENGINE, count=False)
+            queue.changed()
+        return moved
+
+
+def _reason_of(one: Lease, batch: Sequence[tuple[Lease, str]], reasons: dict[int, str]) -> str:
+    found = reasons.get(one.sequence)
+    if found is not None:
+        return found
+    return next(
+        (reason for lease, reason in batch if lease.sequence <= one.sequence < lease.sequence + lease.count), "rejected"
+    )

@@ -1,0 +1,87 @@
+"""Numbers for partitions, so that an entry of a queue says in a few bits where its record is stored.
+
+Stored in ``__queues`` under ``t`` and the number (u32, big-endian) as JSON: ``{"topic", "topic_id", "partition"}``. A
+number is never given to another partition; a topic that is deleted and made again gets new ones. The record is written
+before anything that uses the number, into the same log, so it cannot be missing.
+"""
+
+from __future__ import annotations
+
+from struct import Struct
+from typing import TYPE_CHECKING, Final
+
+import msgspec
+
+if TYPE_CHECKING:
+    from trunkline.catalog import TopicCatalog
+    from trunkline.partition import Partition
+    from trunkline.state_topic import StateTopic
+
+__all__ = ["SOURCE_KIND", "SourceTable"]
+
+SOURCE_KIND: Final = b"t"
+_KEY: Final = Struct(">cI")
+
+
+class _Source(msgspec.Struct, frozen=True):
+    topic: str
+    topic_id: str
+    partition: int
+
+
+class SourceTable:
+    """The numbers of all partitions that queues take from. Belongs to the broker's thread."""
+
+    __slots__ = ("_catalog", "_known", "_next", "_numbers", "_topic")
+
+    def __init__(self, topic: StateTopic, catalog: TopicCatalog) -> None:
+        self._topic = topic
+        self._catalog = catalog
+        self._known: dict[int, _Source] = {}
+        self._numbers: dict[tuple[str, int], int] = {}
+        self._next = 0
+
+    def replayed(self, key: bytes, value: bytes | None) -> None:
+        """A stored number."""
+        _, number = _KEY.unpack(key)
+        self._next = max(self._next, number + 1)
+        if value is not None:
+            source = msgspec.json.decode(value, type=_Source)
+            self._known[number] = source
+            self._numbers[source.topic_id, source.partition] = number
+        elif (gone := self._known.pop(number, None)) is not None:
+            self._numbers.pop((gone.topic_id, gone.partition), None)
+
+    def number_of(self, partition: Partition) -> int:
+        """The number of a partition; it gets one now if it has none."""
+        identity = partition.topic.id, partition.index
+        number = self._numbers.get(identity)
+        if number is None:
+            number = self._numbers[identity] = self._next
+            self._next += 1
+            source = self._known[number] = _Source(partition.topic.name, *identity)
+            self._topic.write(_KEY.pack(SOURCE_KIND, number), msgspec.json.encode(source))
+        return number
+
+    def find(self, partition: Partition) -> int | None:
+        """The number of a partition, if it has one."""
+        return self._numbers.get((partition.topic.id, partition.index))
+
+    def partition(self, number: int) -> Partition | None:
+        """The partition of this number; None: it is not there any more."""
+        source = self._known.get(number)
+        topic = None if source is None else self._catalog.topics.get(source.topic)
+        if source is None or topic is None or topic.id != source.topic_id:
+            return None
+        return topic.partitions[source.partition] if source.partition < len(topic.partitions) else None
+
+    def gone(self) -> list[int]:
+        """The numbers whose partitions are not there any more."""
+        return [number for number in self._known if self.partition(number) is None]
+
+    def forget(self, number: int) -> None:
+        """Nothing refers to this number any more."""
+        source = self._known.pop(number, None)
+        if source is not None:
+            self._numbers.pop((source.topic_id, source.partition), None)
+            self._topic.write(_KEY.pack(SOURCE_KIND, number), None)
