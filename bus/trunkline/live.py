@@ -10,6 +10,9 @@ subscriber has been offered everything below the high watermark, a lagging one e
 So a slow subscriber costs a cursor and at most one decoded chunk, never a queue. A filter added while
 behind gets nothing older than itself: each filter has a start offset. A subscriber may also ask to begin in the
 past; then it is behind from the first moment.
+
+Who is far behind and wants little is not shown every record: what its filters want is looked up by key
+(:mod:`trunkline.sparse`).
 """
 
 from __future__ import annotations
@@ -26,6 +29,7 @@ from trunkline.filters import Syntax, key_text, matches
 from trunkline.partition import Partition
 from trunkline.records import Record, decode_all, iter_headers
 from trunkline.rounds import Rounds
+from trunkline.sparse import FAR_BEHIND, Found, is_selective, look_ahead
 from trunkline.subscriptions import Match, SubscriptionIndex
 
 __all__ = ["Delivery", "LiveStatistics", "LiveSubscriber", "LiveTail"]
@@ -78,13 +82,14 @@ _GONE: Final = -1
 class _Member:
     """A subscriber's place in one partition. ``cursor`` is None while it is live, _GONE once it was removed."""
 
-    __slots__ = ("cursor", "filters", "fresh_at", "is_reading", "leftover", "subscriber")
+    __slots__ = ("cursor", "dense_until", "filters", "fresh_at", "is_reading", "leftover", "subscriber")
 
     def __init__(self, subscriber: LiveSubscriber, fresh_at: int) -> None:
         self.subscriber = subscriber
         self.fresh_at = fresh_at  # the high watermark when it came; while it is this, nothing was offered live
         self.filters: dict[tuple[str, Syntax], tuple[Any, int]] = {}  # -> options, start offset
         self.cursor: int | None = None
+        self.dense_until = 0  # below this offset it is not worth looking for what it wants
         self.leftover: list[Record] = []  # decoded, not offered yet; last first
         self.is_reading = False  # it is being served from the log, or will be in the next round
 
@@ -186,6 +191,18 @@ class LiveTail:
             member.is_reading = True
             self._rounds.call_soon(lambda: self._catch_up(member))
 
+    def position(self, subscriber: LiveSubscriber) -> int | None:
+        """The first offset that was not offered to it; None if it has no filters here. Not to be asked in ``deliver``:
+
+        by then the high watermark has passed the records that will be offered next.
+        """
+        member = self._members.get(subscriber)
+        if member is None:
+            return None
+        if member.leftover:
+            return member.leftover[-1].offset
+        return self.partition.high_watermark if member.cursor is None else member.cursor
+
     # -- live --------------------------------------------------------------------------------------
 
     def records_committed(self, partition: Partition, base_offset: int, next_offset: int, batches: list[bytes]) -> None:
@@ -254,6 +271,9 @@ class LiveTail:
             member.cursor = None  # live again: it has been offered all there is
             member.is_reading = False
             return
+        if self._should_look_ahead(member):
+            self._spawn(self._look_ahead, member)
+            return
         try:
             batches = self.partition.read_nowait(member.cursor, CATCH_UP_BYTES)
         except OffsetOutOfRange:
@@ -280,6 +300,34 @@ class LiveTail:
             self._rounds.call_soon(lambda: self._give_up(member, failure))
             return
         self._rounds.call_soon(lambda: self._take_chunk(member, batches))
+
+    def _should_look_ahead(self, member: _Member) -> bool:
+        assert member.cursor is not None
+        left = self.partition.high_watermark - member.cursor
+        return left > FAR_BEHIND and member.cursor >= member.dense_until and is_selective(member.filters)
+
+    async def _look_ahead(self, member: _Member) -> None:
+        """It is far behind: find what it wants by keys, go on in a round."""
+        assert member.cursor is not None
+        try:
+            found = await look_ahead(self.partition, member.cursor, [*member.filters], CATCH_UP_BYTES)
+        except OffsetOutOfRange:
+            self._rounds.call_soon(lambda: self._skip_to_start(member))
+            return
+        except (OSError, TrunklineError) as error:
+            failure = error
+            self._rounds.call_soon(lambda: self._give_up(member, failure))
+            return
+        self._rounds.call_soon(lambda: self._take_found(member, found))
+
+    def _take_found(self, member: _Member, found: Found) -> None:
+        if not member.filters:
+            return
+        member.leftover = found.records[::-1]
+        member.cursor = found.next_offset
+        if found.is_dense:
+            member.dense_until = found.next_offset + FAR_BEHIND
+        self._catch_up(member)
 
     def _give_up(self, member: _Member, error: Exception) -> None:
         """The log cannot be read there: end this subscriber's part rather than leave a gap."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol, cast
 
 import trio
@@ -118,6 +119,15 @@ class ReadablePartition(ABC):
         self._check_offset(self.high_watermark)
         found = await trio.to_thread.run_sync(self.log.find_timestamp, timestamp, self.high_watermark)
         return None if found is None else found.offset
+
+    async def find_keys(self, offset: int, wants: Callable[[bytes], bool], max_offsets: int) -> tuple[list[int], int]:
+        """Offsets of records with a wanted key below the high watermark, and how far it looked; see ``Log.find_keys``.
+
+        Raises as ``read_nowait``. Cancellation: waits for the store.
+        """
+        if not self._check_offset(offset):
+            return [], offset
+        return await trio.to_thread.run_sync(self.log.find_keys, offset, self.high_watermark, wants, max_offsets)
 
     async def wait_past(self, offset: int) -> bool:
         """Wait until the high watermark is above ``offset``; False if the partition is closed instead."""

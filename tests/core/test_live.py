@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trunkline.errors import BrokerClosing, CorruptLog, LocalProtocolError, LogStopped, TrunklineError
-from trunkline.filters import matches
+from trunkline.filters import key_text, matches
 from trunkline.live import Delivery, LiveSubscriber, LiveTail
 from trunkline.partition import Partition
 from trunkline.records import encode
@@ -458,3 +458,82 @@ def test_a_subscriber_that_fails_at_a_gap_goes_on_behind_it(live: LiveBench, cap
     live.settle()
     assert subscriber.got == [1]
     assert "failed when it was told of a gap" in caplog.text
+
+
+class TestFarBehind:
+    """Who is far behind and wants little: what it wants is looked up by key."""
+
+    @pytest.fixture(autouse=True)
+    def _near(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("trunkline.live.FAR_BEHIND", 10)
+
+    def test_it_is_given_what_it_wants_and_reads_little_else(self, live: LiveBench, store: ScriptedStore) -> None:
+        for number in range(300):
+            live.publish(b"rare/1" if number in (3, 150, 299) else b"common/%d" % (number % 7))
+        subscriber = Subscriber()
+
+        live.tail.subscribe(subscriber, "rare/+", None, start=0)
+        live.settle()
+
+        assert subscriber.got == [3, 150, 299]
+        assert store.count("find_keys") == 1
+        assert store.count("read_nowait") == 3
+        live.publish(b"rare/2")
+        assert subscriber.got[-1] == 300, "it is live"
+
+    @pytest.mark.parametrize("pattern", ["common/+", "+/#"])
+    def test_where_much_is_wanted_the_log_is_read(self, live: LiveBench, store: ScriptedStore, pattern: str) -> None:
+        for number in range(100):
+            live.publish(b"common/%d" % (number % 7))
+        subscriber = Subscriber()
+
+        live.tail.subscribe(subscriber, pattern, None, start=0)
+        live.settle()
+
+        assert subscriber.got == [*range(100)]
+        assert store.count("find_keys") <= 8
+
+    @pytest.mark.parametrize(("pattern", "syntax"), [("#", "mqtt"), ("#", "amqp"), ("#.#", "amqp"), ("", "amqp")])
+    def test_a_filter_for_everything_looks_for_nothing(
+        self, live: LiveBench, store: ScriptedStore, pattern: str, syntax: Any
+    ) -> None:
+        for number in range(30):
+            live.publish(b"" if number % 2 else None)
+        subscriber = Subscriber()
+
+        live.tail.subscribe(subscriber, pattern, None, start=0, syntax=syntax)
+        live.settle()
+
+        assert subscriber.got == [n for n in range(30) if syntax == "amqp" or n % 2]
+        assert store.count("find_keys") == 0
+
+    @given(st.data())
+    @settings(max_examples=40, deadline=None)
+    def test_it_gets_what_a_plain_reader_would(
+        self, make_bench_on: Callable[[ScriptedStore], PartitionBench], data: st.DataObject
+    ) -> None:
+        store = ScriptedStore(reads_wait=data.draw(st.booleans()))
+        live = LiveBench(make_bench_on(store))
+        patterns = ["a", "a/+", "+/b", "b/#", "+"]
+        keys = [None, b"a", b"a/b", b"b", b"b/c/d", b"$x", b"\xff"]
+        live.publish(*data.draw(st.lists(st.sampled_from(keys), min_size=20, max_size=80)))
+        subscriber, wanted = Subscriber(window=data.draw(st.integers(1, 9))), []
+        chosen = data.draw(st.lists(st.sampled_from(patterns), min_size=1, unique=True))
+        start = data.draw(st.integers(0, 10))
+        for pattern in chosen:
+            live.tail.subscribe(subscriber, pattern, pattern, start=start)
+        steps = st.tuples(st.lists(st.sampled_from(keys), max_size=15), st.integers(1, 30))
+        for published, window in data.draw(st.lists(steps, max_size=8)):
+            live.settle()
+            live.publish(*published)
+            if not subscriber.window:
+                live.resume(subscriber, window)
+        live.resume(subscriber)
+        live.settle()
+
+        for record in live.bench.stored:
+            text = key_text(record.key, "mqtt")
+            if record.offset >= start and text is not None and any(matches(pattern, text) for pattern in chosen):
+                wanted.append(record.offset)
+        assert subscriber.got == wanted
+        assert live.tail.position(subscriber) == live.bench.partition.high_watermark

@@ -1,0 +1,99 @@
+"""Catching up through the key index: finding the few records that a subscriber's filters want, far behind.
+
+Reading on is right where many records match. Where few do, it decodes a million records to offer three. So a look-up
+says how dense its finds were, and after a dense one the log is read plainly for a while.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Final
+
+import msgspec
+
+from trunkline.errors import TrunklineError
+from trunkline.filters import Syntax, key_text, matches
+from trunkline.partition import Partition
+from trunkline.records import Record, decode_all
+from trunkline.subscriptions import SubscriptionIndex
+
+__all__ = ["FAR_BEHIND", "Found", "is_selective", "look_ahead", "wanted_keys"]
+
+FAR_BEHIND: Final = 20_000
+"""Offsets: some megabytes of records of a usual size, or 30 ms of decoding."""
+
+_MOST_FINDS: Final = 256
+_DENSE: Final = 16
+"""Finds are dense if more than one record in so many is wanted: then a batch read for one has others too."""
+
+
+class Found(msgspec.Struct, frozen=True):
+    """The wanted records between where the search began and ``next_offset``, in order."""
+
+    records: list[Record]
+    next_offset: int
+    is_dense: bool
+
+
+def is_selective(filters: Iterable[tuple[str, Syntax]]) -> bool:
+    """Whether it can pay to look for what the filters want: none takes every key, or records that have none."""
+    return not any(pattern == "#" or (syntax == "amqp" and matches(pattern, "", syntax)) for pattern, syntax in filters)
+
+
+def wanted_keys(filters: Iterable[tuple[str, Syntax]]) -> Callable[[bytes], bool]:
+    """What ``find_keys`` asks; it works on copies, as it is called in another thread."""
+    by_syntax: dict[Syntax, list[str]] = {}
+    for pattern, syntax in filters:
+        by_syntax.setdefault(syntax, []).append(pattern)
+    tests = [(syntax, _test(patterns, syntax)) for syntax, patterns in by_syntax.items()]
+
+    def wants(key: bytes) -> bool:
+        for syntax, test in tests:
+            text = key_text(key, syntax)
+            if text is not None and test(text):
+                return True
+        return False
+
+    return wants
+
+
+def _test(patterns: list[str], syntax: Syntax) -> Callable[[str], bool]:
+    if len(patterns) <= 4:
+        return lambda text: any(matches(pattern, text, syntax) for pattern in patterns)
+    index: SubscriptionIndex[str, None] = SubscriptionIndex(syntax)
+    for pattern in patterns:
+        index.add(pattern, "", None)
+    return lambda text: bool(index.match(text))
+
+
+async def look_ahead(partition: Partition, offset: int, filters: Iterable[tuple[str, Syntax]], max_bytes: int) -> Found:
+    """Find what the filters want from ``offset`` on, in a worker, and read it.
+
+    Args:
+      max_bytes: of batches; those after it are left for the next call.
+
+    Raises what :meth:`trunkline.partition.Partition.read` raises.
+    """
+    places, following = await partition.find_keys(offset, wanted_keys(filters), _MOST_FINDS)
+    is_dense = len(places) * _DENSE > following - offset
+    wanted = set(places)
+    records: list[Record] = []
+    read_to = offset
+    for place in places:
+        if place < read_to:
+            continue
+        if max_bytes <= 0:
+            return Found(records, place, is_dense)
+        batch = await partition.read(place, 1)
+        max_bytes -= len(batch)
+        found = _decoded(batch, place)
+        records += [record for record in found if record.offset in wanted]
+        read_to = found[-1].offset + 1 if found else place + 1
+    return Found(records, following, is_dense)
+
+
+def _decoded(batch: bytes, offset: int) -> list[Record]:
+    try:
+        return decode_all(batch, from_offset=offset)
+    except TrunklineError:  # damaged since its keys were read, or too large: plain reading would pass over it too
+        return []
