@@ -1,5 +1,6 @@
 """Consumer groups: members that share the partitions of topics, and the offsets they have committed."""
 
+from trunkline.groups.classic_messages import JoinedMember, JoinReply, JoinRequest, SyncReply, SyncRequest
 from trunkline.groups.coordinator import GroupCoordinator
 from trunkline.groups.description import (
     GroupDescription,
@@ -18,10 +19,15 @@ __all__ = [
     "GroupDescription",
     "GroupKind",
     "GroupSummary",
+    "JoinReply",
+    "JoinRequest",
     "JoinedGroup",
+    "JoinedMember",
     "MemberDescription",
     "MemberListener",
     "OffsetAndMetadata",
     "OffsetDescription",
     "RebalanceReport",
+    "SyncReply",
+    "SyncRequest",
 ]
