@@ -17,6 +17,7 @@ COMMANDS: Final = {
     "publish": "trunkline.cli.publish:publish",
     "tail": "trunkline.cli.tail:tail",
     "group": "trunkline.cli.group:group",
+    "queue": "trunkline.cli.queue:queue",
     "store": "trunkline.cli.store:store",
     "plugin": "trunkline.cli.plugin:plugin",
     "doctor": "trunkline.cli.doctor:doctor",
