@@ -46,6 +46,7 @@ from trunkline_native.frames import (
     Welcome,
 )
 from trunkline_native.groups import GROUP_FRAMES, Groups
+from trunkline_native.queues import QUEUE_FRAMES, Queues
 from trunkline_native.settings import NativeSettings
 from trunkline_native.streams import Streams
 from trunkline_native.views import Handler, View
@@ -65,6 +66,7 @@ SERVER_NAME: Final = "trunkline"
 
 VIEWS: Final[Mapping[type[Header], Callable[[NativeConnection], View]]] = {
     **dict.fromkeys(GROUP_FRAMES, Groups),
+    **dict.fromkeys(QUEUE_FRAMES, Queues),
 }
 """What is made when such a frame arrives for the first time."""
 

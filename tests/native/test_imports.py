@@ -42,9 +42,12 @@ def test_importing_the_plugin_imports_neither_door_nor_client() -> None:
         ("bridge", {"frames"}),
         ("streams", {"bridge", "codec", "frames"}),
         ("control", {"bridge", "codec", "frames", "connection"}),  # the connection for its type only
+        ("queue_bridge", {"bridge", "queue_frames"}),
+        ("queue_control", {"codec", "connection", "frames", "header", "queue_bridge", "queue_frames"}),
         ("views", {"header"}),
+        ("queues", {"bridge", "codec", "connection", "header", "queue_control", "queue_frames", "views"}),
         ("groups", {"bridge", "codec", "connection", "frames", "group_frames", "header", "views"}),
-        ("connection", {"bridge", "codec", "control", "frames", "groups", "settings", "streams", "views"}),
+        ("connection", {"bridge", "codec", "control", "frames", "groups", "queues", "settings", "streams", "views"}),
     ],
 )
 def test_imports_point_inward(module: str, allowed: set[str]) -> None:
@@ -54,7 +57,9 @@ def test_imports_point_inward(module: str, allowed: set[str]) -> None:
     assert inner - {""} <= allowed
 
 
-@pytest.mark.parametrize("module", ["frames", "group_frames", "codec", "client/lanes"])
+@pytest.mark.parametrize(
+    "module", ["frames", "group_frames", "queue_frames", "codec", "client/lanes", "client/verdicts"]
+)
 def test_what_decides_does_no_io(module: str) -> None:
     tree = ast.parse((PACKAGE / f"{module}.py").read_text())
     names = {alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names}
