@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "batches_end",
+    "check_position",
     "encode_topics",
     "failure_fields",
     "find_position",
@@ -88,6 +89,13 @@ def encode_topics(topics: Iterable[TopicState]) -> bytes:
     return cbor2.dumps(msgspec.to_builtins(list(topics)))
 
 
+def check_position(where: str, position: int | str | dict[str, int]) -> None:
+    """Raises InvalidSetting for what is no position; ``where``: of which it is said."""
+    is_time = isinstance(position, dict) and position.keys() == {"timestamp"}
+    if not (is_time or isinstance(position, int) or position in ("earliest", "latest")):
+        raise _not_a_position(where, position)
+
+
 def position_now(partition: Partition, position: int | str) -> int:
     """The offset that an offset, ``earliest`` or ``latest`` means; it is not checked to be in range."""
     if isinstance(position, int):
@@ -96,7 +104,7 @@ def position_now(partition: Partition, position: int | str) -> int:
         return partition.log_start_offset
     if position == "latest":
         return partition.high_watermark
-    raise _not_a_position(partition, position)
+    raise _not_a_position(partition.name, position)
 
 
 async def find_position(partition: Partition, position: int | str | dict[str, int]) -> int | None:
@@ -104,12 +112,12 @@ async def find_position(partition: Partition, position: int | str | dict[str, in
     if not isinstance(position, dict):
         return position_now(partition, position)
     if "timestamp" not in position:
-        raise _not_a_position(partition, position)
+        raise _not_a_position(partition.name, position)
     return await partition.find_timestamp(position["timestamp"])
 
 
-def _not_a_position(partition: Partition, position: object) -> InvalidSetting:
+def _not_a_position(where: str, position: object) -> InvalidSetting:
     return InvalidSetting(
-        f"{partition.name}: {str(position)[:100]!r} is no position; use an offset, earliest, latest or a timestamp",
+        f"{where}: {str(position)[:100]!r} is no position; use an offset, earliest, latest or a timestamp",
         setting="position",
     )

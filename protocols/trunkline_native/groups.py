@@ -16,7 +16,7 @@ import msgspec
 from trunkline.errors import InvalidSetting, Overloaded, RemoteProtocolError, TrunklineError, UnknownMember
 from trunkline.groups import Assignment, MemberListener, OffsetAndMetadata
 from trunkline.log import TopicPartition
-from trunkline_native.bridge import failure_fields
+from trunkline_native.bridge import check_position, failure_fields
 from trunkline_native.codec import decode_cbor, encode
 from trunkline_native.frames import Done
 from trunkline_native.group_frames import (
@@ -282,8 +282,13 @@ class Groups(View):
         self.write(GroupsListed(request.id), found)
 
     async def _reset(self, request: ResetGroup) -> None:
+        check_position(request.topic, request.position)
         changes = await self._coordinator.reset(
-            request.group, request.topic, request.position, partitions=request.partitions, dry_run=request.dry_run
+            request.group,
+            request.topic,
+            cast(Any, request.position),  # as checked
+            partitions=request.partitions,
+            dry_run=request.dry_run,
         )
         rows = [(partition.partition, old, new) for partition, (old, new) in sorted(changes.items())]
         self.write(GroupReset(request.id), rows)

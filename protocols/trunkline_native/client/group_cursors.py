@@ -118,4 +118,5 @@ class GroupCursors:
             self._start,
             f", {skipped} offsets later" if skipped else "",
         )
+        holding.committed = None  # it may be above what is there now
         self._read(holding, self._start)

@@ -35,7 +35,7 @@ class Holding:
       cursor: reads it; None: not yet, or no more.
       floor: where reading began; what is below was given to somebody else, or is gone.
       done: see the module; None until reading has begun.
-      committed: what this member knows to be committed.
+      committed: what this member knows to be committed, and to be there.
       cut_at: when it was cut, or None.
     """
 
@@ -150,11 +150,11 @@ class Holdings:
         return self._upto if with_hand else holding.done
 
     def to_commit(self, *, with_hand: bool, only: Iterable[Holding] | None = None) -> dict[TopicPartition, int]:
-        """Positions that are not committed yet."""
+        """Positions that are not committed yet; never back from what is, as when the program has committed the hand."""
         found = {}
         for holding in self if only is None else only:
             offset = self.position(holding, with_hand=with_hand)
-            if offset is not None and offset != holding.committed:
+            if offset is not None and (holding.committed is None or offset > holding.committed):
                 found[holding.name] = offset
         return found
 
