@@ -140,10 +140,10 @@ class GroupReader(AsyncIterator[ConsumerRecord]):
         while chunks:
             chunk = chunks[0]
             held, cursor = self._member.cursors.find(chunk)
+            held.settle_start()
             records = cursor.take(chunk)
             chunks.popleft()
             if records:
-                held.settle_start()
                 self.holdings.give(held, cursor.taken)
                 return records
             held.done = cursor.taken
