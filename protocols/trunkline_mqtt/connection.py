@@ -28,9 +28,9 @@ from trunkline_mqtt.decoder import Decoder
 from trunkline_mqtt.encoder import PINGRESP, encode
 from trunkline_mqtt.fields import malformed
 from trunkline_mqtt.packets import (
+    MQTT_3_1_1,
     Connack,
     Connect,
-    ConnectReturnCode,
     Disconnect,
     Packet,
     Pingreq,
@@ -42,6 +42,7 @@ from trunkline_mqtt.packets import (
     Unsubscribe,
     Will,
 )
+from trunkline_mqtt.reasons import RETURN_CODES, Reason
 from trunkline_mqtt.session import Session
 
 if TYPE_CHECKING:
@@ -92,8 +93,8 @@ class MqttConnection(Connection):
                 if self._transport.is_closing:
                     return
         except RemoteProtocolError as error:
-            return_code = error.details.get("return_code")
-            if return_code is not None:
+            return_code = RETURN_CODES.get(error.details.get("reason_code", 0))
+            if self._session is None and return_code is not None:
                 self._transport.write(encode(Connack(return_code)))
             raise
 
@@ -161,20 +162,28 @@ class MqttConnection(Connection):
     def _handle(self, packet: Packet) -> None:
         if self._session is None:
             if type(packet) is not Connect:
-                raise malformed(type(packet).__name__.upper(), "came before CONNECT", "3.1.0-1")
+                raise malformed(type(packet).__name__.upper(), "came before CONNECT", "3.1", "3.1")
             self._connect(packet)
             return
         if type(packet) is Connect:
-            raise malformed("CONNECT", "came a second time", "3.1.0-2")
+            raise malformed("CONNECT", "came a second time", "3.1", "3.1")
         handler = _HANDLERS.get(type(packet))
         if handler is None:
-            raise malformed(type(packet).__name__.upper(), "is not for a client to send here", "2.2.1")
+            raise malformed(type(packet).__name__.upper(), "is not for a client to send here", "2.2.1", "2.1.2")
         handler(self, self._session, packet)
 
     def _connect(self, packet: Connect) -> None:
+        if packet.protocol_level != MQTT_3_1_1:
+            raise malformed(
+                "CONNECT, protocol level",
+                f"is {packet.protocol_level}; this server speaks 3.1.1, level {MQTT_3_1_1}",
+                "3.1.2.2",
+                "3.1.2.2",
+                Reason.UNSUPPORTED_PROTOCOL_VERSION,
+            )
         client_id = packet.client_id
         if not client_id:
-            if not packet.clean_session:
+            if not packet.clean_start:
                 raise self._refused("is empty with clean session 0")
             client_id = self._server.new_client_id()
         elif len(client_id.encode()) > MAX_CLIENT_ID_BYTES:
@@ -194,7 +203,7 @@ class MqttConnection(Connection):
 
     def _refused(self, problem: str) -> RemoteProtocolError:
         return malformed(
-            "CONNECT, client identifier", problem, "3.1.3.1", return_code=ConnectReturnCode.IDENTIFIER_REJECTED
+            "CONNECT, client identifier", problem, "3.1.3.1", "3.1.3.1", Reason.CLIENT_IDENTIFIER_NOT_VALID
         )
 
     def _idle_timeout_s(self, keep_alive: int) -> float:
@@ -204,7 +213,7 @@ class MqttConnection(Connection):
         return keep_alive * KEEP_ALIVE_FACTOR if keep_alive else math.inf
 
     def _subscribe(self, session: Session, packet: Subscribe) -> None:
-        codes = tuple([session.subscribe(topic_filter, qos) for topic_filter, qos in packet.filters])
+        codes = tuple([session.subscribe(topic_filter, qos) for topic_filter, qos, *_ in packet.filters])
         self._transport.write(encode(Suback(packet.packet_id, codes)))
 
     def _unsubscribe(self, session: Session, packet: Unsubscribe) -> None:

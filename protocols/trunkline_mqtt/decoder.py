@@ -17,23 +17,29 @@ from __future__ import annotations
 
 from typing import Final
 
+from trunkline.errors import RemoteProtocolError
 from trunkline_mqtt.control import check_first_byte, decode_control
-from trunkline_mqtt.fields import TopicNames, malformed
-from trunkline_mqtt.packets import MQTT_3_1_1, Connect, Packet, Puback, Publish
+from trunkline_mqtt.fields import Fields, TopicNames, malformed
+from trunkline_mqtt.greeting import read_connect
+from trunkline_mqtt.packets import MQTT_3_1_1, MQTT_5, Packet, Puback, Publish
+from trunkline_mqtt.properties import NO_PROPERTIES
+from trunkline_mqtt.reasons import Reason
 
 __all__ = ["MAX_REMAINING_LENGTH", "Decoder"]
 
 MAX_REMAINING_LENGTH: Final = 268_435_455
-"""What four bytes can say. MQTT 3.1.1, 2.2.3."""
+"""What four bytes can say. MQTT 3.1.1, 2.2.3; 5.0, 1.5.5."""
 
 MAX_LENGTH_BYTES: Final = 4
 
+_CONNECT: Final = 0x10
 _PUBLISH: Final = 3
 
 
 class Decoder:
     """Packets out of a stream of bytes; for either end of a connection.
 
+    The server's end learns the protocol level from the CONNECT; the client's sets ``protocol_level``.
     After an error it is of no more use: where the next packet would begin is unknown.
 
     Args:
@@ -70,8 +76,8 @@ class Decoder:
         """The next whole packet, or None: more data is needed.
 
         Raises:
-          RemoteProtocolError: what arrived is not MQTT; ``section`` of the standard, and ``return_code``
-            if a CONNACK should say so.
+          RemoteProtocolError: what arrived is not MQTT, for ``section`` of the standard; ``reason_code`` is
+            what MQTT 5.0 calls it.
         """
         data = self._data
         position = self._position
@@ -96,10 +102,14 @@ class Decoder:
                 f"packet type {first >> 4}, remaining length",
                 f"the packet has {end - position} bytes, the limit here is {self.max_packet_bytes}",
                 "2.2.3",
+                "3.2.2.3.6",
+                Reason.PACKET_TOO_LARGE,
             )
         if end > len(data):
             if first >> 4 != _PUBLISH:
-                check_first_byte(first)  # now, not when the rest is there: HTTP on this port never sends it
+                check_first_byte(
+                    first, self.protocol_level
+                )  # now, not when the rest is there: HTTP on this port never sends it
             self._put_aside(end - position)
             return None
         self._position = end
@@ -107,31 +117,72 @@ class Decoder:
         if 0x30 <= first < 0x40:
             # PUBLISH, 3.3. Flags: DUP 8, QoS 6, RETAIN 1. All indexes below are under `end`, or the packet is refused.
             if length < 2:
-                raise malformed("PUBLISH, length of topic name", f"needs 2 bytes, but {length} are left", "2.2.3")
+                raise _cut("length of topic name", f"needs 2 bytes, but {length} are left")
             payload_at = body + 2 + (data[body] << 8) + data[body + 1]
             if payload_at > end:
-                raise malformed("PUBLISH, topic name", "ends after the packet", "2.2.3")
+                raise _cut("topic name")
+            if self.protocol_level == MQTT_5:
+                return self._publish_5(first, body, payload_at, end)
             topic = self._topic_names[data[body + 2 : payload_at]]
             qos = (first & 6) >> 1
             if not qos:
                 if first & 8:
-                    raise malformed("PUBLISH, fixed header", "DUP is set with QoS 0", "3.3.1.1")
+                    raise malformed("PUBLISH, fixed header", "DUP is set with QoS 0", "3.3.1.1", "3.3.1.1")
                 return Publish(topic, data[payload_at:end], 0, first & 1 == 1)
             if qos == 3:
-                raise malformed("PUBLISH, fixed header", "QoS is 3", "3.3.1.2")
+                raise malformed("PUBLISH, fixed header", "QoS is 3", "3.3.1.2", "3.3.1.2")
             payload_at += 2
             if payload_at > end:
-                raise malformed("PUBLISH, packet identifier", "ends after the packet", "2.2.3")
+                raise _cut("packet identifier")
             packet_id = data[payload_at - 2] << 8 | data[payload_at - 1]
             if not packet_id:
-                raise malformed("PUBLISH, packet identifier", "is 0", "2.3.1")
+                raise malformed("PUBLISH, packet identifier", "is 0", "2.3.1", "2.2.1", Reason.PROTOCOL_ERROR)
             return Publish(topic, data[payload_at:end], qos, first & 1 == 1, first & 8 == 8, packet_id)
 
         if first == 0x40 and length == 2 and (packet_id := data[body] << 8 | data[body + 1]):
             return Puback(packet_id)
-        packet = decode_control(first, data, body, end)
-        if type(packet) is Connect:
-            self.protocol_level = packet.protocol_level
+        if first == _CONNECT:
+            return self._connect(body, end)
+        return decode_control(first, data, body, end, self.protocol_level)
+
+    def _publish_5(self, first: int, body: int, position: int, end: int) -> Publish:
+        """A PUBLISH of MQTT 5.0 whose topic name is in ``[body + 2, position)``."""
+        data = self._data
+        topic = self._topic_names[data[body + 2 : position]] if position > body + 2 else ""
+        qos = (first & 6) >> 1
+        packet_id = 0
+        if qos:
+            if qos == 3:
+                raise malformed("PUBLISH, fixed header", "QoS is 3", "3.3.1.2", "3.3.1.2")
+            position += 2
+            if position > end:
+                raise _cut("packet identifier")
+            packet_id = data[position - 2] << 8 | data[position - 1]
+            if not packet_id:
+                raise malformed("PUBLISH, packet identifier", "is 0", "2.3.1", "2.2.1", Reason.PROTOCOL_ERROR)
+        elif first & 8:
+            raise malformed("PUBLISH, fixed header", "DUP is set with QoS 0", "3.3.1.1", "3.3.1.1")
+        if position < end and not data[position]:
+            position += 1
+            properties = NO_PROPERTIES
+        else:
+            fields = Fields("PUBLISH", data, position, end, MQTT_5)
+            properties = fields.properties()
+            position = fields.position
+        if not topic and properties.topic_alias is None:
+            raise malformed(
+                "PUBLISH, topic name", "is empty, without a topic alias", None, "3.3.2.1", Reason.PROTOCOL_ERROR
+            )
+        return Publish(topic, data[position:end], qos, first & 1 == 1, first & 8 == 8, packet_id, properties)
+
+    def _connect(self, body: int, end: int) -> Packet:
+        """CONNECT, which says what level the rest is in; it has said so even if something after that is wrong."""
+        fields = Fields("CONNECT", self._data, body, end, self.protocol_level)
+        try:
+            packet = read_connect(fields)
+            fields.end()
+        finally:
+            self.protocol_level = fields.level
         return packet
 
     def _long_length(self, position: int) -> tuple[int, int]:
@@ -144,10 +195,14 @@ class Decoder:
                 return -1, at + 1
             length |= (data[at] & 0x7F) << 7 * index
             if data[at] < 0x80:
+                if not data[at] and self.protocol_level == MQTT_5:  # before 5.0 nothing forbids it
+                    raise self._bad_length(position, "is written with more bytes than it needs", None)
                 return length, at + 1
-        raise malformed(
-            f"packet type {data[position] >> 4}, remaining length", f"has more than {MAX_LENGTH_BYTES} bytes", "2.2.3"
-        )
+        raise self._bad_length(position, f"has more than {MAX_LENGTH_BYTES} bytes", "2.2.3")
+
+    def _bad_length(self, position: int, problem: str, section_3: str | None) -> RemoteProtocolError:
+        where = f"packet type {self._data[position] >> 4}, remaining length"
+        return malformed(where, problem, section_3, "1.5.5")
 
     def _put_aside(self, size: int) -> None:
         """Keep the unfinished packet until ``size`` bytes of it are there."""
@@ -155,3 +210,7 @@ class Decoder:
         self._needed = size
         self._data = b""
         self._position = 0
+
+
+def _cut(field: str, problem: str = "ends after the packet") -> RemoteProtocolError:
+    return malformed(f"PUBLISH, {field}", problem, "2.2.3", "2.1.4")

@@ -1,22 +1,25 @@
-"""The fourteen MQTT control packets as events. Table 2.1 of MQTT 3.1.1 lists them.
+"""The fifteen MQTT control packets as events, for MQTT 3.1, 3.1.1 and 5.0. Table 2.1 of the standards lists them.
 
+What only MQTT 5.0 can say has a default that stands for "not said", so one class serves all versions.
 What a packet says is checked where its bytes are read or written (:mod:`~trunkline_mqtt.decoder`,
 :mod:`~trunkline_mqtt.encoder`), not here.
 """
 
 from __future__ import annotations
 
-from enum import IntEnum
-from typing import Final
+from typing import Final, NamedTuple
 
 import msgspec
 
+from trunkline_mqtt.properties import NO_PROPERTIES, Properties
+
 __all__ = [
+    "MQTT_3_1",
     "MQTT_3_1_1",
-    "SUBSCRIBE_REFUSED",
+    "MQTT_5",
+    "Auth",
     "Connack",
     "Connect",
-    "ConnectReturnCode",
     "Disconnect",
     "Packet",
     "Pingreq",
@@ -28,27 +31,16 @@ __all__ = [
     "Pubrel",
     "Suback",
     "Subscribe",
+    "Subscription",
     "Unsuback",
     "Unsubscribe",
     "Will",
 ]
 
+MQTT_3_1: Final = 3
 MQTT_3_1_1: Final = 4
-"""The protocol level of MQTT 3.1.1, 3.1.2.2."""
-
-SUBSCRIBE_REFUSED: Final = 0x80
-"""The SUBACK return code for a filter that is not subscribed, 3.9.3."""
-
-
-class ConnectReturnCode(IntEnum):
-    """MQTT 3.1.1, 3.2.2.3."""
-
-    ACCEPTED = 0
-    UNACCEPTABLE_PROTOCOL_VERSION = 1
-    IDENTIFIER_REJECTED = 2
-    SERVER_UNAVAILABLE = 3
-    BAD_USER_NAME_OR_PASSWORD = 4
-    NOT_AUTHORIZED = 5
+MQTT_5: Final = 5
+"""Protocol levels (5.0: protocol versions), 3.1.2.2."""
 
 
 class Packet(msgspec.Struct, frozen=True, gc=False):
@@ -56,35 +48,38 @@ class Packet(msgspec.Struct, frozen=True, gc=False):
 
 
 class Will(msgspec.Struct, frozen=True, gc=False):
-    """What to publish when the connection ends without DISCONNECT. MQTT 3.1.1, 3.1.2.5."""
+    """What to publish when the connection ends without DISCONNECT. MQTT 3.1.1, 3.1.2.5; 5.0, 3.1.3.2."""
 
     topic: str
     payload: bytes
     qos: int = 0
     retain: bool = False
+    properties: Properties = NO_PROPERTIES
 
 
 class Connect(Packet, frozen=True, gc=False):
-    """MQTT 3.1.1, 3.1. ``keep_alive`` in seconds, 0: none."""
+    """3.1. ``keep_alive`` in seconds, 0: none. ``clean_start`` is called clean session before 5.0."""
 
     client_id: str
-    clean_session: bool = True
+    clean_start: bool = True
     keep_alive: int = 0
     will: Will | None = None
     user_name: str | None = None
     password: bytes | None = None
     protocol_level: int = MQTT_3_1_1
+    properties: Properties = NO_PROPERTIES
 
 
 class Connack(Packet, frozen=True, gc=False):
-    """MQTT 3.1.1, 3.2."""
+    """3.2. ``reason_code`` is a return code before 5.0: :data:`~trunkline_mqtt.reasons.RETURN_CODES`."""
 
-    return_code: int = ConnectReturnCode.ACCEPTED
+    reason_code: int = 0
     session_present: bool = False
+    properties: Properties = NO_PROPERTIES
 
 
 class Publish(Packet, frozen=True, gc=False):
-    """MQTT 3.1.1, 3.3. ``packet_id`` is 0 with QoS 0, which has none."""
+    """3.3. ``packet_id`` is 0 with QoS 0, which has none. ``topic`` is empty where a topic alias stands for it."""
 
     topic: str
     payload: bytes
@@ -92,66 +87,100 @@ class Publish(Packet, frozen=True, gc=False):
     retain: bool = False
     dup: bool = False
     packet_id: int = 0
+    properties: Properties = NO_PROPERTIES
 
 
 class Puback(Packet, frozen=True, gc=False):
-    """MQTT 3.1.1, 3.4: the answer to a PUBLISH with QoS 1."""
+    """3.4: the answer to a PUBLISH with QoS 1."""
 
     packet_id: int
+    reason_code: int = 0
+    properties: Properties = NO_PROPERTIES
 
 
 class Pubrec(Packet, frozen=True, gc=False):
-    """MQTT 3.1.1, 3.5: the first answer to a PUBLISH with QoS 2."""
+    """3.5: the first answer to a PUBLISH with QoS 2."""
 
     packet_id: int
+    reason_code: int = 0
+    properties: Properties = NO_PROPERTIES
 
 
 class Pubrel(Packet, frozen=True, gc=False):
-    """MQTT 3.1.1, 3.6: the answer to a PUBREC."""
+    """3.6: the answer to a PUBREC."""
 
     packet_id: int
+    reason_code: int = 0
+    properties: Properties = NO_PROPERTIES
 
 
 class Pubcomp(Packet, frozen=True, gc=False):
-    """MQTT 3.1.1, 3.7: the answer to a PUBREL."""
+    """3.7: the answer to a PUBREL."""
 
     packet_id: int
+    reason_code: int = 0
+    properties: Properties = NO_PROPERTIES
+
+
+class Subscription(NamedTuple):
+    """One line of a SUBSCRIBE; all but the first two are MQTT 5.0's, 3.8.3.1."""
+
+    topic_filter: str
+    qos: int = 0
+    no_local: bool = False
+    retain_as_published: bool = False
+    retain_handling: int = 0
 
 
 class Subscribe(Packet, frozen=True, gc=False):
-    """MQTT 3.1.1, 3.8. ``filters``: topic filter and requested QoS, one or more."""
+    """3.8. ``filters``: one or more; as :class:`Subscription` when read."""
 
     packet_id: int
-    filters: tuple[tuple[str, int], ...]
+    filters: tuple[Subscription, ...]
+    properties: Properties = NO_PROPERTIES
 
 
 class Suback(Packet, frozen=True, gc=False):
-    """MQTT 3.1.1, 3.9. ``return_codes``: for each filter the QoS granted, or SUBSCRIBE_REFUSED."""
+    """3.9. ``reason_codes``: for each filter the QoS granted, or why not; MQTT 3.1.1 only knows 0x80 for that."""
 
     packet_id: int
-    return_codes: tuple[int, ...]
+    reason_codes: tuple[int, ...]
+    properties: Properties = NO_PROPERTIES
 
 
 class Unsubscribe(Packet, frozen=True, gc=False):
-    """MQTT 3.1.1, 3.10."""
+    """3.10."""
 
     packet_id: int
     filters: tuple[str, ...]
+    properties: Properties = NO_PROPERTIES
 
 
 class Unsuback(Packet, frozen=True, gc=False):
-    """MQTT 3.1.1, 3.11."""
+    """3.11. ``reason_codes``: one for each filter; none before MQTT 5.0."""
 
     packet_id: int
+    reason_codes: tuple[int, ...] = ()
+    properties: Properties = NO_PROPERTIES
 
 
 class Pingreq(Packet, frozen=True, gc=False):
-    """MQTT 3.1.1, 3.12."""
+    """3.12."""
 
 
 class Pingresp(Packet, frozen=True, gc=False):
-    """MQTT 3.1.1, 3.13."""
+    """3.13."""
 
 
 class Disconnect(Packet, frozen=True, gc=False):
-    """MQTT 3.1.1, 3.14: a clean end; the will is forgotten."""
+    """3.14: the end. From a client with reason code 0 (before 5.0: any) the will is forgotten."""
+
+    reason_code: int = 0
+    properties: Properties = NO_PROPERTIES
+
+
+class Auth(Packet, frozen=True, gc=False):
+    """MQTT 5.0, 3.15."""
+
+    reason_code: int = 0
+    properties: Properties = NO_PROPERTIES

@@ -20,7 +20,7 @@ from trunkline.filters import MAX_FILTER_LEVELS
 from trunkline.live import Delivery, LiveSubscriber, LiveTail
 from trunkline.partition import Partition
 from trunkline_mqtt.bridge import outgoing
-from trunkline_mqtt.packets import SUBSCRIBE_REFUSED
+from trunkline_mqtt.reasons import Reason
 
 if TYPE_CHECKING:
     from trunkline_mqtt.server import MqttServer
@@ -60,7 +60,7 @@ class Session(LiveSubscriber):
             or topic_filter.count("/") >= MAX_FILTER_LEVELS
             or (len(self.filters) >= self._server.settings.max_subscriptions and topic_filter not in self.filters)
         ):
-            return SUBSCRIBE_REFUSED
+            return Reason.UNSPECIFIED_ERROR
         qos = min(qos, MAX_GRANTED_QOS)
         self.filters[topic_filter] = qos
         for tail in self._server.tails:

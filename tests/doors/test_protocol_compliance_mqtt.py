@@ -8,7 +8,7 @@ from itertools import count
 from trunkline.testing import Peer, ProtocolCompliance
 from trunkline_mqtt.decoder import Decoder
 from trunkline_mqtt.encoder import encode
-from trunkline_mqtt.packets import Connack, Connect, Packet, Puback, Publish, Suback, Subscribe
+from trunkline_mqtt.packets import Connack, Connect, Packet, Puback, Publish, Suback, Subscribe, Subscription
 
 
 class TestMqttDoor(ProtocolCompliance):
@@ -27,7 +27,7 @@ class TestMqttDoor(ProtocolCompliance):
         assert isinstance(receive(peer), Puback)
 
     def subscribe(self, peer: Peer) -> None:
-        peer.send(encode(Subscribe(1, (("#", 0),))))
+        peer.send(encode(Subscribe(1, (Subscription("#", 0),))))
         assert receive(peer) == Suback(1, (0,))
 
     def receive_records(self, peer: Peer) -> Sequence[tuple[bytes | None, bytes | None]]:

@@ -24,6 +24,7 @@ from trunkline_mqtt.packets import (
     Pubrel,
     Suback,
     Subscribe,
+    Subscription,
     Unsuback,
     Unsubscribe,
     Will,
@@ -105,7 +106,7 @@ async def test_an_empty_client_id_is_replaced(serve: Serve, transport: Rememberi
     assert list(server.clients) == ["auto-1"]
 
 
-@pytest.mark.parametrize("packet", [Connect("", clean_session=False), Connect("x" * 1025)])
+@pytest.mark.parametrize("packet", [Connect("", clean_start=False), Connect("x" * 1025)])
 async def test_a_client_id_that_will_not_do_is_answered_and_refused(
     serve: Serve, transport: RememberingTransport, packet: Connect
 ) -> None:
@@ -124,7 +125,9 @@ async def test_another_protocol_level_is_answered_and_refused(serve: Serve, tran
     assert transport.take() == [Connack(1)]
 
 
-@pytest.mark.parametrize("packet", [Publish("t", b""), Pingreq(), Subscribe(1, (("a", 0),)), Puback(1), Disconnect()])
+@pytest.mark.parametrize(
+    "packet", [Publish("t", b""), Pingreq(), Subscribe(1, (Subscription("a", 0),)), Puback(1), Disconnect()]
+)
 async def test_nothing_may_come_before_connect(serve: Serve, transport: RememberingTransport, packet: Packet) -> None:
     """MQTT 3.1.1, 3.1: [MQTT-3.1.0-1]."""
     with pytest.raises(RemoteProtocolError, match="came before CONNECT"):
@@ -269,12 +272,12 @@ async def test_a_second_connection_of_a_client_ends_the_first(
     """MQTT 3.1.1, 3.1.4: [MQTT-3.1.4-2]; the will of the first is published (3.1.2.5)."""
     server = serve()
     first = MqttConnection(server, transport)
-    say(first, Connect("c", will=Will("wills", b"gone")), Subscribe(1, (("#", 1),)))
+    say(first, Connect("c", will=Will("wills", b"gone")), Subscribe(1, (Subscription("#", 1),)))
     transport.take()
     other = type(transport)()
     second = MqttConnection(server, other)
 
-    say(second, Connect("c"), Subscribe(1, (("#", 1),)))
+    say(second, Connect("c"), Subscribe(1, (Subscription("#", 1),)))
     first.closed(None)
     await settled(broker)
 
@@ -315,7 +318,11 @@ async def test_disconnect_forgets_the_will(broker: Broker, serve: Serve, transpo
 
 
 async def test_subscribing_grants_at_most_qos_1(serve: Serve, transport: RememberingTransport) -> None:
-    say(MqttConnection(serve(), transport), Connect("c"), Subscribe(9, (("a", 0), ("b", 1), ("c/#", 2))))
+    say(
+        MqttConnection(serve(), transport),
+        Connect("c"),
+        Subscribe(9, (Subscription("a", 0), Subscription("b", 1), Subscription("c/#", 2))),
+    )
 
     assert transport.take() == [Connack(), Suback(9, (0, 1, 1))]
 
@@ -325,9 +332,20 @@ async def test_filters_beyond_the_limits_are_refused_one_by_one(serve: Serve, tr
     say(
         connection,
         Connect("c"),
-        Subscribe(1, (("$share/group/a", 1), ("/" * 128, 0), ("x" * 1025, 0), ("a", 1), ("b", 1), ("c", 1), ("a", 0))),
+        Subscribe(
+            1,
+            (
+                Subscription("$share/group/a", 1),
+                Subscription("/" * 128, 0),
+                Subscription("x" * 1025, 0),
+                Subscription("a", 1),
+                Subscription("b", 1),
+                Subscription("c", 1),
+                Subscription("a", 0),
+            ),
+        ),
         Unsubscribe(2, ("b", "never")),
-        Subscribe(3, (("c", 1),)),
+        Subscribe(3, (Subscription("c", 1),)),
     )
 
     assert transport.take() == [
@@ -343,7 +361,7 @@ async def test_the_delivered_qos_is_the_lower_of_both(
 ) -> None:
     """MQTT 3.1.1, 3.8.4; a record of another door counts as QoS 1."""
     connection = MqttConnection(serve(), transport)
-    say(connection, Connect("c"), Subscribe(1, (("zero/#", 0), ("one/#", 1))))
+    say(connection, Connect("c"), Subscribe(1, (Subscription("zero/#", 0), Subscription("one/#", 1))))
     say(connection, *[Publish(f"{level}/0", b"", 0) for level in ("zero", "one")])
     say(connection, *[Publish(f"{level}/1", b"", 1, packet_id=1) for level in ("zero", "one")])
     await settled(broker)
@@ -363,7 +381,11 @@ async def test_overlapping_filters_give_one_copy_at_the_highest_qos(
     broker: Broker, serve: Serve, transport: RememberingTransport
 ) -> None:
     """MQTT 3.1.1, 3.3.5."""
-    say(MqttConnection(serve(), transport), Connect("c"), Subscribe(1, (("t/#", 0), ("t/+", 1), ("#", 0))))
+    say(
+        MqttConnection(serve(), transport),
+        Connect("c"),
+        Subscribe(1, (Subscription("t/#", 0), Subscription("t/+", 1), Subscription("#", 0))),
+    )
     transport.take()
 
     await published(broker, b"x", topic="t/1")
@@ -373,7 +395,7 @@ async def test_overlapping_filters_give_one_copy_at_the_highest_qos(
 
 async def test_unsubscribing_ends_the_deliveries(broker: Broker, serve: Serve, transport: RememberingTransport) -> None:
     connection = MqttConnection(serve(), transport)
-    say(connection, Connect("c"), Subscribe(1, (("t", 0),)))
+    say(connection, Connect("c"), Subscribe(1, (Subscription("t", 0),)))
     await published(broker, b"1")
     say(connection, Unsubscribe(2, ("t",)))
     await published(broker, b"2")
@@ -385,7 +407,7 @@ async def test_unsubscribing_ends_the_deliveries(broker: Broker, serve: Serve, t
 async def test_a_record_whose_key_is_no_topic_name_is_not_delivered(
     broker: Broker, serve: Serve, transport: RememberingTransport, key: bytes | None
 ) -> None:
-    say(MqttConnection(serve(), transport), Connect("c"), Subscribe(1, (("#", 1),)))
+    say(MqttConnection(serve(), transport), Connect("c"), Subscribe(1, (Subscription("#", 1),)))
     transport.take()
 
     await broker.publish("mqtt", b"x", key=key)
@@ -397,7 +419,7 @@ async def test_a_record_whose_key_is_no_topic_name_is_not_delivered(
 async def test_a_record_without_a_value_is_an_empty_message(
     broker: Broker, serve: Serve, transport: RememberingTransport
 ) -> None:
-    say(MqttConnection(serve(), transport), Connect("c"), Subscribe(1, (("#", 0),)))
+    say(MqttConnection(serve(), transport), Connect("c"), Subscribe(1, (Subscription("#", 0),)))
     transport.take()
 
     await broker.publish("mqtt", None, key=b"t")
@@ -419,7 +441,7 @@ async def test_a_full_window_waits_for_pubacks_and_loses_nothing(
     broker: Broker, serve: Serve, transport: RememberingTransport
 ) -> None:
     connection = MqttConnection(serve(max_inflight=4), transport)
-    say(connection, Connect("c"), Subscribe(1, (("t", 1),)))
+    say(connection, Connect("c"), Subscribe(1, (Subscription("t", 1),)))
     await published(broker, *[b"%d" % number for number in range(10)])
 
     first = await until(transport, broker, 4)
@@ -438,7 +460,7 @@ async def test_a_client_that_has_caught_up_is_served_live_again(
     broker: Broker, serve: Serve, transport: RememberingTransport
 ) -> None:
     connection = MqttConnection(serve(max_inflight=2), transport)
-    say(connection, Connect("c"), Subscribe(1, (("t", 1),)))
+    say(connection, Connect("c"), Subscribe(1, (Subscription("t", 1),)))
     await published(broker, b"1", b"2", b"3")
     for packet in await until(transport, broker, 2):
         say(connection, Puback(packet.packet_id))
@@ -455,7 +477,7 @@ async def test_qos_0_waits_while_the_transport_is_congested(
     broker: Broker, serve: Serve, transport: RememberingTransport
 ) -> None:
     connection = MqttConnection(serve(), transport)
-    say(connection, Connect("c"), Subscribe(1, (("t", 0),)))
+    say(connection, Connect("c"), Subscribe(1, (Subscription("t", 0),)))
     transport.is_congested = True
     await published(broker, b"1", b"2", b"3")
     assert [packet.payload for packet in await until(transport, broker, 1)] == [b"1"]
@@ -470,7 +492,7 @@ async def test_packet_ids_wrap_around_those_in_flight(
     broker: Broker, serve: Serve, transport: RememberingTransport
 ) -> None:
     connection = MqttConnection(serve(), transport)
-    say(connection, Connect("c"), Subscribe(1, (("t", 1),)))
+    say(connection, Connect("c"), Subscribe(1, (Subscription("t", 1),)))
     await published(broker, b"")
     session = connection._session
     assert session is not None
@@ -488,12 +510,12 @@ async def test_a_client_that_uses_up_all_packet_ids_is_closed(
 ) -> None:
     """Subscribing anew makes a client live again at once, whatever it has not acknowledged."""
     connection = MqttConnection(serve(max_inflight=1), transport)
-    say(connection, Connect("c"), Subscribe(1, (("t", 1),)))
+    say(connection, Connect("c"), Subscribe(1, (Subscription("t", 1),)))
     session = connection._session
     assert session is not None
     session._in_flight.update(range(1, 65_535))
     await published(broker, b"the last one")
-    say(connection, Unsubscribe(2, ("t",)), Subscribe(3, (("t", 1),)))
+    say(connection, Unsubscribe(2, ("t",)), Subscribe(3, (Subscription("t", 1),)))
     assert not transport.is_closing
 
     await published(broker, b"one too many")

@@ -24,6 +24,7 @@ from trunkline_mqtt.packets import (
     Publish,
     Suback,
     Subscribe,
+    Subscription,
     Will,
 )
 
@@ -53,7 +54,7 @@ async def test_a_message_is_a_record_with_key_value_and_headers(broker: Broker, 
 
 async def test_a_record_published_in_process_reaches_subscribers(broker: Broker, connect: ConnectRaw) -> None:
     client = await connect("c")
-    assert await client.ask(Subscribe(1, (("a/+", 1),))) == Suback(1, (1,))
+    assert await client.ask(Subscribe(1, (Subscription("a/+", 1),))) == Suback(1, (1,))
 
     await broker.publish("mqtt", b"x", key=b"a/b")
 
@@ -64,7 +65,7 @@ async def test_a_client_sees_its_own_messages_in_order(broker: Broker, connect: 
     client = await connect("c")
     messages = [Publish("t", b"%d" % number) for number in range(500)]
 
-    await client.send(Subscribe(1, (("t", 0),)), *messages)
+    await client.send(Subscribe(1, (Subscription("t", 0),)), *messages)
 
     assert [await client.receive() for _ in range(501)] == [Suback(1, (0,)), *messages]
 
@@ -106,7 +107,7 @@ async def test_nonsense_after_good_messages_ends_the_connection_and_publishes_th
     broker: Broker, connect: ConnectRaw
 ) -> None:
     watcher = await connect("watcher")
-    await watcher.ask(Subscribe(1, (("#", 0),)))
+    await watcher.ask(Subscribe(1, (Subscription("#", 0),)))
     client = await connect(Connect("c", will=Will("wills", b"gone")))
 
     await client.send(Publish("t", b"good"), b"\x36\x05\x00\x01a\x00\x01")
@@ -118,7 +119,7 @@ async def test_nonsense_after_good_messages_ends_the_connection_and_publishes_th
 
 async def test_a_lost_connection_publishes_the_will(broker: Broker, connect: ConnectRaw) -> None:
     watcher = await connect("watcher")
-    await watcher.ask(Subscribe(1, (("wills", 1),)))
+    await watcher.ask(Subscribe(1, (Subscription("wills", 1),)))
     client = await connect(Connect("c", will=Will("wills", b"gone", 2)))
 
     await trio.aclose_forcefully(client.stream)
@@ -145,7 +146,7 @@ async def test_the_second_connection_of_a_client_wins(broker: Broker, connect: C
 
 
 @pytest.mark.parametrize(
-    ("packet", "return_code"), [(Connect("c", protocol_level=5), 1), (Connect("", clean_session=False), 2)]
+    ("packet", "return_code"), [(Connect("c", protocol_level=5), 1), (Connect("", clean_start=False), 2)]
 )
 async def test_a_refused_connect_is_answered_then_closed(connect: ConnectRaw, packet: Packet, return_code: int) -> None:
     client = await connect()
@@ -155,9 +156,9 @@ async def test_a_refused_connect_is_answered_then_closed(connect: ConnectRaw, pa
 
 
 async def test_a_persistent_session_is_taken_but_not_kept(broker: Broker, connect: ConnectRaw) -> None:
-    packet = Connect("c", clean_session=False)
+    packet = Connect("c", clean_start=False)
     first = await connect(packet)
-    await first.ask(Subscribe(1, (("t", 1),)))
+    await first.ask(Subscribe(1, (Subscription("t", 1),)))
     await first.send(Disconnect())
     await first.until_closed()
 
@@ -171,7 +172,7 @@ async def test_a_persistent_session_is_taken_but_not_kept(broker: Broker, connec
 async def test_a_silent_client_is_closed_after_its_keep_alive(broker: Broker, connect: ConnectRaw) -> None:
     """MQTT 3.1.1, 3.1.2.10: [MQTT-3.1.2-24]. One second is the shortest there is."""
     watcher = await connect("watcher")
-    await watcher.ask(Subscribe(1, (("wills", 0),)))
+    await watcher.ask(Subscribe(1, (Subscription("wills", 0),)))
     client = await connect(Connect("c", keep_alive=1, will=Will("wills", b"silent")))
 
     assert await client.until_closed() == []
@@ -197,8 +198,8 @@ async def test_a_reader_that_stops_holds_up_nobody_and_loses_nothing(
     count, size = 400, 100_000  # 40 MB, far more than sockets and the outbound limit hold
     payloads = [b"%08d" % number + b"x" * size for number in range(count)]
     slow, quick, publisher = await connect("slow"), await connect("quick"), await connect("publisher")
-    await slow.ask(Subscribe(1, (("big", qos),)))
-    await quick.ask(Subscribe(1, (("big", qos),)))
+    await slow.ask(Subscribe(1, (Subscription("big", qos),)))
+    await quick.ask(Subscribe(1, (Subscription("big", qos),)))
 
     async def publish() -> None:
         for number, payload in enumerate(payloads):
@@ -255,7 +256,7 @@ async def test_deleting_the_topic_ends_its_subscribers_and_publishers_and_nothin
     broker: Broker, connect: ConnectRaw, caplog: pytest.LogCaptureFixture
 ) -> None:
     subscriber, publisher, idle = await connect("s"), await connect("p"), await connect("i")
-    await subscriber.ask(Subscribe(1, (("t", 0),)))
+    await subscriber.ask(Subscribe(1, (Subscription("t", 0),)))
 
     await broker.delete_topic("mqtt")
     await publisher.send(Publish("t", b"x", 1, packet_id=1))
@@ -298,7 +299,7 @@ async def test_the_largest_packet_is_taken_and_a_larger_one_refused(broker: Brok
 
 async def test_counters(broker: Broker, connect: ConnectRaw) -> None:
     client = await connect("c")
-    await client.ask(Subscribe(1, (("t", 0), ("u", 0))))
+    await client.ask(Subscribe(1, (Subscription("t", 0), Subscription("u", 0))))
     await client.send(Publish("t", b""), Publish("v", b""))
     await client.receive()
 
