@@ -1,281 +1,354 @@
-"""The state of a queue: which entries it has, who holds them, what is settled. No I/O, no clock."""
+"""The state of a queue, and how it survives. No I/O and no clock: what to store comes out, what was stored goes in.
+
+The driver has one log per broker, in which a crash loses only a suffix. It writes in this order:
+
+1. what :meth:`QueueState.take_sealed` gives: chunks of the index that are full. Their runs need not be told again.
+2. a *delta*, what happened since the last one: :meth:`QueueState.take_delta` until it gives None; or, now and
+   then, a *snapshot*, which makes the deltas before it superfluous.
+3. deletions of what :meth:`QueueState.chunks_to_forget` names. Not before 2, which says that they are not needed.
+
+Nothing is written for an append or an acquisition alone. Arrivals that no delta spoke about are found by
+looking at the sources again from :attr:`QueueState.positions` on; they may get other sequences then, which no one
+has seen in the log. So a chunk counts only if a later delta knows its number: one that was sealed after
+the last delta is ignored, and its number used again.
+
+To recover: :meth:`QueueState.restore` (or a new state), :meth:`QueueState.apply_delta` for each,
+:meth:`QueueState.recover_chunk` for each, :meth:`QueueState.recovered`. The result is the state as of the last delta,
+with everything that was leased ready again, at its place, as delivered once more.
+
+What is stored is drawn in :mod:`trunkline.queues.stored`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from array import array
+from collections.abc import Iterable
+from itertools import chain
+from typing import Final
 
-import msgspec
-
-from trunkline.queues.index import Lease, Range, slice_bytes
+from trunkline.errors import CorruptLog
+from trunkline.queues.contents import Contents
+from trunkline.queues.index import Chunk, Lease, Range, pieces
+from trunkline.queues.level import Level
+from trunkline.queues.ranges import Ranges, joined
+from trunkline.queues.stored import (
+    MAX_PART_BYTES,
+    Change,
+    LevelChange,
+    decode_change,
+    decode_chunk,
+    decode_chunk_head,
+    decode_part,
+    encode_change,
+    encode_chunk,
+    encode_parts,
+)
 
 __all__ = ["QueueState"]
 
+_CHUNKS_LOADED: Final = 4
+"""Chunks that were asked for by others than the head stay in memory while they are among the last so many."""
 
-class QueueState:
-    """Entries in the order of their sequence: each ready, delayed or leased until it is settled."""
+_NO_RUNS: Final[array[int]] = array("q")
+
+
+class QueueState(Contents):
+    """The entries of a queue, and what must be stored of them."""
+
+    __slots__ = ("_chunks", "_floor", "_forgettable", "_loaded", "_next_chunk", "_parts", "_pending", "_serial")
 
     def __init__(self) -> None:
-        self._entries: dict[int, Lease] = {}  # by sequence; settled ones are gone
-        self._positions: dict[int, int] = {}
-        self._changed = False
-        self.next_sequence = 0
-        self.missing_chunk: int | None = None
+        super().__init__()
+        self._serial = 0  # of the last delta
+        self._floor = 0  # everything below was settled when the levels were given up
+        self._next_chunk = 0
+        self._chunks: dict[int, Chunk] | None = None  # those that are stored
+        self._loaded: list[int] | None = None  # numbers, latest last
+        self._forgettable: list[int] | None = None
+        self._parts: list[bytes] | None = None  # of the last delta, not yet taken
+        self._pending: tuple[int, list[bytes]] | None = None  # a delta to be applied: serial, its parts so far
 
-    def _all(self) -> Iterator[Lease]:
-        return iter(list(self._entries.values()))
+    # What to store
 
-    @property
-    def ready(self) -> int:
-        return sum(not one.holder and not one.due_ms for one in self._all())
+    def take_delta(self, max_bytes: int = MAX_PART_BYTES) -> bytes | None:
+        """The next part of what happened since the last delta, at most ``max_bytes`` long; None: nothing more.
 
-    @property
-    def unacked(self) -> int:
-        return sum(one.holder != 0 for one in self._all())
-
-    @property
-    def delayed(self) -> int:
-        return sum(one.due_ms != 0 for one in self._all())
-
-    @property
-    def live_bytes(self) -> int:
-        return sum(one.size_bytes for one in self._all())
-
-    def held_by(self, holder: int) -> int:
-        return sum(one.holder == holder for one in self._all())
-
-    @property
-    def positions(self) -> dict[int, int]:
-        return self._positions
-
-    @property
-    def has_changes(self) -> bool:
-        return self._changed
-
-    def append(
-        self,
-        source: int,
-        offset: int,
-        count: int,
-        size_bytes: int,
-        *,
-        priority: int = 0,
-        due_ms: int = 0,
-        expires_ms: int = 0,
-        now_ms: int = 0,
-    ) -> int:
-        """Add entries at the end and return the sequence of the first."""
-        first = self.next_sequence
-        for i in range(count):
-            share = slice_bytes(size_bytes, count, i, i + 1)
-            due = due_ms if due_ms > now_ms else 0
-            self._entries[first + i] = Lease(
-                first + i, 1, source, offset + i, share, priority=priority, expires_ms=expires_ms, due_ms=due
-            )
-        self.next_sequence += count
-        self.routed(source, offset + count)
+        Parts of one delta take effect together, when the last is applied. One whose write failed has to be written
+        again, or a snapshot instead, before anything else is.
+        """
+        if self._parts:
+            return self._parts.pop()
+        if not self.has_changes and not self._routed and not self._changed:
+            return None
+        self._collect_done()
+        self._serial += 1
+        levels = [told for level in self._order if (told := self._told(level)) is not None]
+        asides = [span for span in self._changed or () if span.holder >= 0]
+        for span in asides:
+            span.is_changed = False
+        positions = {source: self._positions[source] for source in self._routed or ()}
+        self._changed = self._routed = None
+        self.has_changes = False
+        parts = encode_parts(self._serial, encode_change(self._change(positions, levels, asides)), max_bytes)
+        parts.reverse()
+        first = parts.pop()
+        self._parts = parts or None
         return first
 
-    def routed(self, source: int, next_offset: int) -> None:
-        self._positions[source] = max(next_offset, self._positions.get(source, 0))
-        self._changed = True
-
-    def _ready(self) -> list[Lease]:
-        found = [one for one in self._all() if not one.holder and not one.due_ms]
-        return sorted(found, key=lambda one: (-one.priority, one.sequence))
-
-    @staticmethod
-    def _is_expired(one: Lease, now_ms: int) -> bool:
-        return 0 < one.expires_ms <= now_ms
-
-    def acquire(
-        self, limit: int, holder: int, now_ms: int, *, deadline_ms: int = 0, max_bytes: int | None = None
-    ) -> list[Lease]:
-        """Lease up to ``limit`` entries; stops before a head that has expired (see :meth:`take_expired`)."""
-        taken: list[Lease] = []
-        room = max_bytes
-        for one in self._ready()[: max(limit, 0)]:
-            if self._is_expired(one, now_ms) or (taken and room is not None and one.size_bytes > room):
-                break
-            room = None if room is None else room - one.size_bytes
-            one.holder, one.deadline_ms = holder, deadline_ms
-            taken.append(msgspec.structs.replace(one))
-        self._changed |= bool(taken)
-        return taken
-
-    def _held(self, ranges: Iterable[Range], holder: int) -> Iterator[Lease]:
-        for first, end in ranges:
-            for one in self._all():
-                if one.holder == holder and first <= one.sequence < end:
-                    yield one
-
-    def settle(self, ranges: Iterable[Range], holder: int) -> int:
-        settled = [self._entries.pop(one.sequence, None) for one in self._held(ranges, holder)]
-        self._changed |= bool(settled)
-        return len(settled)
-
-    def _give_back(self, one: Lease, due_ms: int, count: bool) -> None:
-        one.holder, one.deadline_ms, one.due_ms = 0, 0, due_ms
-        one.deliveries += count
-
-    def release(self, ranges: Iterable[Range], holder: int, *, due_ms: int = 0, count: bool = True) -> int:
-        released = 0
-        for one in self._held(ranges, holder):
-            self._give_back(one, due_ms, count)
-            released += 1
-        self._changed |= bool(released)
-        return released
-
-    def release_holder(self, holder: int) -> int:
-        return self.release([(0, self.next_sequence)], holder)
-
-    def expire_leases(self, now_ms: int) -> dict[int, int]:
-        """Release what was held for too long; how many entries each holder lost."""
-        lost: dict[int, int] = {}
-        for one in self._all():
-            if one.holder and 0 < one.deadline_ms <= now_ms:
-                lost[one.holder] = lost.get(one.holder, 0) + 1
-                self._give_back(one, 0, True)
-        self._changed |= bool(lost)
-        return lost
-
-    def extend(self, ranges: Iterable[Range], holder: int, deadline_ms: int) -> int:
-        extended = list(self._held(ranges, holder))
-        for one in extended:
-            one.deadline_ms = deadline_ms
-        return len(extended)
-
-    def take_expired(self, now_ms: int, holder: int, limit: int = 1000) -> list[Lease]:
-        """Lease expired heads, of every priority, up to ``limit`` entries."""
-        taken: list[Lease] = []
-        blocked: set[int] = set()
-        for one in self._ready():
-            if one.priority in blocked:
-                continue
-            if len(taken) == limit or not self._is_expired(one, now_ms):
-                blocked.add(one.priority)
-                continue
-            one.holder = holder
-            taken.append(msgspec.structs.replace(one))
-        return taken
-
-    def transfer(self, ranges: Iterable[Range], holder: int, to_holder: int) -> list[Lease]:
-        """What of ``ranges`` ``holder`` has is from now on ``to_holder``'s, without a deadline; gives those leases."""
-        moved: list[Lease] = []
-        for one in list(self._held(ranges, holder)):
-            one.holder, one.deadline_ms = to_holder, 0
-            moved.append(msgspec.structs.replace(one))
-        return moved
-
-    def take_oldest(self, limit: int, holder: int) -> list[Lease]:
-        """Lease up to ``limit`` ready entries that are worth least: lowest priority first, then lowest sequence."""
-        found = sorted(self._ready(), key=lambda one: (one.priority, one.sequence))[: max(limit, 0)]
-        for one in found:
-            one.holder = holder
-        return [msgspec.structs.replace(one) for one in found]
-
-    def due(self, now_ms: int) -> int:
-        found = [one for one in self._all() if 0 < one.due_ms <= now_ms]
-        for one in found:
-            one.due_ms = 0
-        self._changed |= bool(found)
-        return len(found)
-
-    @property
-    def next_timer_ms(self) -> int | None:
-        times = [one.due_ms for one in self._all() if one.due_ms]
-        times += [one.deadline_ms for one in self._all() if one.holder and one.deadline_ms]
-        heads: dict[int, int] = {}
-        for one in self._ready():
-            heads.setdefault(one.priority, one.expires_ms)
-        times += [expires for expires in heads.values() if expires]
-        return min(times, default=None)
-
-    def lowest_live(self, source: int) -> int | None:
-        return min((one.offset for one in self._all() if one.source == source), default=None)
-
-    def live_below(self, source: int, offset: int, limit: int) -> list[Lease] | None:
-        """Live entries of a source below an offset, at least ``limit + 1`` of them if there are more than ``limit``."""
-        found = [msgspec.structs.replace(one) for one in self._all() if one.source == source and one.offset < offset]
-        return found[: limit + 1]
-
-    def move_entry(self, entry: Lease, source: int, offset: int) -> int:
-        """The sequences of ``entry`` are now stored at ``offset`` and on of ``source``; how many are still live."""
-        moved = 0
-        for i in range(entry.count):
-            one = self._entries.get(entry.sequence + i)
-            if one is not None:
-                one.source, one.offset = source, offset + i
-                moved += 1
-        self._changed |= bool(moved)
-        return moved
-
-    def peek(self, limit: int, after_sequence: int = -1) -> list[Lease]:
-        """Copies of live entries, by sequence."""
-        found = sorted((one for one in self._all() if one.sequence > after_sequence), key=lambda one: one.sequence)
-        return [msgspec.structs.replace(one) for one in found[:limit]]
-
-    def _drop(self, gone: list[Lease]) -> int:
-        for one in gone:
-            del self._entries[one.sequence]
-        self._changed |= bool(gone)
-        return len(gone)
-
-    def purge(self) -> int:
-        """Settle all that is ready or delayed."""
-        return self._drop([one for one in self._all() if not one.holder])
-
-    def drop_below(self, source: int, offset: int) -> int:
-        """Settle what is ready or delayed and whose record is gone."""
-        return self._drop(
-            [one for one in self._all() if one.source == source and one.offset < offset and not one.holder]
+    def _change(self, positions: dict[int, int], levels: list[LevelChange], asides: list[Lease]) -> Change:
+        live = self.ready + self.unacked + self.delayed
+        return Change(
+            self._floor, self.next_sequence, self._next_chunk, live, self.live_bytes, positions, levels, asides
         )
 
-    def drop_source(self, source: int) -> int:
-        return self.drop_below(source, 1 << 63)
-
-    def take_delta(self, max_bytes: int = 4 * 1024 * 1024) -> bytes | None:
-        if not self._changed:
+    def _told(self, level: Level) -> LevelChange | None:
+        """What a delta says of a level; None: nothing."""
+        seen = max(level.seen, level.position)
+        tail = level.tail
+        runs = _NO_RUNS
+        if tail is not None and tail.runs is not None:
+            runs = tail.runs[tail.saved :]
+            tail.saved = len(tail.runs)
+        if not runs and not level.settled and seen == level.told:
             return None
-        self._changed = False
-        return b"".join(self.snapshot())
-
-    def apply_delta(self, data: bytes) -> None:
-        found = self.restore([data])
-        self._entries, self._positions, self.next_sequence = found._entries, found._positions, found.next_sequence
+        gone = joined(zip(level.settled[0::2], level.settled[1::2], strict=True))
+        level.settled = []
+        level.told = seen
+        return LevelChange(level.priority, seen, 0, runs, gone)
 
     def snapshot(self) -> list[bytes]:
-        entries = [msgspec.structs.replace(one) for one in self._all()]
-        for one in entries:
-            one.deliveries += one.holder != 0
-            one.holder = one.deadline_ms = 0
-        return [msgspec.msgpack.encode((self.next_sequence, self._positions, entries))]
+        """All of the state, in parts of at most 1 MiB. What :meth:`take_delta` gives next is not changed by it."""
+        self._collect_done()
+        spans_of: dict[int, list[Range]] = {level.priority: [] for level in self._order}
+        asides: list[Lease] = []
+        for span in chain.from_iterable(self._maps()):
+            if span.chunk is None:
+                asides.append(span)
+            else:
+                spans_of[span.priority].append((span.sequence, span.sequence + span.count))
+        levels = [_whole(level, joined(spans_of[level.priority])) for level in self._order]
+        body = encode_change(self._change(self._positions, levels, asides))
+        return encode_parts(self._serial, body, MAX_PART_BYTES, is_snapshot=True)
 
-    @classmethod
-    def restore(cls, chunks: Sequence[bytes]) -> QueueState:
-        state = cls()
-        kind: Any = tuple[int, dict[int, int], list[Lease]]
-        state.next_sequence, state._positions, entries = msgspec.msgpack.decode(b"".join(chunks), type=kind)
-        state._entries = {one.sequence: one for one in entries}
-        return state
+    def _collect_done(self) -> None:
+        """Find the chunks that nobody needs any more, once what is written next is written."""
+        assert not any(chunk.runs for chunk in self._sealed or ()), "take_sealed comes first"
+        done: list[Chunk] = []
+        for level in self._order:
+            if not level.count:
+                level.refill()
+            level.trim()
+            level.forget_hidden()
+            done += level.done
+            level.done = []
+        if not self.ready + self.unacked + self.delayed:
+            done += [chunk for level in self._order for chunk in level.chunks]
+            self._floor = self.next_sequence
+            self._levels, self._order, self._holders = {}, (), {}
+            self._late = self._due = self._deadlines = self._sealed = self._wanted = None
+        numbers = [chunk.number for chunk in done if chunk.number >= 0]
+        if numbers:
+            self._forgettable = (self._forgettable or []) + numbers
 
-    def recover_chunk(self, number: int, stored_at: int, head: bytes) -> None:
-        """After a restart: a chunk of the index is stored there. ``head``: at least its first CHUNK_HEAD_BYTES."""
-
-    def recovered(self) -> None:
-        """After a restart: all deltas and chunks were given."""
+    # Chunks of the index
 
     def take_sealed(self) -> list[tuple[int, bytes]]:
-        return []
+        """Chunks that are full, to be stored: number and what to store. Call :meth:`chunk_written` for each."""
+        taken: list[tuple[int, bytes]] = []
+        for chunk in self._sealed or ():
+            if not chunk.runs:
+                continue  # all settled meanwhile
+            chunk.number = self._next_chunk
+            self._next_chunk += 1
+            if self._forgettable and chunk.number in self._forgettable:
+                self._forgettable.remove(chunk.number)  # it is that of a chunk that counted for nothing
+            self._know(chunk)
+            taken.append((chunk.number, encode_chunk(chunk)))
+            if chunk.is_passed:
+                chunk.runs = None
+        self._sealed = None
+        return taken
+
+    def _know(self, chunk: Chunk) -> None:
+        if self._chunks is None:
+            self._chunks = {}
+        self._chunks[chunk.number] = chunk
 
     def chunk_written(self, number: int, stored_at: int) -> None:
-        pass
+        """A chunk is stored and can be read from there: it need not be in memory."""
+        chunk = (self._chunks or {}).get(number)
+        if chunk is not None:
+            chunk.stored_at = stored_at
+            self._unload(chunk)
+
+    def _unload(self, chunk: Chunk) -> None:
+        level = self._levels.get(chunk.priority)
+        if level is None or not level.is_near(chunk):
+            chunk.runs = None
 
     def stored_at(self, number: int) -> int:
-        raise KeyError(number)
+        """Where a chunk is stored, as :meth:`chunk_written` or :meth:`recover_chunk` said. Raises KeyError."""
+        return (self._chunks or {})[number].stored_at
 
     def load_chunk(self, number: int, data: bytes) -> None:
-        pass
+        """The chunk that was missing. One that is not needed any more is ignored. Raises CorruptLog."""
+        chunk = (self._chunks or {}).get(number)
+        if chunk is self._wanted:
+            self._wanted = None
+        if chunk is None or chunk.is_passed:
+            return
+        found = decode_chunk(data)
+        if (found.priority, found.first, found.end) != (chunk.priority, chunk.first, chunk.end):
+            raise CorruptLog(f"chunk {number} of a queue's index is another one than was written")
+        chunk.runs = found.runs
+        loaded = [one for one in self._loaded or () if one != number]
+        for old in loaded[: 1 - _CHUNKS_LOADED]:
+            if (other := (self._chunks or {}).get(old)) is not None:
+                self._unload(other)
+        self._loaded = [*loaded[1 - _CHUNKS_LOADED :], number]
 
     def chunks_to_forget(self) -> list[int]:
-        return []
+        """Numbers of stored chunks that are not needed once everything taken so far is written."""
+        numbers, self._forgettable = self._forgettable or [], None
+        for number in numbers:
+            if self._chunks is not None:
+                self._chunks.pop(number, None)
+        return numbers
+
+    # Recovery
+
+    @classmethod
+    def restore(cls, chunks: Iterable[bytes]) -> QueueState:
+        """The state of a snapshot: all of its parts, in order. Raises CorruptLog. :meth:`recovered` has to follow."""
+        parts = [decode_part(data) for data in chunks]
+        is_whole = bool(parts) and parts[-1].is_last and all(part.is_snapshot for part in parts)
+        if not is_whole or [(part.serial, part.number) for part in parts] != [
+            (parts[0].serial, number) for number in range(len(parts))
+        ]:
+            raise CorruptLog("a snapshot of a queue is not complete")
+        state = cls()
+        state._serial = parts[0].serial
+        state._apply(decode_change(b"".join(part.body for part in parts)))
+        return state
+
+    def apply_delta(self, data: bytes) -> None:
+        """Apply a part of a delta; old ones, and those whose first part is missing, have no effect.
+
+        Raises:
+          CorruptLog: nothing was applied.
+        """
+        part = decode_part(data)
+        if part.serial <= self._serial or part.is_snapshot:
+            return
+        if part.is_first:
+            self._pending = (part.serial, [])
+        if self._pending is None or (part.serial, part.number) != (self._pending[0], len(self._pending[1])):
+            self._pending = None
+            return
+        self._pending[1].append(part.body)
+        if part.is_last:
+            body = b"".join(self._pending[1])
+            self._pending = None
+            self._apply(decode_change(body))
+            self._serial = part.serial
+
+    def _apply(self, change: Change) -> None:
+        self._floor = max(self._floor, change.floor)
+        self.next_sequence = change.next_sequence
+        self._next_chunk = change.next_chunk
+        self.ready, self.live_bytes = change.live, change.live_bytes  # parted by recovered()
+        self._positions.update(change.positions)
+        for told in change.levels:
+            level = self._levels.get(told.priority) or self._add_level(told.priority)
+            level.seen = level.told = max(level.seen, told.seen)
+            for first, end in ((0, max(told.floor, self._floor)), *told.gone):
+                _hide(level, first, end)
+            tail = level.tail
+            runs = tail.runs if tail is not None else level.open_chunk()
+            assert runs is not None
+            for piece in pieces(told.runs, 0):
+                if piece[0] >= level.end:
+                    runs.extend(piece)
+                    level.end = piece[0] + piece[3]
+        for span in change.asides:
+            level = self._levels.get(span.priority) or self._add_level(span.priority)
+            _hide(level, span.sequence, span.sequence + span.count)
+            level.put_back(span)
+
+    def recover_chunk(self, number: int, stored_at: int, data: bytes) -> None:
+        """A chunk is stored there. Raises CorruptLog."""
+        chunk = decode_chunk_head(data)
+        chunk.number, chunk.stored_at = number, stored_at
+        self._know(chunk)
+
+    def recovered(self) -> None:
+        """All deltas and chunks were given. From here on the state can be used."""
+        self._pending = None
+        chunks = self._chunks or {}
+        self._chunks = {number: chunks[number] for number in sorted(chunks) if number < self._next_chunk} or None
+        self._forgettable = [number for number in chunks if number >= self._next_chunk] or None
+        for chunk in (self._chunks or {}).values():
+            level = self._levels.get(chunk.priority) or self._add_level(chunk.priority)
+            level.chunks.insert(len(level.chunks) - (level.tail is not None), chunk)
+        for level in self._order:
+            _begin(level, self._floor)
+            self._part_delayed(level)
+        self.delayed = self._late.entries if self._late is not None else 0
+        self.ready -= self.delayed
+        if self.ready < 0:
+            raise CorruptLog("the stored state of a queue has fewer entries than are delayed")
+        self._collect_done()
+
+    def _part_delayed(self, level: Level) -> None:
+        returned, level.returned = level.returned, None
+        for span in returned or ():
+            if span.due_ms:
+                self._delay(span)
+            elif span.sequence >= self._floor:
+                level.put_back(span)
+
+
+def _whole(level: Level, held: list[Range]) -> LevelChange:
+    """All there is to say of a level whose entries in ``held`` are found through the index."""
+    position = level.position
+    floor = held[0][0] if held else position
+    gone: list[Range] = []
+    last = floor
+    for first, end in [*held, (position, position)]:
+        if first > last:
+            gone.append((last, first))
+        last = end
+    if level.hidden is not None:
+        gone = joined(chain(gone, level.hidden.above(position)))
+    runs = level.tail.runs if level.tail is not None and level.tail.runs is not None else _NO_RUNS
+    return LevelChange(level.priority, max(level.seen, position), floor, runs, gone)
+
+
+def _hide(level: Level, first: int, end: int) -> None:
+    """During recovery: what is hidden is collected as ``settled`` is, and made a set at the end."""
+    if first < end:
+        if level.returned is not None:
+            level.returned.take(first, end, [])
+        level.note_settled(first, end)
+
+
+def _begin(level: Level, floor: int) -> None:
+    """Put the head of a recovered level at its start."""
+    level.hidden = Ranges([(0, floor), *zip(level.settled[0::2], level.settled[1::2], strict=True)])
+    level.settled = []
+    tail = level.tail
+    sealed_end = 0
+    for chunk in level.chunks:
+        if chunk is not tail:
+            level.note_extents(chunk)
+            sealed_end = chunk.end
+    level.end = max(level.end, sealed_end)
+    if tail is not None and tail.runs is not None:
+        kept = [
+            piece
+            for piece in pieces(tail.runs, 0)
+            if piece[0] >= sealed_end and not level.hidden.covers(piece[0], piece[0] + piece[3])
+        ]
+        tail.runs = array("q", chain.from_iterable(kept))
+        tail.saved = len(tail.runs)
+    level.forget_hidden()
