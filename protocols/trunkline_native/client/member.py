@@ -24,6 +24,7 @@ import anyio.lowlevel
 import msgspec
 
 from trunkline.errors import (
+    ClientClosed,
     IllegalGeneration,
     MemberFenced,
     TrunklineError,
@@ -110,6 +111,7 @@ class Member:
         self._changed = anyio.Event()
         self._place_changed = anyio.Event()
         self._scope = anyio.CancelScope()
+        self._leaving = anyio.CancelScope(shield=True)
         self._assignments = 0
         self._losses = 0
 
@@ -186,6 +188,8 @@ class Member:
     def member_failed(self, error: TrunklineError) -> None:
         """See MemberOwner."""
         self._fail(error)
+        if isinstance(error, ClientClosed):
+            self._leaving.cancel()  # there is nobody left to speak to
 
     def _fail(self, error: Exception) -> None:
         if self.failure is None:
@@ -348,10 +352,11 @@ class Member:
         if self.failure is not None:
             self._read = self._read._replace(on_revoked=None)
         try:
-            with anyio.move_on_after(LEAVE_LIMIT_S, shield=True) as limit:
+            with self._leaving:
+                self._leaving.deadline = anyio.current_time() + LEAVE_LIMIT_S
                 await self._give_up(held)
                 await self.membership.leave()
-            if limit.cancelled_caught:
+            if self._leaving.cancelled_caught and held:
                 logger.warning("group %s: left without an answer from the broker", self.options.group)
         finally:
             self.membership.close()
