@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import builtins
+import itertools
 from collections.abc import Iterable, Mapping
-from typing import Literal
+from typing import Final, Literal
 
 import trio
 
@@ -24,6 +25,8 @@ __all__ = ["GroupAdministration", "Position"]
 
 Position = Literal["earliest", "latest"] | int | Mapping[str, int]
 """Where to; a mapping ``{"timestamp": ms}`` means the first record at or after that time."""
+
+_MEMBERS_NAMED: Final = 5  # in an error
 
 
 class GroupAdministration(GroupDriver):
@@ -131,10 +134,12 @@ class GroupAdministration(GroupDriver):
 
     def _check_empty(self, group: Group | None) -> None:
         if group is not None and group.members:
+            count, names = len(group.members), list(itertools.islice(group.members, _MEMBERS_NAMED))
+            more = f" and {count - len(names)} more" if count > len(names) else ""
             raise GroupNotEmpty(
-                f"group {group.name} has {len(group.members)} members; stop them first",
+                f"group {group.name} has members: {', '.join(names)}{more}; stop them first",
                 group=group.name,
-                members=len(group.members),
+                members=count,
             )
 
     async def _change(self, group: Group, changes: Changes) -> None:
