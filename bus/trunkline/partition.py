@@ -18,7 +18,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 import trio
@@ -29,7 +29,7 @@ from trunkline.maintained import MaintainedPartition
 from trunkline.pending import AppendReceiver, Pending
 from trunkline.producers import ProducerTable
 from trunkline.readable import TailListener
-from trunkline.records import EMPTY_HEADERS, BatchBuilder, assign, iter_headers
+from trunkline.records import EMPTY_HEADERS, BatchBuilder, BatchHeader, assign, iter_headers
 from trunkline.saved_state import decode_state, encode_state
 from trunkline.validation import check_key, check_new_batch, check_size
 
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from trunkline.rounds import Rounds
     from trunkline.topic import Topic
 
-__all__ = ["AppendReceiver", "Partition", "PartitionStatistics", "TailListener"]
+__all__ = ["AppendReceiver", "Partition", "PartitionStatistics", "StagingGate", "TailListener"]
 
 logger = logging.getLogger("trunkline.partition")
 
@@ -66,8 +66,22 @@ class PartitionStatistics(msgspec.Struct, frozen=True):
     listeners: int
 
 
+class StagingGate(Protocol):
+    """Who may refuse what is about to be staged (a queue that is full). Raises what the publisher is to get."""
+
+    def check_record(self, size_bytes: int, key: bytes | None, headers_block: bytes) -> None:
+        """A single record, encoded to about so many bytes."""
+
+    def check_batch(self, header: BatchHeader, batch: Buffer) -> None:
+        """A whole batch; repeats of an idempotent producer are not shown."""
+
+
 class Partition(MaintainedPartition):
-    """Made by the topic catalog; doors stage, read and listen. Belongs to the broker's thread."""
+    """Made by the topic catalog; doors stage, read and listen. Belongs to the broker's thread.
+
+    Attributes:
+      gates: asked before anything is staged; cost nothing while there are none.
+    """
 
     __slots__ = (
         "_builder",
@@ -86,6 +100,7 @@ class Partition(MaintainedPartition):
         "_uncommitted",
         "_unflushed_bytes",
         "_waiters",
+        "gates",
         "is_blocking",
         "isr",
         "leader_epoch",
@@ -116,13 +131,14 @@ class Partition(MaintainedPartition):
         self.next_offset = self.log_end_offset = log.end_offset
         self._now_ms = now_ms
         self._spawn = spawn
+        self.gates: list[StagingGate] = []
         self._producers = ProducerTable()
         self._builder: BatchBuilder | None = None
         self._waiters: list[tuple[AppendReceiver | None, object]] = []  # of the records in the builder
         self._staged: list[Pending] = []
         self._uncommitted: deque[Pending] = deque()
         self._needs_keys = False
-        self._limit_bytes = 0  # of a batch, as of when the builder was opened
+        self._limit_bytes = 0  # of a batch, as of when the builder was opened; -1: each record has a gate to pass
         self._is_staged = False
         self._is_full = False
         self._is_saving = False
@@ -168,7 +184,8 @@ class Partition(MaintainedPartition):
           receiver: told with ``token`` once it is committed or has failed; None: nobody asks.
 
         Raises:
-          RecordTooLarge, InvalidBatch (no key in a compacted topic), LogStopped, BrokerClosing: nothing was staged.
+          RecordTooLarge, InvalidBatch (no key in a compacted topic), QueueFull, LogStopped, BrokerClosing: nothing was
+            staged.
         """
         builder = self._builder
         if builder is None:
@@ -181,7 +198,11 @@ class Partition(MaintainedPartition):
         if key is not None:
             size += len(key)
         if builder.size_bytes + size > self._limit_bytes:
-            builder = self._next_builder(size)
+            if self.gates:
+                for gate in self.gates:
+                    gate.check_record(size, key, headers_block)
+            if builder.size_bytes + size > self.topic.settings.max_message_bytes:
+                builder = self._next_builder(size)
         builder.append(timestamp, key, value, headers_block)
         self._waiters.append((receiver, token))
 
@@ -189,7 +210,7 @@ class Partition(MaintainedPartition):
         if self._refusal is not None:
             raise self._refusal
         self._touch()
-        self._limit_bytes = self.topic.settings.max_message_bytes
+        self._limit_bytes = -1 if self.gates else self.topic.settings.max_message_bytes
         self._needs_keys = self.topic.settings.is_compacted
         self._builder = builder = BatchBuilder()
         return builder
@@ -221,6 +242,7 @@ class Partition(MaintainedPartition):
         Raises:
           CorruptBatch, InvalidBatch, RecordTooLarge: the batch is at fault; nothing was staged.
           OutOfOrderSequence, ProducerFenced: the producer is; nothing was staged.
+          QueueFull: a queue has no room for it; nothing was staged.
           LogStopped, BrokerClosing: the partition takes nothing.
         """
         if self._refusal is not None:
@@ -232,6 +254,8 @@ class Partition(MaintainedPartition):
             if original is not None:
                 self._acknowledge_repeat(original, receiver, token)
                 return
+        for gate in self.gates:
+            gate.check_batch(header, batch)
         self._close_builder()  # what was staged before keeps its place before
         base_offset = self.next_offset
         append_time = self._now_ms() if settings.message_timestamp_type == "LogAppendTime" else None
@@ -483,6 +507,11 @@ class Partition(MaintainedPartition):
     def is_flushing(self) -> bool:
         """Something was written and is not committed yet, or a flush is under way."""
         return bool(self._uncommitted) or self._rounds.committer.has(self)
+
+    @property
+    def staged_end_offset(self) -> int:
+        """The offset that the next record to be staged will get."""
+        return self.next_offset + (self._builder.count if self._builder is not None else 0)
 
     @property
     def is_staged(self) -> bool:

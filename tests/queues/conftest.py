@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import trio
 
 from trunkline import Broker
 from trunkline.errors import TrunklineError
-from trunkline.queues import Block, Consumption, Queue, QueueConsumer
-from trunkline.records import encode
+from trunkline.filters import RecordFilter
+from trunkline.queues import Block, Consumption, Queue, QueueConfig, QueueConsumer, QueueSource
+from trunkline.records import decode_all, encode
 
 
 class Taker(QueueConsumer):
@@ -26,10 +27,13 @@ class Taker(QueueConsumer):
         self.blocks: list[Block] = []
         self.got: list[tuple[int, bytes | None, int]] = []
         self.error: TrunklineError | None = None
+        self.failure: Exception | None = None
         self.consumption: Consumption | None = None
         self._changed = trio.Event()
 
     def deliver(self, blocks: list[Block]) -> None:
+        if self.failure is not None:
+            raise self.failure
         for block in blocks:
             self.blocks.append(block)
             for number, record in enumerate(block.records()):
@@ -92,6 +96,39 @@ class QueueBench:
     def taker(self, queue: Queue, **options: Any) -> Taker:
         """A consumer of the queue."""
         return Taker().attach(queue, **options)
+
+    def config(
+        self,
+        topic: str,
+        pattern: str = "#",
+        syntax: Literal["amqp", "mqtt"] = "amqp",
+        *,
+        headers: dict[str, str] | None = None,
+        start: Any = "latest",
+        **settings: Any,
+    ) -> QueueConfig:
+        """Of a queue that takes from one topic."""
+        filter = RecordFilter(pattern, syntax, headers or {})
+        return QueueConfig(sources=(QueueSource(topic, filter, start),), **settings)
+
+    def decoded(self, batch: bytes) -> list[tuple[int, bytes | None]]:
+        """Offsets and values."""
+        return [(record.offset, record.value) for record in decode_all(batch)]
+
+    async def rounds(self, broker: Broker) -> None:
+        """Let everything happen that is to happen soon."""
+        for _ in range(4):
+            done = trio.Event()
+            broker.views.rounds.call_soon(done.set)
+            await done.wait()
+
+    async def settle_all(self, taker: Taker, number: int) -> None:
+        """Settle each record until there were so many."""
+        settled = 0
+        while settled < number:
+            await taker.wait(settled + 1)
+            for sequence, _, _ in taker.got[settled:]:
+                settled += taker.settle(sequence)
 
     async def durable(self, taker: Taker) -> None:
         """Wait until what it has settled is durable."""

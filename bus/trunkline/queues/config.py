@@ -22,7 +22,7 @@ from trunkline.errors import InvalidSetting
 from trunkline.filters import RecordFilter
 from trunkline.settings import check_topic_name
 
-__all__ = ["Definition", "QueueConfig", "QueueSource", "Start"]
+__all__ = ["DEFINITION", "Definition", "QueueConfig", "QueueSource", "Start"]
 
 Start = Literal["earliest", "latest"] | dict[int, int]
 """Where a source begins: by partition, the first offset that is wanted; partitions not named: from offset 0."""
@@ -127,6 +127,10 @@ _RANGES: Final = [
 ]
 
 
+DEFINITION: Final = b"q"
+"""What the keys of definitions begin with."""
+
+
 class Definition(msgspec.Struct, frozen=True):
     """What ``__queues`` keeps of a queue beside its state."""
 
@@ -134,8 +138,9 @@ class Definition(msgspec.Struct, frozen=True):
     config: QueueConfig
     created_ms: int = 0
 
-    def encode(self) -> bytes:
-        return _encoder.encode(self)
+    def entry(self, name: str) -> tuple[bytes, bytes]:
+        """The record in ``__queues`` for a queue of this name."""
+        return DEFINITION + name.encode(), _encoder.encode(self)
 
     @classmethod
     def decode(cls, data: bytes) -> Definition:

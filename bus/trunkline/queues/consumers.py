@@ -5,7 +5,8 @@ The rules, in this order:
 1. A higher consumer priority first; lower ones get what is left when those have no room.
 2. With ``single_active`` one consumer gets everything: of those with the highest priority the one that came first. It
    stays the one until it goes, whoever comes meanwhile.
-3. The one with the most free prefetch, so that a slow consumer does not hoard; of equals the one served longest ago.
+3. The one that holds the fewest records, so that a slow consumer does not hoard; of equals the one served longest ago.
+   (Tried: the most free prefetch. Then a consumer with a large prefetch takes all until it is nearly full.)
 
 What is ready is shared between the consumers of a priority: each gets at most its part of it at a time, so that
 the first with a large prefetch does not take all.
@@ -19,13 +20,14 @@ from typing import Final, Generic, Protocol, TypeVar
 __all__ = ["UNLIMITED", "Roster", "Servable"]
 
 UNLIMITED: Final = 1 << 40
-"""What a consumer without a prefetch limit has; less what it holds, so that those are compared too."""
+"""What a consumer without a prefetch limit has."""
 
 
 class Servable(Protocol):
     """A consumer, as far as this decision goes."""
 
     priority: int
+    unacked: int
 
     @property
     def free(self) -> int:
@@ -93,7 +95,7 @@ class Roster(Generic[S]):
             if free <= 0:
                 continue
             sharing += 1
-            if best is None or free > best_free or (free == best_free and served[member] < served[best]):
+            if best is None or (member.unacked, served[member]) < (best.unacked, served[best]):
                 best, best_free = member, free
         if best is None:
             return None

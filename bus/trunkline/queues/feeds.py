@@ -21,6 +21,7 @@ from trunkline.live import Delivery, LiveSubscriber
 from trunkline.queues.arrivals import PLAIN, Orders, arrivals_of, orders_of, record_bytes
 from trunkline.queues.blocks import StoredBatch
 from trunkline.queues.catching_up import CatchingUp
+from trunkline.queues.gate import Gate
 from trunkline.records import Header, Record
 
 if TYPE_CHECKING:
@@ -46,14 +47,17 @@ class Wanted:
 
 
 class Member:
-    """A queue's place in a feed. ``position`` is None while it is live."""
+    """A queue's place in a feed. ``position`` is None while it is live, ``gate`` unless it refuses what is too much."""
 
-    __slots__ = ("feed", "position", "queue")
+    __slots__ = ("feed", "gate", "position", "queue")
+
+    is_picking = False
 
     def __init__(self, feed: SourceFeed, queue: Queue) -> None:
         self.feed = feed
         self.queue = queue
         self.position: int | None = None
+        self.gate: Gate | None = None
 
     @property
     def needed_from(self) -> int:
@@ -94,6 +98,8 @@ class Picking(Member, LiveSubscriber):
     """A queue with filters."""
 
     __slots__ = ("_last", "_wanted")
+
+    is_picking = True
 
     def __init__(self, feed: SourceFeed, queue: Queue, wanted: Sequence[Wanted]) -> None:
         super().__init__(feed, queue)
@@ -184,6 +190,9 @@ class SourceFeed:
         else:
             member = Picking(self, queue, wanted)
         self.members[queue] = member
+        if queue.config.overflow == "reject":
+            member.gate = Gate(member)
+            self.partition.gates.append(member.gate)
         begin = max(first if position is None else position, self.partition.log_start_offset)
         if begin < self.partition.high_watermark:
             member.position = begin
@@ -201,6 +210,8 @@ class SourceFeed:
         member = self.members.pop(queue, None)
         if member is not None:
             member.close()
+            if member.gate is not None:
+                self.partition.gates.remove(member.gate)
             self._catching_up.remove(member)
             if isinstance(member, Whole) and member in self._whole:
                 self._whole.remove(member)

@@ -24,7 +24,7 @@ from trunkline.records import read_header
 if TYPE_CHECKING:
     from trunkline.partition import Partition
 
-__all__ = ["Gathering", "Needed", "Piece", "gather", "gather_nowait", "gather_waiting"]
+__all__ = ["Gathering", "Needed", "Piece", "copied", "gather", "gather_nowait", "gather_waiting"]
 
 
 class Needed(NamedTuple):
@@ -35,26 +35,33 @@ class Needed(NamedTuple):
 
 
 class Piece(NamedTuple):
-    """Consecutive records of one batch, or ones that are gone (``block`` is None)."""
+    """Consecutive records of one batch, or ones that are gone (``block`` is None) from where they should be."""
 
     sequence: int
     length: int
     block: Block | None
+    source: int
+    offset: int
 
 
 Gathering = Generator[Needed, bytes | None, list[Piece]]
 """Is sent what was read from the offset on; None or nothing: the log has nothing there any more."""
 
 
+def copied(lease: Lease) -> Lease:
+    """What and where it is, apart from the state, which changes its own lease as parts of it are settled."""
+    return Lease(lease.sequence, lease.count, lease.source, lease.offset, lease.size_bytes, lease.deliveries)
+
+
 def gather(leases: Iterable[Lease], cache: BatchCache, sources: SourceTable) -> Gathering:
     """Find the records of ``leases``; see the module's docstring."""
     pieces: list[Piece] = []
-    for lease in leases:
+    for lease in [copied(lease) for lease in leases]:
         source, offset, sequence = lease.source, lease.offset, lease.sequence
         end = offset + lease.count
         partition = sources.partition(source)
         if partition is None:
-            pieces.append(Piece(sequence, lease.count, None))
+            pieces.append(Piece(sequence, lease.count, None, source, offset))
             continue
         while offset < end:
             content = cache.find(source, offset)
@@ -69,20 +76,18 @@ def gather(leases: Iterable[Lease], cache: BatchCache, sources: SourceTable) -> 
                     stop = partition.log_start_offset
             stop = min(end, stop if content is None else content.end_offset)
             if content is None:
-                pieces.append(Piece(sequence, stop - offset, None))
+                pieces.append(Piece(sequence, stop - offset, None, source, offset))
             elif (count := content.count(offset, stop)) == stop - offset:
                 block = Block(sequence, count, lease.deliveries, partition, offset, content)
-                pieces.append(Piece(sequence, count, block))
+                pieces.append(Piece(sequence, count, block, source, offset))
             else:
-                pieces += _with_gaps(content, sequence, lease.deliveries, partition, offset, stop)
+                pieces += _with_gaps(content, lease, partition, offset, stop)
             sequence += stop - offset
             offset = stop
     return pieces
 
 
-def _with_gaps(
-    content: Content, sequence: int, deliveries: int, partition: Partition, offset: int, stop: int
-) -> Iterable[Piece]:
+def _with_gaps(content: Content, lease: Lease, partition: Partition, offset: int, stop: int) -> Iterable[Piece]:
     """The records of a batch from which compaction has taken some."""
     left = {record.offset for record in content.records(offset, stop)}
     first = offset
@@ -91,9 +96,9 @@ def _with_gaps(
         end = first + 1
         while end < stop and (end in left) == is_left:
             end += 1
-        place = sequence + first - offset
-        block = Block(place, end - first, deliveries, partition, first, content) if is_left else None
-        yield Piece(place, end - first, block)
+        sequence = lease.sequence + first - lease.offset
+        block = Block(sequence, end - first, lease.deliveries, partition, first, content) if is_left else None
+        yield Piece(sequence, end - first, block, lease.source, first)
         first = end
 
 

@@ -28,7 +28,7 @@ from trunkline.errors import BrokerClosing, RecordTooLarge, TrunklineError
 from trunkline.queues.arrivals import DELIVER_AT, EXPIRES_AT, SPILLED
 from trunkline.queues.blocks import Block
 from trunkline.queues.context import ENGINE
-from trunkline.queues.gathering import gather, gather_waiting
+from trunkline.queues.gathering import copied, gather, gather_waiting
 from trunkline.queues.index import Lease
 from trunkline.records import Header, Record, encode_headers
 
@@ -124,7 +124,7 @@ class Leaving:
         if not self._queue.config.dead_letters_of(self._queue.name):
             self._finish([(lease.sequence, lease.sequence + lease.count) for lease in leases], reason)
             return
-        self._waiting += [(lease, reason) for lease in leases]
+        self._waiting += [(copied(lease), reason) for lease in leases]
         if not self._is_running:
             self._is_running = True
             self._queue.context.services.spawn(self._run)
@@ -215,18 +215,19 @@ class Leaving:
         queue = self._queue
         pieces = await gather_waiting(gather([lease], queue.context.cache, queue.context.sources))
         now = queue.context.now_ms()
-        for sequence, count, block in pieces:
+        for piece in pieces:
+            block = piece.block
             if block is None:
-                self.count -= queue.settle_gone([(sequence, sequence + count)])
+                self.count -= queue.missing(ENGINE, piece)
                 continue
             try:
                 records = block.records()
             except TrunklineError as error:
                 logger.error("queue %s: %r cannot be read and is dropped: %s", queue.name, block, error)
-                self.count -= queue.settle_gone([(sequence, sequence + count)])
+                self._finish([(piece.sequence, piece.sequence + piece.length)], reason)
                 continue
             for record in records:
-                place = sequence + record.offset - block.offset
+                place = block.sequence + record.offset - block.offset
                 headers = dead_headers(queue.name, block, record, reason, now)
                 self._stage_one(topic, record, headers, copying, place)
                 if len(copying.copied) % 100 == 99:
@@ -252,18 +253,20 @@ class Leaving:
         Those that were not copied go back to their places. Cancellation: so too.
         """
         queue = self._queue
+        leases = [copied(lease) for lease in leases]
         self.count += sum(lease.count for lease in leases)
         copying = Copying()
         moved = 0
         try:
             pieces = await gather_waiting(gather(leases, queue.context.cache, queue.context.sources))
-            for sequence, count, block in pieces:
+            for piece in pieces:
+                block = piece.block
                 if block is None:
-                    self.count -= queue.settle_gone([(sequence, sequence + count)])
+                    self.count -= queue.missing(ENGINE, piece)
                     continue
                 for record in block.records():
                     headers = [header for header in record.headers if header[0] != SPILLED]
-                    self._stage_one(topic, record, headers, copying, sequence + record.offset - block.offset)
+                    self._stage_one(topic, record, headers, copying, block.sequence + record.offset - block.offset)
             await copying.wait()
             if copying.error is not None:
                 raise copying.error

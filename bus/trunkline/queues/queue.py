@@ -15,10 +15,11 @@ their offsets; between partitions it is the order of arrival. What is released r
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Final
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Final, Literal
 
 import trio
+from msgspec.structs import replace
 
 from trunkline.errors import QueueInUse, TrunklineError
 from trunkline.queues.arrivals import PLAIN, Orders
@@ -175,7 +176,8 @@ class Queue:
 
     def looked_at(self, source: int, next_offset: int) -> None:
         """Everything of a source below an offset has arrived, or is not wanted."""
-        self.state.routed(source, next_offset)
+        if self.state.positions.get(source) != next_offset:
+            self.state.routed(source, next_offset)
 
     # -- going out ---------------------------------------------------------------------------------
 
@@ -333,12 +335,12 @@ class Queue:
     def _deliver(self, consumption: Consumption, pieces: list[Piece]) -> None:
         blocks: list[Block] = []
         delivered = 0
-        for sequence, count, block in pieces:
-            if block is None:
-                consumption.let_go(self.settle_gone([(sequence, sequence + count)], consumption.holder))
+        for piece in pieces:
+            if piece.block is None:
+                consumption.let_go(self.missing(consumption.holder, piece))
             else:
-                blocks.append(block)
-                delivered += count
+                blocks.append(piece.block)
+                delivered += piece.length
         if not blocks:
             return
         self.delivered += delivered
@@ -351,14 +353,28 @@ class Queue:
         if consumption.is_auto_settling:
             consumption.settle([(block.sequence, block.sequence + block.count) for block in blocks])
 
-    def settle_gone(self, ranges: Iterable[Range], holder: int = ENGINE) -> int:
-        """Records are not there any more: finish with them and count them."""
-        gone = self.state.settle(ranges, holder)
-        if gone:
-            self.gone += gone
-            self.changed()
-            logger.warning("queue %s: %d records were removed from their topic before they were done", self.name, gone)
-        return gone
+    def missing(self, holder: int, piece: Piece) -> int:
+        """Leased records are not where they were. Give back those that were spilled while they were being read.
+
+        The others are gone: they are settled and counted. How many the holder has lost.
+        """
+        lost = 0
+        end = piece.sequence + piece.length
+        for lease in self.state.peek(piece.length, piece.sequence - 1):
+            if lease.sequence >= end:
+                break
+            ranges = [(lease.sequence, min(lease.sequence + lease.count, end))]
+            if (lease.source, lease.offset) != (piece.source, piece.offset + lease.sequence - piece.sequence):
+                lost += self.state.release(ranges, holder, count=False)
+                self.serve_soon()
+            elif settled := self.state.settle(ranges, holder):
+                lost += settled
+                self.gone += settled
+                self.changed()
+                logger.warning(
+                    "queue %s: %d records were removed from their topic before their time", self.name, settled
+                )
+        return lost
 
     def _load_chunk(self, number: int) -> None:
         if not self._is_loading_chunk:
@@ -498,9 +514,8 @@ class Queue:
         if self.is_deleted:
             return
         for feed in self.feeds:
-            member = feed.members[self]
-            if member.position is None:
-                self.state.routed(feed.source, feed.partition.high_watermark)
+            if feed.members[self].position is None:
+                self.looked_at(feed.source, feed.partition.high_watermark)
         if self.persister is None:
             self.persister = Persister(self)
         self._written_ms = self.context.now_ms()
@@ -545,6 +560,17 @@ class Queue:
         if waiting.error is not None:
             raise waiting.error
 
+    def promised(self) -> tuple[int, int]:
+        """Records and bytes that are ready, or on their way through a gate."""
+        records, size_bytes = self.state.ready, self.state.live_bytes
+        for feed in self.feeds:
+            gate = feed.members[self].gate
+            if gate is not None:
+                passed = gate.on_the_way()
+                records += passed[0]
+                size_bytes += passed[1]
+        return records, size_bytes
+
     # -- looking and moving ------------------------------------------------------------------------
 
     async def purge(self) -> int:
@@ -560,10 +586,51 @@ class Queue:
         found: list[QueuedRecord] = []
         for lease in self.state.peek(limit, after_sequence):
             pieces = await gather_waiting(gather([lease], self.context.cache, self.context.sources))
-            for _, _, block in pieces:
-                if block is not None:
-                    found += _looked_at(lease, block)
+            for piece in pieces:
+                if piece.block is not None:
+                    found += _looked_at(lease, piece.block)
         return found[:limit]
+
+    async def reset(self, position: Position) -> int:
+        """Begin anew from a place in the past, or the end; how many records were dropped for it. Durable on return.
+
+        What consumers hold is taken from them; what they say of it later has no effect. Records from the position on
+        are looked at again in the background (``is_loading``), with the filters as they are now.
+
+        Args:
+          position: ``earliest``, ``latest``, an offset (of every partition), or ``{"timestamp": ms}``.
+
+        Cancellation: may have happened.
+        """
+        targets = [(feed, await _find_position(feed.partition, position)) for feed in self.feeds]
+        for consumption in self.consumers:
+            self.state.release([(0, self.state.next_sequence)], consumption.holder, count=False)
+            consumption.let_go(consumption.unacked)
+        dropped = self.state.purge()
+        self._start_at({feed.partition: offset for feed, offset in targets})
+        for feed, offset in targets:
+            feed.detach(self)
+            self.looked_at(feed.source, offset)
+            feed.attach(self, self.config.sources_of(self.name, feed.partition.topic.name), offset)
+        self.changed()
+        await self.wait_durable()
+        return dropped
+
+    def _start_at(self, offsets: Mapping[Partition, int]) -> None:
+        """Sources begin there from now on."""
+        starts: dict[str, dict[int, int]] = {}
+        ids: dict[str, str] = {}
+        for partition, offset in offsets.items():
+            starts.setdefault(partition.topic.name, {})[partition.index] = offset
+            ids[partition.topic.name] = partition.topic.id
+        sources = tuple(
+            replace(source, start=starts[source.topic], topic_id=ids[source.topic])
+            if source.topic in starts
+            else source
+            for source in self.config.sources
+        )
+        self.definition = replace(self.definition, config=replace(self.config, sources=sources))
+        self.context.topic.write(*self.definition.entry(self.name))
 
     async def move(self, to: str, limit: int | None = None) -> int:
         """Copy what is ready to another topic, each record settled once its copy is durable; how many.
@@ -641,7 +708,7 @@ class Queue:
     @property
     def is_behind_disk(self) -> bool:
         """A restart would have to look at records again."""
-        return self.state.has_changes or any(
+        return self.persister is not None or any(
             self.state.positions.get(feed.source) != feed.partition.high_watermark for feed in self.feeds
         )
 
@@ -658,6 +725,21 @@ class Queue:
 
 
 _OVER: Final = "delivery-limit"
+
+Position = Literal["earliest", "latest"] | int | Mapping[str, int]
+
+
+async def _find_position(partition: Partition, position: Position) -> int:
+    start, end = partition.log_start_offset, partition.high_watermark
+    if position == "earliest":
+        return start
+    if position == "latest":
+        return end
+    if isinstance(position, Mapping):
+        found = await partition.find_timestamp(position["timestamp"])
+        return end if found is None else found
+    assert isinstance(position, int)
+    return min(max(position, start), end)
 
 
 def _looked_at(lease: Lease, block: Block) -> list[QueuedRecord]:

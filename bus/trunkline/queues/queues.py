@@ -14,12 +14,12 @@ import msgspec
 import trio
 
 from trunkline.errors import BrokerClosing, InvalidSetting, QueueExists, QueueInUse, TrunklineError, UnknownQueue
-from trunkline.queues.config import Definition, QueueConfig, QueueSource
+from trunkline.queues.config import DEFINITION, Definition, QueueConfig, QueueSource
 from trunkline.queues.context import QueueContext
 from trunkline.queues.feeds import SourceFeed
 from trunkline.queues.persist import Persister
 from trunkline.queues.queue import Queue
-from trunkline.queues.recovery import DEFINITION, Replay
+from trunkline.queues.recovery import Replay
 from trunkline.queues.spill import make_room
 from trunkline.records import Header
 from trunkline.settings import check_topic_name
@@ -170,9 +170,7 @@ class Queues:
         fixed = msgspec.structs.replace(config, sources=self._fixed(config.sources))
         definition = Definition(queue_id, fixed, self._context.now_ms())
         with trio.CancelScope(shield=True):  # a queue that is stored and not here would come back at the next start
-            await self._context.topic.write_durable(
-                [Replay.next_id_entry(self._next_id), (DEFINITION + name.encode(), definition.encode())]
-            )
+            await self._context.topic.write_durable([Replay.next_id_entry(self._next_id), definition.entry(name)])
             queue = Queue(self._context, name, definition)
             self._add(queue)
             self._attach(queue)
@@ -212,7 +210,7 @@ class Queues:
             await queue.wait_durable()  # what the old filters have taken must not be matched again with the new ones
             definition = msgspec.structs.replace(queue.definition, config=config)
             with trio.CancelScope(shield=True):
-                await self._context.topic.write_durable([(DEFINITION + name.encode(), definition.encode())])
+                await self._context.topic.write_durable([definition.entry(name)])
                 self._redefine(queue, definition)
             return queue
 

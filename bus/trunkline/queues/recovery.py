@@ -1,8 +1,8 @@
 """Finding queues again at start: what ``__queues`` holds is sorted by queue, then each state is put together.
 
-The keys are drawn in :mod:`trunkline.queues.persist`. For each queue: the snapshot that the head names, the sealed
-chunks of the index, then every delta after the head's number, in order and without a gap. What belongs to a queue that
-has no definition is left over from one that was being deleted, and is removed.
+The keys are drawn in :mod:`trunkline.queues.persist`. For each queue: the snapshot that the head names, every
+delta after the head's number, in order and without a gap, then the sealed chunks of the index. What belongs to a
+queue that has no definition is left over from one that was being deleted, and is removed.
 
 After this a state knows how far it had looked at each source (``positions``). What lies behind that is offered again
 (:mod:`trunkline.queues.catching_up`): which records a queue takes follows from its filters and their start offsets, so
@@ -18,14 +18,13 @@ from typing import Final
 import msgspec
 
 from trunkline.errors import CorruptLog
-from trunkline.queues.config import Definition
+from trunkline.queues.config import DEFINITION, Definition
 from trunkline.queues.persist import DELTA_SLOTS, NUMBER, Head
 from trunkline.queues.sources import SOURCE_KIND, SourceTable
 from trunkline.queues.state import QueueState
 
-__all__ = ["DEFINITION", "NEXT_ID_KEY", "Found", "Replay"]
+__all__ = ["NEXT_ID_KEY", "Found", "Replay"]
 
-DEFINITION: Final = b"q"
 NEXT_ID_KEY: Final = b"n"
 _NEXT_ID: Final = Struct(">I")
 _ID: Final = Struct(">I")
@@ -62,8 +61,6 @@ class Found:
             state = QueueState.restore(present)
         else:
             state = QueueState()
-        for number, (offset, first_bytes) in sorted(self.index.items()):
-            state.recover_chunk(number, offset, first_bytes)
         last = head.number
         for number, delta in sorted(self.deltas.items()):
             if number <= head.number:
@@ -72,6 +69,8 @@ class Found:
                 raise CorruptLog(f"queue {name}: deltas {last + 1} to {number - 1} are missing in __queues")
             state.apply_delta(delta)
             last = number
+        for number, (offset, first_bytes) in sorted(self.index.items()):
+            state.recover_chunk(number, offset, first_bytes)
         state.recovered()
         return state, last
 
