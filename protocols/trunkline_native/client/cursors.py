@@ -145,6 +145,8 @@ class Cursor:
 
     def data_received(self, data: Data, body: bytes | memoryview) -> None:
         """See StreamReceiver."""
+        if self.is_done:
+            return  # closed, and the server has not heard of it yet
         self.received = data.next_offset
         self._queued += len(body)
         self._inbox.chunks.append(Chunk(self._index, body, data.next_offset))
