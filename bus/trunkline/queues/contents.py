@@ -7,10 +7,9 @@ from collections.abc import Iterator
 
 from msgspec.structs import replace
 
-from trunkline.queues.entries import END, GONE, Entries
-from trunkline.queues.index import Chunk, Lease, Piece, Range, slice_bytes
+from trunkline.queues.entries import END, Entries
+from trunkline.queues.index import GONE, Chunk, Lease, Piece, slice_bytes
 from trunkline.queues.level import Level
-from trunkline.queues.ranges import Ranges
 from trunkline.queues.spans import SpanMap
 
 __all__ = ["Contents"]
@@ -170,7 +169,7 @@ class Contents(Entries):
         level.give_back()
         moved = 0
         first, end = entry.sequence, entry.sequence + entry.count
-        for start, stop in _without(max(first, level.position), end, level.hidden, level.seen):
+        for start, stop in level.visible(max(first, level.position), end):
             size = slice_bytes(entry.size_bytes, entry.count, start - first, stop - first)
             span = Lease(
                 start,
@@ -298,20 +297,3 @@ def _entry(
 def _is_whole(level: Level, chunk: Chunk) -> bool:
     """Whether all entries of a chunk ahead of the head are in the index's order."""
     return level.hidden is None or not level.hidden.touches(chunk.first, chunk.end)
-
-
-def _without(first: int, end: int, hidden: Ranges | None, edge: int) -> list[Range]:
-    """``[first, end)`` without what is hidden, parted at ``edge``."""
-    found: list[Range] = []
-    while first < end:
-        hole = hidden.find(first) if hidden is not None else None
-        stop = end if hole is None else min(max(hole[0], first), end)
-        if first < edge < stop:
-            found.append((first, edge))
-            first = edge
-        if first < stop:
-            found.append((first, stop))
-        if hole is None:
-            break
-        first = hole[1]
-    return found

@@ -15,15 +15,15 @@ import heapq
 from collections.abc import Iterable
 from typing import ClassVar, Final
 
-from trunkline.queues.index import RUN_FIELDS, Chunk, Lease, Range, fitting, slice_bytes
+import msgspec
+
+from trunkline.queues.index import GONE, RUN_FIELDS, Chunk, Lease, Range, fitting, slice_bytes
 from trunkline.queues.level import Level
 from trunkline.queues.spans import SpanMap
 
 __all__ = ["Entries"]
 
 END: Final = (1 << 63) - 1
-GONE: Final = -1
-"""The holder of a span that is settled: it may still be noted for the next delta."""
 
 
 class Entries:
@@ -180,6 +180,16 @@ class Entries:
         self._lease(taken, holder, 0)
         return taken
 
+    def take_oldest(self, limit: int, holder: int) -> list[Lease]:
+        """Lease up to ``limit`` ready entries that are worth least: lowest priority first, then lowest sequence."""
+        taken: list[Lease] = []
+        for level in reversed(self._order):
+            limit, _, goes_on = self._take(level, limit, END, holder, 0, 0, False, taken)
+            if limit <= 0 or not goes_on:
+                break
+        self._lease(taken, holder, 0)
+        return taken
+
     def _take(
         self,
         level: Level,
@@ -302,28 +312,41 @@ class Entries:
             return 0
         changed = self._cut_changed()
         before = held.entries
+        size_bytes = 0
         for first, end in ranges:
-            for span in held.take(first, end, changed):
-                self.live_bytes -= span.size_bytes
-                self._settled(span)
+            if end - first == 1:
+                one = held.take_one(first, changed)
+                if one is not None:
+                    size_bytes += one[1]
+                    self._note_settled(one[0], first, end)
+            else:
+                for span in held.take(first, end, changed):
+                    size_bytes += span.size_bytes
+                    self._settled(span)
         count = before - held.entries
         if count:
             self.unacked -= count
+            self.live_bytes -= size_bytes
             self.has_changes = True
         return count
 
     def _settled(self, span: Lease) -> None:
         span.holder = GONE
+        self._note_settled(span, span.sequence, span.sequence + span.count)
+
+    def _note_settled(self, span: Lease, first: int, end: int) -> None:
+        """Entries that are, or were, of ``span`` are settled."""
         level = self._levels[span.priority]
-        sequence, count, chunk = span.sequence, span.count, span.chunk
         settled = level.settled
-        if settled and settled[-1] == sequence:
-            settled[-1] = sequence + count
+        if settled and settled[-1] == first:
+            settled[-1] = end
         else:
-            level.note_settled(sequence, sequence + count)
+            settled.append(first)
+            settled.append(end)
+        chunk = span.chunk
         if chunk is not None:
-            chunk.held -= count
-            if not chunk.held and chunk.is_passed:
+            held = chunk.held = chunk.held - end + first
+            if not held and chunk.is_passed:
                 level.leave(chunk)
 
     def release(self, ranges: Iterable[Range], holder: int, *, due_ms: int = 0, count: bool = True) -> int:
@@ -363,6 +386,23 @@ class Entries:
         released = self.release(((0, END),), holder)
         self._holders.pop(holder, None)
         return released
+
+    def transfer(self, ranges: Iterable[Range], holder: int, to_holder: int) -> list[Lease]:
+        """Hand what of these ``holder`` has to another one, without a deadline. Gives copies of what it got."""
+        held = self._holders.get(holder)
+        if held is None:
+            return []
+        changed = self._cut_changed()
+        spans = [span for first, end in ranges for span in held.take(first, end, changed)]
+        receiver = self._holders.get(to_holder)
+        if receiver is None:
+            receiver = self._holders[to_holder] = SpanMap()
+        moved: list[Lease] = []
+        for span in spans:
+            span.holder, span.deadline_ms = to_holder, 0
+            moved.append(msgspec.structs.replace(span, chunk=None))
+            receiver.add(span)
+        return moved
 
     def extend(self, ranges: Iterable[Range], holder: int, deadline_ms: int) -> int:
         """Change when the holder loses these; returns how many are the holder's."""

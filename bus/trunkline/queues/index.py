@@ -17,7 +17,7 @@ from typing import Final
 
 import msgspec
 
-__all__ = ["RUN_FIELDS", "Chunk", "Lease", "Piece", "Range", "cut", "fitting", "slice_bytes"]
+__all__ = ["GONE", "RUN_FIELDS", "Chunk", "Lease", "Piece", "Range", "cut", "fitting", "slice_bytes"]
 
 Range = tuple[int, int]
 """Sequences ``[first, end)``."""
@@ -26,6 +26,9 @@ Piece = tuple[int, int, int, int, int, int]
 """A run or part of one: sequence, source, offset, count, size_bytes, expires_ms."""
 
 RUN_FIELDS: Final = 6
+
+GONE: Final = -1
+"""The holder of a span that is settled: it may still be noted for the next delta."""
 
 
 class Chunk:

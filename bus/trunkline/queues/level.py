@@ -13,7 +13,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterator
 
-from trunkline.queues.index import RUN_FIELDS, Chunk, Lease, Piece, pieces, slice_bytes
+from trunkline.queues.index import RUN_FIELDS, Chunk, Lease, Piece, Range, pieces, slice_bytes
 from trunkline.queues.ranges import Ranges
 from trunkline.queues.spans import SpanMap
 
@@ -210,21 +210,33 @@ class Level:
     def pieces_of(self, chunk: Chunk) -> Iterator[Piece]:
         """What is ready in a chunk from the head on that is in memory. Before: :meth:`give_back`."""
         assert chunk.runs is not None
-        hidden = self.hidden
         at_head = chunk is self.chunks[self.head]
         used = self._used if at_head else 0
         for sequence, source, offset, count, size, expires in pieces(chunk.runs, self._row if at_head else 0):
             first, end = sequence + used, sequence + count
             used = 0
-            while first < end:
-                hole = hidden.find(first) if hidden is not None else None
-                stop = end if hole is None else min(max(hole[0], first), end)
-                if stop > first:
-                    share = slice_bytes(size, count, first - sequence, stop - sequence)
-                    yield first, source, offset + first - sequence, stop - first, share, expires
-                if hole is None:
-                    break
-                first = hole[1]
+            for start, stop in self.visible(first, end):
+                share = slice_bytes(size, count, start - sequence, stop - sequence)
+                yield start, source, offset + start - sequence, stop - start, share, expires
+
+    def visible(self, first: int, end: int) -> list[Range]:
+        """``[first, end)`` without what is hidden, parted at ``seen``."""
+        hidden, seen = self.hidden, self.seen
+        if hidden is None and (first >= seen or end <= seen):
+            return [(first, end)]
+        found: list[Range] = []
+        while first < end:
+            hole = hidden.find(first) if hidden is not None else None
+            stop = end if hole is None else min(max(hole[0], first), end)
+            if first < seen < stop:
+                found.append((first, seen))
+                first = seen
+            if first < stop:
+                found.append((first, stop))
+            if hole is None:
+                break
+            first = hole[1]
+        return found
 
     def hide(self, first: int, end: int) -> None:
         """Entries ahead of the head are no longer in the index's order. Before: :meth:`give_back`."""

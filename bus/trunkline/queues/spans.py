@@ -11,11 +11,13 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from typing import Final
 
-from trunkline.queues.index import Lease, cut
+from msgspec.structs import replace
+
+from trunkline.queues.index import GONE, Lease, cut
 
 __all__ = ["SpanMap"]
 
-BLOCK: Final = 1024
+BLOCK: Final = 256
 
 
 class SpanMap:
@@ -117,6 +119,58 @@ class SpanMap:
                     return
                 yield span
             block, at = block + 1, 0
+
+    def take_one(self, sequence: int, changed: list[Lease]) -> tuple[Lease, int] | None:
+        """Take one entry out, without making a span for it; ``changed`` as in :meth:`take`.
+
+        Returns:
+          The span in which it was (which has become shorter, or is out), and what the entry counts for. None: it is
+          not there.
+        """
+        firsts = self._firsts
+        if len(firsts) > 1:
+            block = bisect_right(firsts, sequence) - 1
+            if block < 0:
+                return None
+        elif firsts:
+            block = 0
+        else:
+            return None
+        keys, spans = self._keys[block], self._blocks[block]
+        at = bisect_right(keys, sequence) - 1
+        if at < 0:
+            return None
+        span = spans[at]
+        count = span.count
+        before = sequence - span.sequence
+        if before >= count:
+            return None
+        self.entries -= 1
+        if count == 1:
+            if len(keys) > 1:
+                del keys[at], spans[at]
+            else:
+                self._remove(block, 0, 1)
+            span.holder = GONE
+            return span, span.size_bytes
+        size = span.size_bytes
+        share, more = divmod(size, count)
+        own = share + (before < more)
+        if before:
+            span.count = before
+            span.size_bytes = share * before + min(before, more)
+            if count - before > 1:
+                rest = replace(span, sequence=sequence + 1, count=count - before - 1, offset=span.offset + before + 1)
+                rest.size_bytes = size - own - span.size_bytes
+                if rest.is_changed:
+                    changed.append(rest)
+                self._insert(block, at + 1, rest)
+        else:
+            keys[at] = span.sequence = sequence + 1
+            span.offset += 1
+            span.count = count - 1
+            span.size_bytes = size - own
+        return span, own
 
     def take(self, first: int, end: int, changed: list[Lease]) -> list[Lease]:
         """Take all entries in ``[first, end)`` out, as spans; others stay.
