@@ -62,6 +62,8 @@ class Delivery:
 class LiveSubscriber(ABC):
     """Somebody with filters. Must be hashable (by identity is best). If it raises, it is removed."""
 
+    __slots__ = ()
+
     @abstractmethod
     def deliver(self, delivery: Delivery, options: list[Any]) -> bool:
         """Take a record; ``options`` are those of its filters that matched.

@@ -1,5 +1,19 @@
-"""Sessions: filtered cursors over logs that outlive the connection that uses them."""
+"""Sessions: filtered cursors over logs that outlive the connections that use them.
 
+* :mod:`~trunkline.sessions.sessions`: all of them; ``broker.sessions``.
+* :mod:`~trunkline.sessions.session`: what an attached connection holds; :mod:`~trunkline.sessions.owner`: what it
+  offers.
+* :mod:`~trunkline.sessions.state`: a session that lives on without anybody; :mod:`~trunkline.sessions.serving`:
+  what an attached one is due.
+* :mod:`~trunkline.sessions.window`, :mod:`~trunkline.sessions.references`: what is not finished, what is not given.
+* :mod:`~trunkline.sessions.stored`: the formats.
+"""
+
+from trunkline.sessions.description import SessionDescription
+from trunkline.sessions.owner import SessionOwner
+from trunkline.sessions.session import Session
 from trunkline.sessions.sessions import Sessions
+from trunkline.sessions.state import FilterName
+from trunkline.sessions.window import Unfinished
 
-__all__ = ["Sessions"]
+__all__ = ["FilterName", "Session", "SessionDescription", "SessionOwner", "Sessions", "Unfinished"]
