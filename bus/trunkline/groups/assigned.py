@@ -24,7 +24,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from trunkline.errors import IllegalGeneration, InconsistentGroupProtocol, MemberFenced, Overloaded, UnknownMember
 from trunkline.groups.assigned_members import AssignedMember, subscriptions
 from trunkline.groups.assignors import ASSIGNORS
-from trunkline.groups.effects import SAVE, Effect, Say
+from trunkline.groups.effects import SAVE, Effect, Otherwise, Say
 from trunkline.groups.history import Rebalance
 from trunkline.groups.members import MemberListener
 from trunkline.log import TopicPartition
@@ -269,7 +269,7 @@ class AssignedGroup:
         for member in self.members.values():
             if not member.is_told and member.listener is not None and self.due_at > now:
                 member.is_told = True
-                self.effects.append(Say(member.tell, member.assignment(self.generation), is_answer=False))
+                self.effects.append(Say(member.tell, member.assignment(self.generation), Otherwise.DROP))
         if self.rebalance is not None and not self.rebalance.is_over and self.is_stable:
             self.rebalance.end(now)
 
@@ -319,7 +319,7 @@ class AssignedGroup:
 
     def _say_gone(self, member: AssignedMember, error: MemberFenced | UnknownMember) -> None:
         if member.listener is not None:
-            self.effects.append(Say(member.listener.fenced, error, is_answer=False))
+            self.effects.append(Say(member.listener.fenced, error, Otherwise.TELL))
 
     def _remember_fenced(self, member_id: str) -> None:
         self._fenced[member_id] = None

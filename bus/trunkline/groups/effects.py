@@ -11,7 +11,7 @@ from collections.abc import Callable
 from enum import Enum
 from typing import Any, Final, NamedTuple
 
-__all__ = ["SAVE", "Effect", "Save", "Say"]
+__all__ = ["SAVE", "Effect", "Otherwise", "Save", "Say"]
 
 
 class Save(Enum):
@@ -23,17 +23,20 @@ class Save(Enum):
 SAVE: Final = Save.SAVE
 
 
-class Say(NamedTuple):
-    """Call ``to`` with ``what``.
+class Otherwise(Enum):
+    """What to do about what was to be told after a save that failed."""
 
-    Attributes:
-      is_answer: somebody waits for it; if it cannot be told, because the state could not be saved, ``to`` is called
-        with the error instead.
-    """
+    REFUSE = "tell the error instead"
+    DROP = "nothing: it will be told anew when the group is repaired"
+    TELL = "tell it all the same: it is so anyway"
+
+
+class Say(NamedTuple):
+    """Call ``to`` with ``what``."""
 
     to: Callable[[Any], None]
     what: object
-    is_answer: bool = True
+    otherwise: Otherwise = Otherwise.REFUSE
 
 
 Effect = Save | Say

@@ -6,7 +6,7 @@ from collections import deque
 from collections.abc import Callable, Iterable
 
 from trunkline.errors import TrunklineError
-from trunkline.groups.effects import SAVE, Effect, Say
+from trunkline.groups.effects import SAVE, Effect, Otherwise, Say
 from trunkline.pending import AppendReceiver
 
 __all__ = ["Outbox"]
@@ -57,8 +57,10 @@ class Outbox:
         self._durable = token
         self.is_unsaved = True
         for say in self._release(token):
-            if say.is_answer:
+            if say.otherwise is Otherwise.REFUSE:
                 self._tell(Say(say.to, error))
+            elif say.otherwise is Otherwise.TELL:
+                self._tell(say)
 
     def _release(self, number: int) -> Iterable[Say]:
         while self._held and self._held[0][0] <= number:
