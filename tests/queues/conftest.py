@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import pytest
@@ -13,6 +14,7 @@ from trunkline.errors import TrunklineError
 from trunkline.filters import RecordFilter
 from trunkline.queues import Block, Consumption, Queue, QueueConfig, QueueConsumer, QueueSource
 from trunkline.records import decode_all, encode
+from trunkline.testing import SimulatedDisk
 
 
 class Taker(QueueConsumer):
@@ -114,6 +116,14 @@ class QueueBench:
     def decoded(self, batch: bytes) -> list[tuple[int, bytes | None]]:
         """Offsets and values."""
         return [(record.offset, record.value) for record in decode_all(batch)]
+
+    @contextmanager
+    def power_failure(self, disk: SimulatedDisk) -> Iterator[None]:
+        """The block ends with the broker cut off; whatever it raises then is no matter."""
+        try:
+            yield
+        except OSError:
+            disk.forget_failures()
 
     async def rounds(self, broker: Broker) -> None:
         """Let everything happen that is to happen soon."""

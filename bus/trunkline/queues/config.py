@@ -46,9 +46,9 @@ class QueueSource(msgspec.Struct, frozen=True, omit_defaults=True):
     topic_id: str = ""
 
     @property
-    def wanted(self) -> tuple[str, RecordFilter]:
-        """What the user asked for, without where it begins."""
-        return self.topic, self.filter
+    def wanted(self) -> tuple[str, bytes]:
+        """What the user asked for, without where it begins; can be compared and hashed."""
+        return self.topic, msgspec.json.encode(self.filter, order="sorted")
 
 
 class QueueConfig(msgspec.Struct, frozen=True, omit_defaults=True):
