@@ -24,7 +24,7 @@ from trunkline.errors import (
     UnknownMember,
     UnknownTopic,
 )
-from trunkline_native.client import Bus, ConsumerRecord, GroupReader, OffsetChange
+from trunkline_native.client import Bus, ConsumerRecord, GroupReader, OffsetChange, connect
 
 if TYPE_CHECKING:
     from tests.native.conftest import Consumer, RestartableBroker, Watch
@@ -403,6 +403,17 @@ async def test_what_a_callback_raises_ends_the_reading(bus: Bus) -> None:
         async with bus.group("billing").subscribe("orders", on_assigned=refuse):
             pass
     assert [found.members for found in await bus.list_groups()] in ([], [0])
+
+
+async def test_a_program_that_is_cancelled_commits_and_leaves(broker: RestartableBroker, bus: Bus) -> None:
+    await fill(bus, 5, 1)
+    with anyio.CancelScope() as scope:
+        async with connect(broker.url) as other, other.group("billing").subscribe("orders") as records:
+            await take(records, 3)
+            scope.cancel()
+            await take(records, 1)
+    assert [found.members for found in await bus.list_groups()] == [0]
+    assert await committed(bus) == {0: 3}
 
 
 async def test_a_closed_reader_ends(bus: Bus) -> None:

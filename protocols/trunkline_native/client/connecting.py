@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
 import anyio
+import anyio.abc
 
 from trunkline.compression import Compression
 from trunkline.errors import ClientClosed, ConfigurationError
@@ -109,9 +110,16 @@ async def connect(
     async with anyio.create_task_group() as tasks:
         groups = GroupClient(link, admin, streams, members, tasks.start_soon)
         bus = Bus(link, admin, sender, streams, groups, queues, batch_bytes)
+        linked = anyio.CancelScope()
+
+        async def stay_connected(*, task_status: anyio.abc.TaskStatus[None]) -> None:
+            with linked:
+                await link.run(task_status=task_status)
+
         await tasks.start(sender.run)
         try:
-            await tasks.start(link.run)
+            await tasks.start(stay_connected)
+            linked.shield = True  # what is left of a block that was cancelled can still take its leave
             yield bus
             await sender.flush()
         except (Exception, KeyboardInterrupt, SystemExit) as error:
@@ -122,6 +130,7 @@ async def connect(
             streams.close(closed)
             members.close(closed)
             queues.table.close(closed)
+            linked.cancel()
             tasks.cancel_scope.cancel()
     if body_error is not None:
         raise body_error
