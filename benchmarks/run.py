@@ -122,6 +122,11 @@ SMALL = Row(
 )
 LARGE = Row("Native, batches of 100 KB: GB per broker CPU s", gigabytes_per_cpu_second, Target(0.8, is_least=True))
 FETCH = Row("Native fetch of these: GB per broker CPU s", gigabytes_per_cpu_second)
+GROUP = Row(
+    "Native group, 4 members, 100 B: records per broker CPU s",
+    lambda figures: figures["records"] / max(figures["broker_cpu_s"], TICK_S),
+    Target(3_000_000, is_least=True),
+)
 
 TWICE, EQUAL = Target(2, is_ratio=True), Target(1, is_ratio=True)
 
@@ -143,6 +148,7 @@ CASES: Sequence[Case] = [
         ],
         is_mqtt=False,
     ),
+    Case("native-groups", [Load("native_groups.py", "--members 4", 10_000_000, [GROUP])], is_mqtt=False),
 ]
 
 STARTUP_ROWS: Sequence[Row] = [

@@ -71,6 +71,14 @@ def test_native_load_counts_every_batch_and_fetches_them(trunkline_broker: Backg
     assert fetched["MB_s"] > 0
 
 
+@pytest.mark.parametrize("arguments", [[], ["--client"]])
+def test_native_groups_counts_every_record(trunkline_broker: BackgroundBroker, arguments: list[str]) -> None:
+    port = str(trunkline_broker.addresses["native"][1])
+    sizes = ["--count", "2500", "--batch", "100", "--members", "2", "--partitions", "4", "--commit-bytes", "1000"]
+    found = json.loads(run("native_groups.py", "--port", port, "--pid", str(os.getpid()), *sizes, *arguments))
+    assert found["records"] == 2500
+
+
 def test_run_prints_a_table_of_brokers_it_started_itself(tmp_path: Path) -> None:
     lines = tmp_path / "figures.jsonl"
     arguments = [

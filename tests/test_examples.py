@@ -43,6 +43,15 @@ def test_blocking_client(trunkline_broker: BackgroundBroker) -> None:
     assert kept.endswith(": remember the milk {'by': b'alice'}")
 
 
+def test_groups_replay(trunkline_broker: BackgroundBroker) -> None:
+    assert run("groups_replay.py", trunkline_broker.url) == [
+        "billing has read 48 orders",
+        "audit begins behind 24 of them",
+        "audit has read 24 orders, the first from 24 h ago",
+        "billing is 0 behind, as before",
+    ]
+
+
 def test_mqtt_device(trunkline_broker: BackgroundBroker) -> None:
     host, port = trunkline_broker.addresses["mqtt"]
     assert run("mqtt_device.py", trunkline_broker.url, host, str(port)) == [
