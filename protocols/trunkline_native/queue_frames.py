@@ -248,7 +248,7 @@ class Consuming(Header, tag=102, frozen=True):
 
 
 class Durable(Header, tag=105, frozen=True):
-    """What the consumption had settled, released and rejected before is durable."""
+    """What the consumption had settled and released before is durable."""
 
     id: Count
 

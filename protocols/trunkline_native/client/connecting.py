@@ -130,6 +130,7 @@ async def connect(
             streams.close(closed)
             members.close(closed)
             queues.table.close(closed)
+            link.close(closed)
             linked.cancel()
             tasks.cancel_scope.cancel()
     if body_error is not None:

@@ -70,6 +70,15 @@ class Link:
         self._request_timeout_s = request_timeout_s
         self._changed = anyio.Event()
         self._last_error: TrunklineError | None = None
+        self._closed: TrunklineError | None = None
+
+    def close(self, error: TrunklineError) -> None:
+        """The client ends: whoever waits for an answer, or asks from now on, is told."""
+        self._closed = error
+        session, self.session = self.session, None
+        if session is not None:
+            session.end(error)
+        self._changed.set()
 
     async def run(self, *, task_status: anyio.abc.TaskStatus[None]) -> None:
         """Stay connected until cancelled; started once the first session is open. Raises if that fails."""
@@ -173,6 +182,8 @@ class Link:
 
     async def _wait_session(self, deadline: float) -> Session:
         while self.session is None:
+            if self._closed is not None:
+                raise self._closed
             with anyio.move_on_after(deadline - anyio.current_time()):
                 await self._changed.wait()
                 continue

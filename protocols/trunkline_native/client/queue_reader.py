@@ -189,7 +189,9 @@ class QueueReader(AsyncIterator[QueueRecord]):
             record.extend(lock_timeout)
 
     async def flush(self) -> None:
-        """Wait until everything said before is durable: none of these records comes again.
+        """Wait until everything acknowledged and released before is durable: none of it comes again by a crash.
+
+        It does not wait for what is rejected, which is finished with once its copy in the dead-letter topic is durable.
 
         Raises:
           ConnectionFailed: the connection broke first, now or since the last flush; some of them may come again.
