@@ -95,7 +95,12 @@ def _number(value: bytes, most: int) -> int:
 
 def record_bytes(record: Record) -> int:
     """What a record that was matched singly counts for."""
-    size = len(record.key or b"") + len(record.value or b"") + _RECORD_OVERHEAD_BYTES
+    key, value = record.key, record.value
+    size = _RECORD_OVERHEAD_BYTES
+    if key is not None:
+        size += len(key)
+    if value is not None:
+        size += len(value)
     for name, value in record.headers:
         size += len(name) + len(value or b"") + 2
     return size

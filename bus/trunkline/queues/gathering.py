@@ -24,7 +24,7 @@ from trunkline.records import read_header
 if TYPE_CHECKING:
     from trunkline.partition import Partition
 
-__all__ = ["Gathering", "Needed", "Piece", "copied", "gather", "gather_nowait", "gather_waiting"]
+__all__ = ["Gathering", "Needed", "Piece", "copied", "gather", "gather_cached", "gather_nowait", "gather_waiting"]
 
 
 class Needed(NamedTuple):
@@ -46,6 +46,22 @@ class Piece(NamedTuple):
 
 Gathering = Generator[Needed, bytes | None, list[Piece]]
 """Is sent what was read from the offset on; None or nothing: the log has nothing there any more."""
+
+
+def gather_cached(leases: Iterable[Lease], cache: BatchCache, sources: SourceTable) -> list[Block] | None:
+    """Blocks for ``leases`` if each lies in one batch that is in the cache; None otherwise."""
+    blocks: list[Block] = []
+    find = cache.find
+    for lease in leases:
+        source, offset, count = lease.source, lease.offset, lease.count
+        content = find(source, offset)
+        if content is None or content.count(offset, offset + count) != count:
+            return None
+        partition = sources.partition(source)
+        if partition is None:
+            return None
+        blocks.append(Block(lease.sequence, count, lease.deliveries, partition, offset, content))
+    return blocks
 
 
 def copied(lease: Lease) -> Lease:

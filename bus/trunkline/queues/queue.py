@@ -27,7 +27,15 @@ from trunkline.queues.blocks import Block
 from trunkline.queues.consumers import Roster
 from trunkline.queues.consumption import Consumption, QueueConsumer, Range, SharedPrefetch
 from trunkline.queues.context import ENGINE, QueueContext
-from trunkline.queues.gathering import Gathering, Needed, Piece, gather, gather_nowait, gather_waiting
+from trunkline.queues.gathering import (
+    Gathering,
+    Needed,
+    Piece,
+    gather,
+    gather_cached,
+    gather_nowait,
+    gather_waiting,
+)
 from trunkline.queues.index import Lease
 from trunkline.queues.leaving import Leaving
 from trunkline.queues.persist import IDLE_MS, Persister
@@ -71,6 +79,7 @@ class Queue:
         "_is_dirty",
         "_is_loading_chunk",
         "_is_serving",
+        "_is_timed",
         "_leaving",
         "_roster",
         "_timer_ms",
@@ -116,6 +125,7 @@ class Queue:
         self._timer_ms: int | None = None
         self._written_ms = self._idle_ms = 0  # last written; when to look whether it is idle
         self._asked = False  # to serve
+        self._is_timed = state is not None  # some entries may be delayed, expire, or be taken back
         self._is_dirty = False  # something has changed that is not written yet
         self._is_serving = False
         self._is_loading_chunk = False
@@ -148,6 +158,7 @@ class Queue:
         if orders.spilled is not None:
             self._find_spilled(orders.spilled, source, offset)
             return
+        self._is_timed = True
         expires = orders.expires_ms
         if config.ttl_ms >= 0:
             expires = min(expires or 1 << 62, now + config.ttl_ms)
@@ -260,25 +271,34 @@ class Queue:
             return
         self._is_serving = True
         try:
-            state, now = self.state, self.context.now_ms()
-            timer = state.next_timer_ms
-            if timer is not None and timer <= now:
+            state, config = self.state, self.definition.config
+            now = self.context.now_ms()
+            if self._is_timed and (timer := state.next_timer_ms) is not None and timer <= now:
                 self._do_due(now)
-            config = self.definition.config
             if config.max_length >= 0 or config.max_length_bytes >= 0:
                 self._cut(config)
             if self._roster is not None and state.ready:
                 self._dispatch(self._roster, now)
-            timer = state.next_timer_ms
-            if timer is not None and (self._timer_ms is None or timer < self._timer_ms):
-                self._timer_ms = timer
-                self.context.wake_at(self, timer)
+            if self._is_timed:
+                self._set_timer()
         finally:
             self._is_serving = False
 
+    def _set_timer(self) -> None:
+        """Be woken when the next entry is due, expires, or has been held for too long."""
+        timer = self.state.next_timer_ms
+        if timer is None:
+            self._is_timed = False
+        elif self._timer_ms is None or timer < self._timer_ms:
+            self._timer_ms = timer
+            self.context.wake_at(self, timer)
+
     def _dispatch(self, roster: Roster[Consumption], now: int) -> None:
         state, config = self.state, self.definition.config
-        deadline = now + config.lock_timeout_ms if config.lock_timeout_ms else 0
+        deadline = 0
+        if config.lock_timeout_ms:
+            deadline = now + config.lock_timeout_ms
+            self._is_timed = True
         left = ROUND_BYTES
         while state.ready:
             chosen = roster.choose(state.ready)
@@ -308,10 +328,14 @@ class Queue:
             over = [lease for lease in leases if lease.deliveries > limit]
             leases = [lease for lease in leases if lease.deliveries <= limit]
             self._send_away(consumption, [(lease.sequence, lease.sequence + lease.count) for lease in over], _OVER)
+        blocks = gather_cached(leases, self.context.cache, self.context.sources)
+        if blocks is not None:
+            self._deliver(consumption, blocks)
+            return
         gathering = gather(leases, self.context.cache, self.context.sources)
         pieces, needed = gather_nowait(gathering)
         if pieces is not None:
-            self._deliver(consumption, pieces)
+            self._deliver_pieces(consumption, pieces)
             return
         consumption.is_loading = True
         self.context.services.spawn(self._load, consumption, gathering, needed)
@@ -329,21 +353,22 @@ class Queue:
     def _loaded(self, consumption: Consumption, pieces: list[Piece]) -> None:
         consumption.is_loading = False
         if not consumption.is_closed and not self.context.is_closing:
-            self._deliver(consumption, pieces)
+            self._deliver_pieces(consumption, pieces)
             self.serve_soon()
 
-    def _deliver(self, consumption: Consumption, pieces: list[Piece]) -> None:
+    def _deliver_pieces(self, consumption: Consumption, pieces: list[Piece]) -> None:
         blocks: list[Block] = []
-        delivered = 0
         for piece in pieces:
             if piece.block is None:
                 consumption.let_go(self.missing(consumption.holder, piece))
             else:
                 blocks.append(piece.block)
-                delivered += piece.length
-        if not blocks:
-            return
-        self.delivered += delivered
+        if blocks:
+            self._deliver(consumption, blocks)
+
+    def _deliver(self, consumption: Consumption, blocks: list[Block]) -> None:
+        for block in blocks:
+            self.delivered += block.count
         try:
             consumption.consumer.deliver(blocks)
         except Exception:  # the boundary: one consumer's bug must not keep records from the others
@@ -400,7 +425,10 @@ class Queue:
         self, consumption: Consumption, ranges: Iterable[Range], *, delay_s: float = 0.0, count: bool = True
     ) -> int:
         """See :meth:`Consumption.release`."""
-        due = self.context.now_ms() + round(delay_s * 1000) if delay_s > 0 else 0
+        due = 0
+        if delay_s > 0:
+            due = self.context.now_ms() + round(delay_s * 1000)
+            self._is_timed = True
         limit = self.definition.config.delivery_limit
         if limit < 0 or not count:
             done = self.state.release(ranges, consumption.holder, due_ms=due, count=count)
