@@ -13,7 +13,7 @@ from trunkline import Broker
 from trunkline.errors import TrunklineError
 from trunkline.filters import RecordFilter
 from trunkline.queues import Block, Consumption, Queue, QueueConfig, QueueConsumer, QueueSource
-from trunkline.records import decode_all, encode
+from trunkline.records import ConsumerRecord, decode_all, encode
 from trunkline.testing import SimulatedDisk
 
 
@@ -124,6 +124,10 @@ class QueueBench:
             yield
         except OSError:
             disk.forget_failures()
+
+    async def all_of(self, broker: Broker, topic: str) -> list[ConsumerRecord]:
+        """What a topic holds now."""
+        return [record async for record in broker.read(topic, follow=False)]
 
     async def rounds(self, broker: Broker) -> None:
         """Let everything happen that is to happen soon."""

@@ -108,15 +108,17 @@ class Leaving:
 
     Attributes:
       count: of entries.
+      error: what went wrong at the last attempt.
     """
 
-    __slots__ = ("_is_running", "_queue", "_waiting", "count")
+    __slots__ = ("_is_running", "_queue", "_waiting", "count", "error")
 
     def __init__(self, queue: Queue) -> None:
         self._queue = queue
         self._waiting: list[tuple[Lease, str]] = []
         self._is_running = False
         self.count = 0
+        self.error: TrunklineError | OSError | None = None
 
     def add(self, leases: Sequence[Lease], reason: str) -> None:
         """Dead-letter these, which the engine holds; drop them if the queue has no dead-letter topic."""
@@ -150,12 +152,13 @@ class Leaving:
             while self._waiting and not self._queue.is_deleted:
                 try:
                     await self._copy_some()
-                    pause_s = _PAUSE_S
+                    self.error, pause_s = None, _PAUSE_S
                 except BrokerClosing:
                     return
                 except (OSError, TrunklineError) as error:
                     if self._queue.context.is_closing:
                         return
+                    self.error = error
                     logger.error(
                         "queue %s: dead letters cannot be written, trying again in %.0f s: %s",
                         self._queue.name, pause_s, error,

@@ -27,6 +27,7 @@ from trunkline.queues.blocks import Block
 from trunkline.queues.consumers import Roster
 from trunkline.queues.consumption import Consumption, QueueConsumer, Range, SharedPrefetch
 from trunkline.queues.context import ENGINE, QueueContext
+from trunkline.queues.explain import explain
 from trunkline.queues.gathering import (
     Gathering,
     Needed,
@@ -703,6 +704,20 @@ class Queue:
             gone=self.gone,
             is_loading=self.is_loading,
         )
+
+    def explain(self) -> list[str]:
+        """Why it stands still, or seems to, in sentences."""
+        return explain(self)
+
+    @property
+    def active(self) -> Consumption | None:
+        """With ``single_active``: the consumer that gets everything."""
+        return None if self._roster is None else self._roster.active
+
+    @property
+    def leaving_error(self) -> TrunklineError | OSError | None:
+        """What went wrong when dead letters were written last."""
+        return None if self._leaving is None else self._leaving.error
 
     @property
     def is_loading(self) -> bool:
