@@ -34,7 +34,7 @@ def dead() -> None:
 @json_option
 @debug_option
 def list_letters(name: str, limit: int | None, server: str, as_json: bool) -> None:
-    """Show what a queue has given up: why, when, where it came from, and how often it was delivered.
+    """Show what a queue has given up: why, when, where it came from, and how often it had come back.
 
     With --json also the records themselves, as tail --json prints them.
     """
@@ -47,7 +47,7 @@ def list_letters(name: str, limit: int | None, server: str, as_json: bool) -> No
         for letter in letters:
             print_json(_as_json(letter))
     else:
-        headings = ("AT", "REASON", "FROM", "DELIVERIES", "REPLAYED", "WHEN", "KEY")
+        headings = ("AT", "REASON", "FROM", "CAME BACK", "REPLAYED", "WHEN", "KEY")
         print_table(headings, list(map(_row, letters)))
 
 

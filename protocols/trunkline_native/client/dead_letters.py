@@ -37,7 +37,7 @@ class DeadLetter(msgspec.Struct, frozen=True):
       queue: that has given it up.
       topic, partition, offset: where it came from.
       sequence: its place in the queue.
-      deliveries: how often it was delivered.
+      deliveries: how often it had come back before.
       time: when it was given up, in ms since the epoch.
       replayed: how often it was given back before.
     """
