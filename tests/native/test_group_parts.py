@@ -9,11 +9,13 @@ import pytest
 import trio
 
 from trunkline.broker import open_broker
+from trunkline.errors import ConnectionFailed, IllegalGeneration, MemberFenced, TrunklineError, UnknownMember
 from trunkline.records import ConsumerRecord
 from trunkline_native import frames as f
 from trunkline_native import group_frames as g
 from trunkline_native.client.group_topics import parse_topics
 from trunkline_native.client.holdings import Holding, Holdings
+from trunkline_native.client.membership import MemberOptions, Membership, MemberTable
 from trunkline_native.codec import CLOSED, FrameDecoder, encode
 
 if TYPE_CHECKING:
@@ -118,6 +120,46 @@ def test_topics(topics: object, names: tuple[str, ...], matching: list[str], not
         assert re.fullmatch(subscription.pattern or "", name)
     for name in not_matching:
         assert not re.fullmatch(subscription.pattern or "", name)
+
+
+class Owner:
+    """Keeps what a membership says to it."""
+
+    def __init__(self) -> None:
+        self.lost: list[TrunklineError] = []
+        self.failed: list[TrunklineError] = []
+
+    def member_joined(self) -> None: ...
+    def lease_renewed(self) -> None: ...
+    def assignment_changed(self, assigned: object, revoked: object) -> None: ...
+    def member_lost(self, error: TrunklineError) -> None:
+        self.lost.append(error)
+
+    def member_failed(self, error: TrunklineError) -> None:
+        self.failed.append(error)
+
+
+@pytest.mark.parametrize(
+    ("error", "instance_id", "expected"),
+    [
+        (UnknownMember("expired"), None, "lost"),
+        (UnknownMember("expired"), "till-1", "lost"),
+        (MemberFenced("put out"), None, "lost"),
+        (MemberFenced("replaced"), "till-1", "failed"),
+        (IllegalGeneration("a commit came before the news that the partition went"), None, "nothing"),
+        (ConnectionFailed("it broke"), None, "nothing"),
+    ],
+)
+def test_what_a_refused_request_means_for_a_member(
+    error: TrunklineError, instance_id: str | None, expected: str
+) -> None:
+    owner = Owner()
+    membership = Membership(MemberTable(), MemberOptions("g", ("t",), None, "sticky", instance_id, 10, 60), owner)
+    number = membership.number
+    assert membership.refused(number, error) == (expected != "nothing")
+    assert (len(owner.lost), len(owner.failed)) == (expected == "lost", expected == "failed")
+    assert (membership.number != number) == (expected == "lost"), "somebody new has a new number"
+    assert not membership.refused(number - 1, UnknownMember("of an earlier life"))
 
 
 # -- the door -------------------------------------------------------------------------------------

@@ -22,7 +22,6 @@ import cbor2
 import msgspec
 
 from trunkline.errors import (
-    ConnectionFailed,
     MemberFenced,
     RemoteProtocolError,
     TrunklineError,
@@ -152,8 +151,9 @@ class Membership:
         if number != self.number:
             return  # it has started anew since
         if isinstance(answer, TrunklineError):
-            self._is_joining = False
-            self.refused(number, answer)
+            was_joining, self._is_joining = self._is_joining, False
+            if not self.refused(number, answer) and was_joining and not answer.retriable:
+                self.owner.member_failed(answer)
             return
         self._lease_until = max(self._lease_until, sent_at + self.options.session_timeout_s)
         then(answer)
@@ -163,17 +163,17 @@ class Membership:
         """Whether its partitions are its own for sure."""
         return anyio.current_time() < self._lease_until
 
-    def refused(self, number: int, error: TrunklineError) -> None:
-        """A request of the member ``number`` has failed: see what that means for it."""
-        if number != self.number or isinstance(error, ConnectionFailed):
-            return
-        is_replaced = isinstance(error, MemberFenced) and self.options.instance_id is not None
-        if isinstance(error, (UnknownMember, MemberFenced)) and not is_replaced:
+    def refused(self, number: int, error: TrunklineError) -> bool:
+        """A request of the member ``number`` has failed; True if it is a member no longer, and its owner was told."""
+        if number != self.number or not isinstance(error, (UnknownMember, MemberFenced)):
+            return False
+        if isinstance(error, MemberFenced) and self.options.instance_id is not None:
+            self.is_joined = False
+            self.owner.member_failed(error)  # to come back would fence the one that has its name now, and so on
+        else:
             self._start_over()
             self.owner.member_lost(error)
-        elif is_replaced or not error.retriable:
-            self.is_joined = False
-            self.owner.member_failed(error)
+        return True
 
     def _start_over(self) -> None:
         self._table.remove(self.number)
