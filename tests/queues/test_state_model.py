@@ -167,6 +167,18 @@ class NaiveState:
             taken.append(msgspec.structs.replace(one))
         return taken
 
+    def transfer(self, ranges: Iterable[Range], holder: int, to_holder: int) -> list[Lease]:
+        found = list(self._held(ranges, holder))
+        for one in found:
+            one.holder, one.deadline_ms = to_holder, 0
+        return [msgspec.structs.replace(one) for one in found]
+
+    def take_oldest(self, limit: int, holder: int) -> list[Lease]:
+        found = sorted(self._ready(), key=lambda one: (one.priority, one.sequence))[:limit]
+        for one in found:
+            one.holder = holder
+        return [msgspec.structs.replace(one) for one in found]
+
     def due(self, now_ms: int) -> int:
         found = [one for one in self._all() if 0 < one.due_ms <= now_ms]
         for one in found:
@@ -487,6 +499,24 @@ class QueueMachine(RuleBasedStateMachine):
         expected = self.model.extend(ranges, holder, deadline_ms)
         got = self.state.extend(ranges, holder, deadline_ms)
         assert got >= expected  # what is named twice counts twice
+
+    @rule(holder=HOLDERS, to_holder=HOLDERS, data=st.data())
+    def transfer(self, holder: int, to_holder: int, data: st.DataObject) -> None:
+        ranges = self.ranges(data, holder)
+        if holder != to_holder:
+            expected = self.model.transfer(ranges, holder, to_holder)
+            assert set(entries(self.state.transfer(ranges, holder, to_holder))) == set(entries(expected))
+
+    @rule(holder=HOLDERS, limit=st.sampled_from([1, 3, 40]))
+    def take_oldest(self, holder: int, limit: int) -> None:
+        expected = entries(self.model.take_oldest(limit, holder))
+        got: list[tuple[int, ...]] = []
+        while len(got) < limit:
+            more = self.state.take_oldest(limit - len(got), holder)
+            got += entries(more)
+            if not more and not self.load_missing():
+                break
+        assert got == expected
 
     @rule(by=st.sampled_from([0, 1, 10, 50, -30]))
     def pass_time(self, by: int) -> None:

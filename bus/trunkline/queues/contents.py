@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import heapq
+from bisect import bisect_right
 from collections.abc import Iterator
 
 from msgspec.structs import replace
 
-from trunkline.queues.entries import END, Entries
-from trunkline.queues.index import GONE, Chunk, Lease, Piece, slice_bytes
+from trunkline.queues.entries import Entries, Scan
+from trunkline.queues.index import END, GONE, Chunk, Lease, Piece, slice_bytes
 from trunkline.queues.level import Level
 from trunkline.queues.spans import SpanMap
 
@@ -53,7 +54,7 @@ class Contents(Entries):
                     lowest = extent[0] if extent is not None else None
                 if lowest is not None:
                     found.append(lowest)
-                    if source not in level.unordered:
+                    if level.is_ordered(source):
                         break
             found += [piece[2] for piece in self._open_pieces(level) if piece[1] == source]
         return min(found, default=None)
@@ -66,42 +67,46 @@ class Contents(Entries):
         """Live entries of ``source`` below ``offset``: at least ``limit + 1`` if there are more than ``limit``.
 
         Returns:
-          Copies, for :meth:`move_entry`; None if a chunk is missing.
+          Copies, for :meth:`move_entry`; None if a chunk is missing: load it and call again with the same arguments,
+          what was found until then is kept. So a few entries may have been settled meanwhile.
         """
+        if self._scan is None or (self._scan.source, self._scan.offset) != (source, offset):
+            self._scan = Scan(source, offset)
         found: list[Lease] = []
         left = limit + 1
-        for entry in self._all_of(source, offset):
+        for entry in self._all_below(self._scan):
             if entry is None:
                 return None
-            below = offset - entry.offset
-            if entry.count > below:
-                entry.size_bytes = slice_bytes(entry.size_bytes, entry.count, 0, below)
-                entry.count = below
             found.append(entry)
             left -= entry.count
             if left <= 0:
                 break
         return found
 
-    def _all_of(self, source: int, below: int) -> Iterator[Lease | None]:
-        """Copies of the live entries of a source that begin below an offset; None for a chunk that is missing."""
+    def _all_below(self, scan: Scan) -> Iterator[Lease | None]:
+        """Copies of the live entries that are asked for; None for a chunk that is missing."""
+        source, below = scan.source, scan.offset
         for entries in self._maps():
             for span in entries:
                 if span.source == source and span.offset < below:
-                    yield replace(span, chunk=None)
+                    yield _below(replace(span, chunk=None), below)
         for level in self._order:
             level.give_back()
             for chunk in level.ahead():
                 extent = chunk.extent(source)
                 if chunk.is_sealed and (extent is None or extent[0] >= below):
                     continue
-                if chunk.runs is None:
+                if chunk.runs is not None:
+                    scan.found[chunk] = [
+                        _below(_entry(level, *piece), below)
+                        for piece in level.pieces_of(chunk)
+                        if piece[1] == source and piece[2] < below
+                    ]
+                elif chunk not in scan.found:
                     self._wanted = chunk
                     yield None
-                    continue
-                for piece in level.pieces_of(chunk):
-                    if piece[1] == source and piece[2] < below:
-                        yield _entry(level, chunk, *piece)
+                    return
+                yield from scan.found[chunk]
 
     def peek(self, limit: int, after_sequence: int = -1) -> list[Lease]:
         """Copies of live entries behind a sequence, in the order of their sequences; nothing changes.
@@ -116,12 +121,10 @@ class Contents(Entries):
         for span in heapq.merge(*ways, key=lambda one: one.sequence):
             if limit <= 0 or not span.count:
                 break
-            skip = max(first - span.sequence, 0)
-            count = min(span.count - skip, limit)
-            size = slice_bytes(span.size_bytes, span.count, skip, skip + count)
-            sequence, offset = span.sequence + skip, span.offset + skip
-            found.append(replace(span, sequence=sequence, offset=offset, count=count, size_bytes=size))
-            limit -= count
+            entry = _between(span, first, max(span.sequence, first) + limit)
+            entry.chunk = None
+            found.append(entry)
+            limit -= entry.count
         return found
 
     def _ahead(self, level: Level, first: int) -> Iterator[Lease]:
@@ -131,12 +134,18 @@ class Contents(Entries):
             if chunk.is_sealed and chunk.end <= first:
                 continue
             if chunk.runs is None:
+                if level.hidden is not None and level.hidden.covers(chunk.first, chunk.end):
+                    continue
                 self._wanted = chunk
                 yield Lease(max(chunk.first, first), 0, 0, 0, 0)
                 return
+            is_empty = chunk.is_sealed
             for piece in level.pieces_of(chunk):
+                is_empty = False
                 if piece[0] + piece[3] > first:
-                    yield _entry(level, chunk, *piece)
+                    yield _entry(level, *piece)
+            if is_empty:
+                level.hide(chunk.first, chunk.end)  # so that it need not be loaded again
 
     # Moving
 
@@ -146,7 +155,8 @@ class Contents(Entries):
         What they count for stays too. Such entries are stored aside, and in memory, from now on.
 
         Args:
-          entry: from :meth:`live_below` or :meth:`peek`; meanwhile some of it may have been settled.
+          entry: from :meth:`live_below` or :meth:`peek`, or a part of one; only its sequences matter. Meanwhile some of
+            it may have been settled.
 
         Returns:
           How many entries are still live and were moved.
@@ -159,28 +169,32 @@ class Contents(Entries):
                 self._put_aside(span)
                 entries.add(span)
                 moved += span.count
-        level = self._levels.get(entry.priority)
-        if entry.chunk is not None and level is not None:
-            moved += self._move_ahead(level, entry, source, offset)
+        for level in self._order:
+            level.give_back()
+            for known in self._known(level, first, end):
+                moved += self._move_ahead(level, known, source, offset - first)
         self.has_changes |= moved > 0
         return moved
 
-    def _move_ahead(self, level: Level, entry: Lease, source: int, offset: int) -> int:
-        level.give_back()
+    def _known(self, level: Level, first: int, end: int) -> list[Lease]:
+        """The entries ahead of the head in a range: those in memory, and those that :meth:`live_below` gave."""
+        found: list[Lease] = []
+        at = bisect_right(level.chunks, first, level.head, key=level.end_of)
+        for chunk in level.chunks[at:]:
+            if chunk.is_sealed and chunk.first >= end:
+                break
+            if chunk.runs is not None:
+                found += [_entry(level, *piece) for piece in level.pieces_of(chunk, first, end)]
+            elif self._scan is not None:
+                found += self._scan.found.get(chunk, ())
+        return [_between(one, first, end) for one in found if one.sequence < end and one.sequence + one.count > first]
+
+    def _move_ahead(self, level: Level, entry: Lease, source: int, shift: int) -> int:
+        """Put an entry aside, to be found at its sequence + ``shift``."""
         moved = 0
         first, end = entry.sequence, entry.sequence + entry.count
         for start, stop in level.visible(max(first, level.position), end):
-            size = slice_bytes(entry.size_bytes, entry.count, start - first, stop - first)
-            span = Lease(
-                start,
-                stop - start,
-                source,
-                offset + start - first,
-                size,
-                int(start < level.seen),
-                priority=entry.priority,
-            )
-            span.expires_ms = entry.expires_ms
+            span = replace(_between(entry, start, stop), source=source, offset=start + shift)
             level.hide(start, stop)
             level.put_back(span)
             self._note(span)
@@ -260,7 +274,9 @@ class Contents(Entries):
                         gone = min(count, offset - start)
                         size = slice_bytes(size, count, 0, gone)
                         dropped += self._drop(level, sequence, sequence + gone, gone, size)
-            elif _is_whole(level, chunk) and len(chunk.extents) == 3 and chunk.extents[2] <= offset:
+                if chunk.is_sealed:
+                    chunk.raise_extent(source, offset)
+            elif _is_whole(level, chunk) and chunk.is_only_of(source) and extent is not None and extent[1] <= offset:
                 dropped += self._drop(level, chunk.first, chunk.end, chunk.entries, chunk.size_bytes)
                 self._note_again(level, chunk.first, chunk.end)
             else:
@@ -287,11 +303,21 @@ class Contents(Entries):
                     self._note(span)
 
 
-def _entry(
-    level: Level, chunk: Chunk, sequence: int, source: int, offset: int, count: int, size: int, expires: int
-) -> Lease:
-    deliveries = int(sequence < level.seen)
-    return Lease(sequence, count, source, offset, size, deliveries, 0, 0, level.priority, expires, 0, chunk)
+def _entry(level: Level, sequence: int, source: int, offset: int, count: int, size: int, expires: int) -> Lease:
+    return Lease(sequence, count, source, offset, size, int(sequence < level.seen), 0, 0, level.priority, expires)
+
+
+def _between(entry: Lease, first: int, end: int) -> Lease:
+    """A copy of what of an entry is in ``[first, end)``, which is not nothing."""
+    start, stop = max(first - entry.sequence, 0), min(end - entry.sequence, entry.count)
+    size = slice_bytes(entry.size_bytes, entry.count, start, stop)
+    sequence, offset = entry.sequence + start, entry.offset + start
+    return replace(entry, sequence=sequence, offset=offset, count=stop - start, size_bytes=size)
+
+
+def _below(entry: Lease, offset: int) -> Lease:
+    """What of an entry is below an offset."""
+    return _between(entry, 0, entry.sequence + offset - entry.offset)
 
 
 def _is_whole(level: Level, chunk: Chunk) -> bool:

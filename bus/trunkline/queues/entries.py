@@ -13,17 +13,26 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable
-from typing import ClassVar, Final
+from typing import ClassVar
 
 import msgspec
 
-from trunkline.queues.index import GONE, RUN_FIELDS, Chunk, Lease, Range, fitting, slice_bytes
+from trunkline.queues.index import END, GONE, RUN_FIELDS, Chunk, Lease, Range, fitting, slice_bytes
 from trunkline.queues.level import Level
 from trunkline.queues.spans import SpanMap
 
-__all__ = ["Entries"]
+__all__ = ["Entries", "Scan"]
 
-END: Final = (1 << 63) - 1
+
+class Scan:
+    """What :meth:`trunkline.queues.contents.Contents.live_below` has found so far, chunk by chunk."""
+
+    __slots__ = ("found", "offset", "source")
+
+    def __init__(self, source: int, offset: int) -> None:
+        self.source = source
+        self.offset = offset
+        self.found: dict[Chunk, list[Lease]] = {}
 
 
 class Entries:
@@ -43,6 +52,7 @@ class Entries:
         "_order",
         "_positions",
         "_routed",
+        "_scan",
         "_sealed",
         "_wanted",
         "delayed",
@@ -69,6 +79,7 @@ class Entries:
         self._changed: list[Lease] | None = None  # to be stored aside with the next delta
         self._routed: set[int] | None = None  # sources whose positions moved since the last delta
         self._sealed: list[Chunk] | None = None  # not handed out yet
+        self._scan: Scan | None = None
         self._wanted: Chunk | None = None  # a chunk that was missed, other than by the head
 
     @property

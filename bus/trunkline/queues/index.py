@@ -17,7 +17,19 @@ from typing import Final
 
 import msgspec
 
-__all__ = ["GONE", "RUN_FIELDS", "Chunk", "Lease", "Piece", "Range", "cut", "fitting", "slice_bytes"]
+__all__ = [
+    "ANY_SOURCE",
+    "END",
+    "GONE",
+    "RUN_FIELDS",
+    "Chunk",
+    "Lease",
+    "Piece",
+    "Range",
+    "cut",
+    "fitting",
+    "slice_bytes",
+]
 
 Range = tuple[int, int]
 """Sequences ``[first, end)``."""
@@ -26,6 +38,13 @@ Piece = tuple[int, int, int, int, int, int]
 """A run or part of one: sequence, source, offset, count, size_bytes, expires_ms."""
 
 RUN_FIELDS: Final = 6
+
+MAX_EXTENTS: Final = 128
+ANY_SOURCE: Final = -1
+"""In the extents of a chunk of more sources than :data:`MAX_EXTENTS`: the one extent of all."""
+
+END: Final = (1 << 63) - 1
+"""Larger than any sequence or offset."""
 
 GONE: Final = -1
 """The holder of a span that is settled: it may still be noted for the next delta."""
@@ -76,19 +95,52 @@ class Chunk:
         self.end = runs[-6] + runs[-3]
         self.entries = sum(runs[3::RUN_FIELDS])
         self.size_bytes = sum(runs[4::RUN_FIELDS])
-        extents: dict[int, tuple[int, int]] = {}
-        for source, offset, count in zip(runs[1::RUN_FIELDS], runs[2::RUN_FIELDS], runs[3::RUN_FIELDS], strict=True):
-            low, high = extents.get(source, (offset, 0))
-            extents[source] = (min(low, offset), max(high, offset + count))
+        extents = self._extents()
+        if len(extents) > MAX_EXTENTS:
+            extents = {ANY_SOURCE: (min(low for low, _ in extents.values()), max(high for _, high in extents.values()))}
+        self._set_extents(extents)
+
+    def _extents(self) -> dict[int, Range]:
+        assert self.runs is not None
+        extents: dict[int, Range] = {}
+        for _, source, offset, count, _, _ in self:
+            low, end = extents.get(source, (offset, 0))
+            extents[source] = (min(low, offset), max(end, offset + count))
+        return extents
+
+    def _set_extents(self, extents: dict[int, Range]) -> None:
         self.extents = array("q", [number for source, extent in extents.items() for number in (source, *extent)])
+
+    def load(self, runs: array[int]) -> None:
+        """It is in memory again, and by the way all extents are known."""
+        self.runs = runs
+        if self.extent(ANY_SOURCE) is not None:
+            self._set_extents(self._extents())
+
+    def raise_extent(self, source: int, offset: int) -> None:
+        """Nothing below ``offset`` of ``source`` is live any more in this chunk, which is in memory."""
+        is_known = self.extent(ANY_SOURCE) is None
+        extents = {of: (low, end) for of, low, end in self._rows()} if is_known else self._extents()
+        low, end = extents.pop(source, (0, 0))
+        if end > offset:
+            extents[source] = (max(low, offset), end)
+        self._set_extents(extents)
+
+    def _rows(self) -> Iterator[tuple[int, int, int]]:
+        numbers = iter(self.extents)
+        return zip(numbers, numbers, numbers, strict=True)
 
     def extent(self, source: int) -> Range | None:
         """Offsets of ``source`` that a sealed chunk speaks of lie in this range; None: it has none."""
         extents = self.extents
         for at in range(0, len(extents), 3):
-            if extents[at] == source:
+            if extents[at] in (source, ANY_SOURCE):
                 return extents[at + 1], extents[at + 2]
         return None
+
+    def is_only_of(self, source: int) -> bool:
+        """Whether a sealed chunk speaks of no other source."""
+        return len(self.extents) == 3 and self.extents[0] == source
 
     def __iter__(self) -> Iterator[Piece]:
         return pieces(self.runs or array("q"), 0)

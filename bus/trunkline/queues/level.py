@@ -11,9 +11,10 @@ not settled, and what it then finds below ``seen`` has been delivered once.
 from __future__ import annotations
 
 from array import array
+from bisect import bisect_right
 from collections.abc import Iterator
 
-from trunkline.queues.index import RUN_FIELDS, Chunk, Lease, Piece, Range, pieces, slice_bytes
+from trunkline.queues.index import ANY_SOURCE, END, RUN_FIELDS, Chunk, Lease, Piece, Range, pieces, slice_bytes
 from trunkline.queues.ranges import Ranges
 from trunkline.queues.spans import SpanMap
 
@@ -207,12 +208,24 @@ class Level:
         assert not self.count
         return iter(self.chunks[self.head :])
 
-    def pieces_of(self, chunk: Chunk) -> Iterator[Piece]:
-        """What is ready in a chunk from the head on that is in memory. Before: :meth:`give_back`."""
+    def pieces_of(self, chunk: Chunk, low: int = 0, high: int = END) -> Iterator[Piece]:
+        """What is ready in a chunk from the head on that is in memory. Before: :meth:`give_back`.
+
+        Args:
+          low, high: runs without sequences in ``[low, high)`` are left out.
+        """
         assert chunk.runs is not None
         at_head = chunk is self.chunks[self.head]
         used = self._used if at_head else 0
-        for sequence, source, offset, count, size, expires in pieces(chunk.runs, self._row if at_head else 0):
+        row = self._row if at_head else 0
+        if low:
+            sequences = chunk.runs[row::RUN_FIELDS]
+            skipped = max(bisect_right(sequences, low) - 1, 0)
+            used = 0 if skipped else used
+            row += skipped * RUN_FIELDS
+        for sequence, source, offset, count, size, expires in pieces(chunk.runs, row):
+            if sequence >= high:
+                break
             first, end = sequence + used, sequence + count
             used = 0
             for start, stop in self.visible(first, end):
@@ -296,6 +309,10 @@ class Level:
             if low < ends.get(source, 0):
                 self.unordered.add(source)
             ends[source] = max(end, ends.get(source, 0))
+
+    def is_ordered(self, source: int) -> bool:
+        """Whether the first chunk that has a source has its lowest offsets."""
+        return source not in self.unordered and ANY_SOURCE not in self.ends
 
     def leave(self, chunk: Chunk) -> None:
         """A chunk behind the head that nobody needs any more."""

@@ -116,8 +116,8 @@ class QueueState(Contents):
         level.told = seen
         return LevelChange(level.priority, seen, 0, runs, gone)
 
-    def snapshot(self) -> list[bytes]:
-        """All of the state, in parts of at most 1 MiB. What :meth:`take_delta` gives next is not changed by it."""
+    def snapshot(self, max_bytes: int = MAX_PART_BYTES) -> list[bytes]:
+        """All of the state, in parts of at most ``max_bytes``. Does not change what :meth:`take_delta` gives next."""
         self._collect_done()
         spans_of: dict[int, list[Range]] = {level.priority: [] for level in self._order}
         asides: list[Lease] = []
@@ -128,7 +128,7 @@ class QueueState(Contents):
                 spans_of[span.priority].append((span.sequence, span.sequence + span.count))
         levels = [_whole(level, joined(spans_of[level.priority])) for level in self._order]
         body = encode_change(self._change(self._positions, levels, asides))
-        return encode_parts(self._serial, body, MAX_PART_BYTES, is_snapshot=True)
+        return encode_parts(self._serial, body, max_bytes, is_snapshot=True)
 
     def _collect_done(self) -> None:
         """Find the chunks that nobody needs any more, once what is written next is written."""
@@ -145,7 +145,7 @@ class QueueState(Contents):
             done += [chunk for level in self._order for chunk in level.chunks]
             self._floor = self.next_sequence
             self._levels, self._order, self._holders = {}, (), {}
-            self._late = self._due = self._deadlines = self._sealed = self._wanted = None
+            self._late = self._due = self._deadlines = self._sealed = self._wanted = self._scan = None
         numbers = [chunk.number for chunk in done if chunk.number >= 0]
         if numbers:
             self._forgettable = (self._forgettable or []) + numbers
@@ -200,12 +200,14 @@ class QueueState(Contents):
         found = decode_chunk(data)
         if (found.priority, found.first, found.end) != (chunk.priority, chunk.first, chunk.end):
             raise CorruptLog(f"chunk {number} of a queue's index is another one than was written")
-        chunk.runs = found.runs
+        assert found.runs is not None
+        chunk.load(found.runs)
+        most = _CHUNKS_LOADED + len(self._order)  # looking at all of them needs one of each priority
         loaded = [one for one in self._loaded or () if one != number]
-        for old in loaded[: 1 - _CHUNKS_LOADED]:
+        for old in loaded[: 1 - most]:
             if (other := (self._chunks or {}).get(old)) is not None:
                 self._unload(other)
-        self._loaded = [*loaded[1 - _CHUNKS_LOADED :], number]
+        self._loaded = [*loaded[1 - most :], number]
 
     def chunks_to_forget(self) -> list[int]:
         """Numbers of stored chunks that are not needed once everything taken so far is written."""

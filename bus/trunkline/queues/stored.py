@@ -54,8 +54,10 @@ source in the table, count, size_bytes, expires_ms; before it a table of source 
     varint  end of the last run
     varint  entries
     varint  size_bytes
-    table   extents: source, lowest offset, end offset
+    table   extents: source, lowest offset, end offset; at most 128, or one with source -1 that speaks for all
             runs
+
+All before the runs is in its first 4 KiB.
 
 Every length is checked before it is believed; what does not fit raises CorruptLog.
 """
@@ -165,7 +167,7 @@ class Reader:
         self.position += 1
         return self.data[self.position - 1]
 
-    def varint(self) -> int:
+    def varint(self, bits: int = 63) -> int:
         number = shift = 0
         while True:
             byte = self.u8()
@@ -175,12 +177,12 @@ class Reader:
             shift += 7
             if shift > 63:
                 raise self.wrong("a number is too long")
-        if number >= 1 << 63:
+        if number >> bits:
             raise self.wrong("a number is too large")
         return number
 
     def zigzag(self) -> int:
-        folded = self.varint()
+        folded = self.varint(64)
         return -(folded >> 1) - 1 if folded & 1 else folded >> 1
 
     def take(self, length: int) -> bytes:
