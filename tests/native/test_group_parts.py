@@ -155,6 +155,7 @@ def test_what_a_refused_request_means_for_a_member(
 ) -> None:
     owner = Owner()
     membership = Membership(MemberTable(), MemberOptions("g", ("t",), None, "sticky", instance_id, 10, 60), owner)
+    membership.start()
     number = membership.number
     assert membership.refused(number, error) == (expected != "nothing")
     assert (len(owner.lost), len(owner.failed)) == (expected == "lost", expected == "failed")

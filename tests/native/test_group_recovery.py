@@ -169,6 +169,16 @@ async def test_a_member_whose_connection_breaks_keeps_its_partitions(
         first.stop()
 
 
+async def test_a_subscription_that_was_never_opened_joins_nothing(broker: RestartableBroker, bus: Bus) -> None:
+    async with open_gate(broker) as gate, connect(gate.url) as other:
+        records = other.group("billing").subscribe("orders")
+        await gate.cut()
+        await other.list_topics()  # connected again
+        assert await bus.list_groups() == []
+        await records.aclose()
+        assert await bus.list_groups() == []
+
+
 async def test_a_member_that_was_away_too_long_gives_out_nothing_and_joins_as_somebody_new(
     broker: RestartableBroker, bus: Bus, watch: Watch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -70,14 +70,14 @@ class GroupReader(AsyncIterator[ConsumerRecord]):
     async def open(self) -> None:
         """Join the group, and return when the place to begin is fixed in all partitions that are assigned at first.
 
-        Raises UnknownTopic, InvalidGroupName, InvalidSessionTimeout, InconsistentGroupProtocol (the group is in use by
-        members of another kind), ConnectionFailed. Cancellation: may have joined; close it.
+        Raises UnknownTopic, InvalidGroupName, InvalidFilter, InvalidSessionTimeout, InconsistentGroupProtocol (the
+        group has members of another kind), ConnectionFailed, ClientClosed. Cancellation: may have joined; close it.
         """
         if not self._is_open:
             await self._prepare()
+            self._member.membership.start()
             self._is_open = True
             self._spawn(self._member.run)
-            self._member.membership.join()
         while not self._member.is_settled and self._member.failure is None:
             await self._wait_change()
         if self._member.failure is not None:

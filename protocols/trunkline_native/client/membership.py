@@ -80,7 +80,7 @@ class MemberOwner(Protocol):
 
 
 class Membership:
-    """Made for each subscription; a new number is taken whenever it starts as somebody new.
+    """Made for each subscription; a number is taken at the start, and another one whenever it starts as somebody new.
 
     Attributes:
       is_joined: the broker knows it on the connection that is open now.
@@ -93,12 +93,19 @@ class Membership:
         self.is_joined = False
         self.member_id = ""
         self.generation = 0
-        self.number = table.add(self)
+        self.number = 0
         self._table = table
         self._is_joining = False
         self._lease_until = 0.0
 
     # -- joining -----------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Join, and keep joining whenever there is a new connection. Raises ClientClosed."""
+        if self._table.closed is not None:
+            raise self._table.closed
+        self.number = self._table.add(self)
+        self.join()
 
     def join(self) -> None:
         """Ask to be a member, unless it is one, has asked already, or there is no connection."""
@@ -232,10 +239,12 @@ class MemberTable:
 
     Attributes:
       session: the one that is open now, or None.
+      closed: why there can be no more members, or None.
     """
 
     def __init__(self) -> None:
         self.session: Session | None = None
+        self.closed: TrunklineError | None = None
         self._numbers = itertools.count(1)
         self._members: dict[int, Membership] = {}
 
@@ -265,6 +274,7 @@ class MemberTable:
 
     def close(self, error: TrunklineError) -> None:
         """The client ends: members that are left are told."""
+        self.closed = error
         for membership in tuple(self._members.values()):
             membership.owner.member_failed(error)
 
