@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 import cbor2
@@ -75,9 +75,7 @@ def check_attach(
 ) -> None:
     """Whether an existing queue is what somebody asks for; what is not given may be anything. Raises QueueExists."""
     config = queue.config
-    if sources is not None and not _same_members(
-        [source.wanted for source in sources], [source.wanted for source in config.sources]
-    ):
+    if sources is not None and {source.wanted for source in sources} != {source.wanted for source in config.sources}:
         raise QueueExists(
             f"queue {queue.name} is there with other sources or filters; attach without naming any, or alter it",
             queue=queue.name,
@@ -132,8 +130,3 @@ def queue_failure(name: str, error: TrunklineError) -> QueueState:
 def encode_queues(queues: Iterable[QueueState]) -> bytes:
     """The body of an answer to describe."""
     return cbor2.dumps(msgspec.to_builtins(list(queues)))
-
-
-def _same_members(some: Sequence[object], others: Sequence[object]) -> bool:
-    """Whether two lists hold the same, in any order; their members cannot be hashed."""
-    return len(some) == len(others) and all(one in others for one in some)

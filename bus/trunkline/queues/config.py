@@ -46,9 +46,10 @@ class QueueSource(msgspec.Struct, frozen=True, omit_defaults=True):
     topic_id: str = ""
 
     @property
-    def wanted(self) -> tuple[str, bytes]:
+    def wanted(self) -> tuple[object, ...]:
         """What the user asked for, without where it begins; can be compared and hashed."""
-        return self.topic, msgspec.json.encode(self.filter, order="sorted")
+        wanted = self.filter
+        return self.topic, wanted.pattern, wanted.syntax, wanted.match, frozenset(wanted.headers.items())
 
 
 class QueueConfig(msgspec.Struct, frozen=True, omit_defaults=True):
