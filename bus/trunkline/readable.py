@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 import trio
 
 from trunkline.errors import OffsetOutOfRange, TrunklineError
-from trunkline.log import Log
+from trunkline.log import Log, TimestampedOffset
 
 if TYPE_CHECKING:
     from trunkline.partition import Partition
@@ -116,9 +116,13 @@ class ReadablePartition(ABC):
 
     async def find_timestamp(self, timestamp: int) -> int | None:
         """The first offset below the high watermark whose record is at or after ``timestamp`` (ms), or None."""
-        self._check_offset(self.high_watermark)
-        found = await trio.to_thread.run_sync(self.log.find_timestamp, timestamp, self.high_watermark)
+        found = await self.find_record_at(timestamp)
         return None if found is None else found.offset
+
+    async def find_record_at(self, timestamp: int) -> TimestampedOffset | None:
+        """Like ``find_timestamp``, with the record's own timestamp. Raises as ``read_nowait``."""
+        self._check_offset(self.high_watermark)
+        return await trio.to_thread.run_sync(self.log.find_timestamp, timestamp, self.high_watermark)
 
     async def find_keys(self, offset: int, wants: Callable[[bytes], bool], max_offsets: int) -> tuple[list[int], int]:
         """Offsets of records with a wanted key below the high watermark, and how far it looked; see ``Log.find_keys``.

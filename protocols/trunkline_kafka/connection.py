@@ -1,0 +1,160 @@
+"""One Kafka client: frames in, answers out, in the order of the requests. Sans-I/O.
+
+Requests are begun one after another, each when those before it are answered and the client has taken the answers
+(what was written and not sent is below the limit): so a connection holds one answer at a time, however many fetches
+it asks for. Produce alone does not wait for its turn: its batches are staged as they arrive, and only the answer
+keeps its place; so requests that follow each other share a round and its flush.
+
+A request that cannot be read, or is of a kind or version that is not known, ends the connection, as it does in Kafka:
+there is no answer that the client could read. ApiVersions of an unknown version is the exception (KIP-511).
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from trunkline.door import Connection, Transport
+from trunkline.errors import RemoteProtocolError
+from trunkline_kafka.apis import APIS, PRODUCE
+from trunkline_kafka.codec import FrameDecoder, read_header, read_request
+from trunkline_kafka.exchange import WAITS, Exchange, Handler, Later
+from trunkline_kafka.fields import Reader
+from trunkline_kafka.produce import produce
+
+if TYPE_CHECKING:
+    from trunkline_kafka.server import KafkaServer
+
+__all__ = ["FIRST_REQUEST_BYTES", "KafkaConnection"]
+
+FIRST_REQUEST_BYTES = 8192
+"""Largest request taken from somebody unknown: ApiVersions, or whatever an old client begins with."""
+
+
+class KafkaConnection(Connection):
+    """Made by the door for each transport."""
+
+    __slots__ = (
+        "_exchanges",
+        "_frames",
+        "_handlers",
+        "_is_pumping",
+        "_waiting",
+        "_waiting_bytes",
+        "server",
+        "transport",
+    )
+
+    def __init__(self, server: KafkaServer, transport: Transport, handlers: Mapping[int, Handler]) -> None:
+        self.server = server
+        self.transport = transport
+        self._handlers = handlers
+        self._frames = FrameDecoder(FIRST_REQUEST_BYTES)
+        self._exchanges: deque[Exchange] = deque()
+        self._waiting = 0  # requests that are not begun
+        self._waiting_bytes = 0
+        self._is_pumping = False
+
+    # -- from the core -----------------------------------------------------------------------------
+
+    def receive_data(self, data: bytes) -> None:
+        """See :class:`trunkline.door.Connection`."""
+        frames = self._frames
+        frames.receive_data(data)
+        while (found := frames.next_frame()) is not None:
+            self._received(*found)
+            if self.transport.is_closing:
+                return
+
+    def writable(self) -> None:
+        """Go on with what waited for room."""
+        self._pump()
+
+    def closed(self, error: Exception | None) -> None:
+        """What waits is given up; what was produced is still written."""
+        for exchange in self._exchanges:
+            if exchange.cancel is not None:
+                exchange.cancel()
+                exchange.cancel = None
+        self._exchanges.clear()
+
+    # -- requests ----------------------------------------------------------------------------------
+
+    def _received(self, data: bytes, at: int, stop: int) -> None:
+        reader = Reader(data, at, stop)
+        header = read_header(reader)
+        key = header.api_key
+        if key not in self._handlers:
+            raise RemoteProtocolError(f"{APIS[key].name} is not offered here")
+        self.server.requests += 1
+        is_readable = header.api_version <= APIS[key].last
+        request: Any = read_request(header, reader) if is_readable else None
+        if self._frames.max_frame_bytes == FIRST_REQUEST_BYTES:
+            self._frames.max_frame_bytes = self.server.settings.max_request_bytes
+            self.transport.idle_timeout_s = self.server.settings.idle_timeout_s
+            self.transport.established()
+        exchange = Exchange(self, header, request, stop - at)
+        if key == PRODUCE:
+            if request.acks:
+                exchange.is_begun = True
+                self._exchanges.append(exchange)
+            produce(exchange)
+            return
+        self._waiting += 1
+        self._waiting_bytes += exchange.size_bytes
+        self._exchanges.append(exchange)
+        self._pump()
+        settings = self.server.settings
+        if self._waiting > settings.max_waiting_requests or self._waiting_bytes > settings.max_request_bytes:
+            raise RemoteProtocolError(
+                f"{self._waiting} requests of {self._waiting_bytes} bytes wait for their turn; send fewer ahead"
+            )
+
+    def _pump(self) -> None:
+        """Send the answers that are due, and begin the next request."""
+        if self._is_pumping:
+            return
+        self._is_pumping = True
+        transport, exchanges = self.transport, self._exchanges
+        try:
+            while exchanges and not transport.is_closing:
+                head = exchanges[0]
+                if head.parts is not None:
+                    exchanges.popleft()
+                    for part in head.parts:
+                        transport.write(part)  # type: ignore[arg-type]  # records are bytes, as partitions give them
+                elif head.is_begun or transport.is_congested:
+                    return
+                else:
+                    head.is_begun = True
+                    self._waiting -= 1
+                    self._waiting_bytes -= head.size_bytes
+                    self._begin(head)
+        finally:
+            self._is_pumping = False
+
+    def _begin(self, exchange: Exchange) -> None:
+        answer = self._handlers[exchange.header.api_key](exchange)
+        if isinstance(answer, Later):
+            self.begin_later(exchange, answer)
+        elif answer is not WAITS:
+            exchange.answer(answer)
+
+    def begin_later(self, exchange: Exchange, later: Later) -> None:
+        """Have a task of the broker find the answer."""
+        self.server.broker.start_soon(self._work, exchange, later)
+
+    async def _work(self, exchange: Exchange, later: Later) -> None:
+        try:
+            message: Any = await later.work()
+        except Exception:
+            self.transport.close()  # a bug here: better no answer than none ever
+            raise
+        if not self.transport.is_closing:
+            exchange.answer(message)
+
+    def answered(self, exchange: Exchange) -> None:
+        """Its answer is there."""
+        if self._exchanges and self._exchanges[0] is exchange:
+            self._pump()
