@@ -7,6 +7,7 @@ import socket
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
@@ -82,7 +83,7 @@ class Peer:
         self.held.clear()
         return found
 
-    async def consume(self, name: str = "work", number: int = 1, **options: int) -> None:
+    async def consume(self, name: str = "work", number: int = 1, **options: Any) -> None:
         assert isinstance(await self.ask(q.Consume(next(self.ids), number, name, **options)), q.Consuming)
 
     async def settle(self, *ranges: tuple[int, int], number: int = 1) -> None:
