@@ -79,6 +79,12 @@ def test_native_groups_counts_every_record(trunkline_broker: BackgroundBroker, a
     assert found["records"] == 2500
 
 
+def test_queue_state_measures_each_case() -> None:
+    found = json.loads(run("queue_state.py", "--entries", "2000", "--reps", "1", "--json"))
+    assert found["append a single"] > 0
+    assert found["restore that, acquire all"] > 0
+
+
 def test_run_prints_a_table_of_brokers_it_started_itself(tmp_path: Path) -> None:
     lines = tmp_path / "figures.jsonl"
     arguments = [
