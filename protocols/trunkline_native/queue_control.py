@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from trunkline.errors import QueueExists, TrunklineError
+from trunkline.errors import InvalidSetting, QueueExists, TrunklineError
 from trunkline.queues import QueueConfig
 from trunkline.records import encode as encode_batch
 from trunkline_native.codec import MAX_HEADER_BYTES, encode
@@ -89,8 +89,13 @@ async def _purge(connection: NativeConnection, request: PurgeQueue) -> bytes:
 
 
 async def _reset(connection: NativeConnection, request: ResetQueue) -> bytes:
-    await connection.broker.queues.get(request.name).reset(request.position)
-    return encode(Done(request.id))
+    queue, position = connection.broker.queues.get(request.name), request.position
+    if isinstance(position, str) and position not in ("earliest", "latest"):
+        raise InvalidSetting(
+            f"queue {request.name}: {position[:100]!r} is no position; use earliest, latest, an offset or a timestamp",
+            setting="position",
+        )
+    return encode(Counted(request.id, await queue.reset(position)))  # type: ignore[arg-type]  # checked above
 
 
 async def _move(connection: NativeConnection, request: MoveRecords) -> bytes:

@@ -226,7 +226,7 @@ class QueuesDescribed(Header, tag=95, frozen=True):
 
 
 class Counted(Header, tag=96, frozen=True):
-    """How many records it concerned. Answers delete, purge and move."""
+    """How many records it concerned. Answers delete, purge, reset and move."""
 
     id: Count
     count: Count

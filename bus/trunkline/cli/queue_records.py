@@ -118,14 +118,14 @@ def reset(name: str, where: str, yes: bool, server: str, as_json: bool) -> None:
     position = parse_position(where, datetime.now(UTC), "--to")
     ask(f"Forget what {name} has, and begin anew at {where}?", yes=yes)
 
-    async def begin(bus: Bus) -> None:
-        await bus.queue(name).reset(position)
+    async def begin(bus: Bus) -> int:
+        return await bus.queue(name).reset(position)
 
-    run_client(server, begin)
+    count = run_client(server, begin)
     if as_json:
-        print_json({"queue": name, "position": where})
+        print_json({"queue": name, "position": where, "forgotten": count})
     else:
-        click.echo(f"{name} begins at {where}")
+        click.echo(f"{name} begins at {where}; {_count(count)} forgotten")
 
 
 def record_as_json(record: Any) -> dict[str, Any]:

@@ -242,9 +242,9 @@ class BlockingQueue:
         """See :meth:`Queue.move`."""
         return self._run(self._queue.move, to, limit=limit)
 
-    def reset(self, position: QueuePosition) -> None:
+    def reset(self, position: QueuePosition) -> int:
         """See :meth:`Queue.reset`."""
-        self._run(self._queue.reset, position)
+        return self._run(self._queue.reset, position)
 
     def peek(self, limit: int = 100, *, after: int | None = None) -> list[PeekedRecord]:
         """See :meth:`Queue.peek`."""

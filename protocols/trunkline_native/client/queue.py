@@ -139,9 +139,12 @@ class Queue:
         """Publish what is ready to a topic, and settle it; return how many. Errors as :meth:`alter`."""
         return await self._admin.move(self.name, to, limit)
 
-    async def reset(self, position: QueuePosition) -> None:
-        """Begin anew at ``earliest``, ``latest``, an offset or a datetime of the sources. Errors as :meth:`alter`."""
-        await self._admin.reset(self.name, position)
+    async def reset(self, position: QueuePosition) -> int:
+        """Begin anew at ``earliest``, ``latest``, an offset or a datetime of the sources; return how many were forgotten.
+
+        What consumers hold is taken from them. Errors as :meth:`alter`.
+        """
+        return await self._admin.reset(self.name, position)
 
     async def peek(self, limit: int = 100, *, after: int | None = None) -> list[PeekedRecord]:
         """Look at the oldest records, or those after a sequence, without taking them. Cancellation: nothing happens."""

@@ -109,10 +109,10 @@ class QueueAdmin:
             raise RemoteProtocolError(f"a request about a queue was answered with {type(answer).__name__}")
         return answer.count
 
-    async def reset(self, name: str, position: QueuePosition) -> None:
+    async def reset(self, name: str, position: QueuePosition) -> int:
         """See ``Queue.reset``."""
         where = {"timestamp": timestamp_ms(position)} if isinstance(position, datetime) else position
-        await self._link.request(lambda number: ResetQueue(number, name, where), is_repeatable=True)
+        return await self._count(lambda number: ResetQueue(number, name, where))
 
     async def peek(self, name: str, limit: int, after: int | None) -> list[PeekedRecord]:
         """See ``Queue.peek``."""
