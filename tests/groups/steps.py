@@ -6,11 +6,11 @@ import os
 
 from hypothesis import HealthCheck, settings
 
-EXAMPLES = int(os.environ.get("TRUNKLINE_MODEL_EXAMPLES", "60"))
+EXAMPLES = int(os.environ.get("TRUNKLINE_MODEL_EXAMPLES", "40"))
 
 MODEL = settings(
     max_examples=EXAMPLES,
-    stateful_step_count=50,
+    stateful_step_count=40,
     deadline=None,
     report_multiple_bugs=False,
     derandomize="TRUNKLINE_MODEL_EXAMPLES" not in os.environ,  # CI runs the same steps every time

@@ -21,6 +21,7 @@ from tests.groups.world import World
 from trunkline.config import GroupsConfig
 from trunkline.errors import TrunklineError
 from trunkline.groups import OffsetAndMetadata
+from trunkline.groups.committed import _Change
 from trunkline.log import TopicPartition
 
 GROUPS = ("g", "h")
@@ -261,9 +262,8 @@ class AssignedGroups(RuleBasedStateMachine):
             client.is_alive = False
             client.reading.clear()
         for _, _, receiver, _ in written:  # durable, though nobody was told
-            if receiver is not None and hasattr(receiver, "_receiver") and receiver._receiver is self.receiver:
-                group, partition, offset, topic_id = self.commits[receiver._token]
-                self.note_committed(group, partition, offset, topic_id)
+            if isinstance(receiver, _Change) and isinstance(receiver._token, int):
+                self.note_committed(*self.commits[receiver._token])
 
     # -- what must hold ----------------------------------------------------------------------------
 
