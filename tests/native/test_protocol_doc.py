@@ -28,7 +28,7 @@ def test_an_example_is_what_is_sent_and_taken(side: str, header: str, body_bytes
     decoder.receive_data(data)
     frame = decoder.next_event()
     assert isinstance(frame, f.Frame)
-    assert msgspec.to_builtins(frame.header) == fields
+    assert json.loads(msgspec.json.encode(frame.header)) == fields
     assert len(frame.body) == int(body_bytes or 0)
     assert encode(msgspec.convert(fields, kinds[fields[0]]), bytes(frame.body)) == data
 

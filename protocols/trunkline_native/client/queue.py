@@ -140,7 +140,7 @@ class Queue:
         return await self._admin.move(self.name, to, limit)
 
     async def reset(self, position: QueuePosition) -> int:
-        """Begin anew at ``earliest``, ``latest``, an offset or a datetime of the sources; how many it has forgotten then.
+        """Begin anew at ``earliest``, ``latest``, an offset or a datetime of the sources; how many it forgot.
 
         What consumers hold is taken from them. Errors as :meth:`alter`.
         """
