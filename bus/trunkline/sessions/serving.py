@@ -65,6 +65,9 @@ class Serving:
     def resume(self) -> None:
         """The owner takes records again."""
         self.is_ready = True
+        self._serve_soon()
+
+    def _serve_soon(self) -> None:
         if not self._is_busy:
             self._is_busy = True
             self._home.rounds.call_soon(self._serve)
@@ -112,7 +115,7 @@ class Serving:
                 failure = error if isinstance(error, TrunklineError) else CorruptLog(f"a log cannot be read: {error}")
                 self._home.fail(self._state, failure)
                 return
-        self.resume()
+        self._serve_soon()
 
     def _tell_missed(self) -> None:
         untold, self._state.untold = self._state.untold, None
