@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, Final
 
 import msgspec
@@ -213,6 +213,13 @@ class LiveTail:
         for batch in batches:
             for record in self._decode(batch, base_offset):
                 self._offer(record)
+
+    def wanting(self, key: bytes | None) -> Iterator[tuple[LiveSubscriber, list[Any]]]:
+        """Who has filters that match such a key, live or behind, and their options; for those who read themselves."""
+        for syntax, index in self._indexes.items():
+            text = key_text(key, syntax)
+            for member, options in index.match(text) if text is not None else ():
+                yield member.subscriber, options
 
     def _offer(self, record: Record) -> None:
         for syntax, index in self._indexes.items():  # a subscriber with filters of both is offered a record twice

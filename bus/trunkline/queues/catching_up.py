@@ -104,17 +104,19 @@ class CatchingUp:
         """Nothing but ``batches`` lies in ``[from_offset, next_offset)``; in one go, without waiting."""
         high_watermark = self._feed.partition.high_watermark
         next_offset = min(next_offset, high_watermark)
-        for member in tuple(self._waiting):
-            position = member.position
-            assert position is not None
-            if from_offset <= position < next_offset or position == next_offset == high_watermark:
-                for batch in batches:
-                    if batch.header.next_offset > position:
-                        member.take_batch(batch, position)
-                member.position = next_offset
-                member.queue.looked_at(self._feed.source, next_offset)
-                if next_offset >= high_watermark:
-                    self._waiting.remove(member)
-                    self._feed.caught_up(member)
-                member.queue.serve()
+        standing = [
+            member
+            for member in self._waiting
+            if member.position is not None
+            and (from_offset <= member.position < next_offset or member.position == next_offset == high_watermark)
+        ]
+        for batch in batches:
+            self._feed.offer(standing, batch)
+        for member in standing:
+            member.position = next_offset
+            member.queue.looked_at(self._feed.source, next_offset)
+            if next_offset >= high_watermark:
+                self._waiting.remove(member)
+                self._feed.caught_up(member)
+            member.queue.serve()
         self._wake()

@@ -22,7 +22,7 @@ from trunkline.errors import InvalidSetting
 from trunkline.filters import RecordFilter
 from trunkline.settings import check_topic_name
 
-__all__ = ["DEFINITION", "Definition", "QueueConfig", "QueueSource", "Start"]
+__all__ = ["DEFAULTS", "DEFINITION", "Definition", "QueueConfig", "QueueSource", "Start"]
 
 Start = Literal["earliest", "latest"] | dict[int, int]
 """Where a source begins: by partition, the first offset that is wanted; partitions not named: from offset 0."""
@@ -128,6 +128,8 @@ _RANGES: Final = [
 ]
 
 
+DEFAULTS: Final = QueueConfig()
+
 DEFINITION: Final = b"q"
 """What the keys of definitions begin with."""
 
@@ -145,7 +147,10 @@ class Definition(msgspec.Struct, frozen=True):
 
     @classmethod
     def decode(cls, data: bytes) -> Definition:
-        return _decoder.decode(data)
+        found = _decoder.decode(data)
+        if not found.config.sources and found.config == DEFAULTS:
+            return cls(found.id, DEFAULTS, found.created_ms)  # there may be many
+        return found
 
 
 _encoder = msgspec.json.Encoder()

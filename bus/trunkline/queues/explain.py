@@ -81,11 +81,12 @@ def _waiting(queue: Queue) -> list[str]:
 
 
 def _lost(queue: Queue) -> list[str]:
+    left = queue.departures
     counts = {
-        "expired": queue.expired,
-        "were too many (max_length)": queue.dropped,
-        "were rejected by consumers": queue.rejected,
-        "were delivered too often (delivery_limit)": queue.over_limit,
+        "expired": left.expired,
+        "were too many (max_length)": left.dropped,
+        "were rejected by consumers": left.rejected,
+        "were delivered too often (delivery_limit)": left.over_limit,
     }
     found = [f"Since the start {number} records {what}." for what, number in counts.items() if number]
     if any(counts.values()):

@@ -64,10 +64,6 @@ class Member:
         """It has not looked at what lies at this offset or past it."""
         return self.feed.partition.high_watermark if self.position is None else self.position
 
-    def take_batch(self, batch: StoredBatch, from_offset: int) -> None:
-        """Offer it a batch of the past."""
-        raise NotImplementedError
-
     def wants(self, key: bytes | None, headers: Sequence[Header]) -> bool:
         """Whether it takes such a record when it is published now."""
         raise NotImplementedError
@@ -89,6 +85,7 @@ class Whole(Member):
         return True
 
     def take_batch(self, batch: StoredBatch, from_offset: int) -> None:
+        """Offer it a batch of the past."""
         source = self.feed.source
         for arrival in arrivals_of(batch, max(from_offset, self.start)):
             self.queue.take(source, *arrival)
@@ -127,23 +124,20 @@ class Picking(Member, LiveSubscriber):
                     return True
         return True
 
-    def take_batch(self, batch: StoredBatch, from_offset: int) -> None:
-        source, queue = self.feed.source, self.queue
-        if batch.header.is_control:
-            return
-        try:
-            records = batch.records(from_offset, batch.header.next_offset)
-        except TrunklineError:
-            return  # as it is live: what cannot be read matches nothing
-        for record in records:
-            if any(
-                wanted.start <= record.offset and wanted.filter.matches(record.key, record.headers)
-                for wanted in self._wanted
-            ):
-                queue.take(source, record.offset, 1, record_bytes(record), orders_of(record.headers))
-
     def wants(self, key: bytes | None, headers: Sequence[Header]) -> bool:
         return any(wanted.filter.matches(key, headers) for wanted in self._wanted)
+
+    def take_record(self, record: Record, options: Sequence[Sequence[Wanted]]) -> None:
+        """Offer it a record of the past; ``options`` are those of its filters whose patterns match."""
+        if record.offset <= self._last:
+            return
+        for same in options:
+            for wanted in same:
+                if wanted.start <= record.offset and wanted.filter.matches_headers(record.headers):
+                    self._last = record.offset
+                    orders = orders_of(record.headers) if record.headers else PLAIN
+                    self.queue.take(self.feed.source, record.offset, 1, record_bytes(record), orders)
+                    return
 
     def close(self) -> None:
         self.feed.live().remove(self)
@@ -216,6 +210,27 @@ class SourceFeed:
             if isinstance(member, Whole) and member in self._whole:
                 self._whole.remove(member)
         self.partition.readers.pop(queue.reader_name, None)
+
+    def offer(self, members: Iterable[Member], batch: StoredBatch) -> None:
+        """Offer a batch of the past to those that are behind; each from its position on."""
+        picking: set[Picking] = set()
+        for member in members:
+            if isinstance(member, Picking):
+                picking.add(member)
+            elif isinstance(member, Whole):
+                assert member.position is not None
+                member.take_batch(batch, member.position)
+        if not picking or batch.header.is_control:
+            return
+        try:
+            records = batch.records(0, batch.header.next_offset)
+        except TrunklineError:
+            return  # as it is live: what cannot be read matches nothing
+        wanting = self.live().wanting
+        for record in records:
+            for subscriber, options in wanting(record.key):
+                if subscriber in picking and record.offset >= subscriber.position:
+                    subscriber.take_record(record, options)
 
     def caught_up(self, member: Member) -> None:
         """It has been offered everything below the high watermark: it is live from now on."""

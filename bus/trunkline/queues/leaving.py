@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from trunkline.queues.queue import Queue
     from trunkline.topic import Topic
 
-__all__ = ["Copying", "Leaving", "dead_headers"]
+__all__ = ["Copying", "Departures", "Leaving", "dead_headers"]
 
 logger = logging.getLogger("trunkline.queues")
 
@@ -66,6 +66,30 @@ def dead_headers(queue: str, block: Block, record: Record, reason: str, now_ms: 
         "time": now_ms,
     }
     return (*kept, *((_DEAD + name, str(value).encode()) for name, value in about.items()))
+
+
+class Departures:
+    """Counts what has left a queue without being settled by a consumer, by reason."""
+
+    __slots__ = ("dropped", "expired", "over_limit", "rejected")
+
+    def __init__(self) -> None:
+        self.dropped = self.expired = self.over_limit = self.rejected = 0
+
+    @property
+    def total(self) -> int:
+        return self.dropped + self.expired + self.over_limit + self.rejected
+
+    def add(self, reason: str, count: int) -> None:
+        """``reason`` as in the header of a dead letter."""
+        if reason == "expired":
+            self.expired += count
+        elif reason == "max-length":
+            self.dropped += count
+        elif reason == "delivery-limit":
+            self.over_limit += count
+        else:
+            self.rejected += count
 
 
 class Copying:
@@ -108,16 +132,18 @@ class Leaving:
 
     Attributes:
       count: of entries.
+      departures: those that are done.
       error: what went wrong at the last attempt.
     """
 
-    __slots__ = ("_is_running", "_queue", "_waiting", "count", "error")
+    __slots__ = ("_is_running", "_queue", "_waiting", "count", "departures", "error")
 
     def __init__(self, queue: Queue) -> None:
         self._queue = queue
         self._waiting: list[tuple[Lease, str]] = []
         self._is_running = False
         self.count = 0
+        self.departures = Departures()
         self.error: TrunklineError | OSError | None = None
 
     def add(self, leases: Sequence[Lease], reason: str) -> None:
@@ -135,15 +161,7 @@ class Leaving:
         queue = self._queue
         done = queue.state.settle(ranges, ENGINE)
         self.count -= done
-        queue.dead_lettered += done
-        if reason == "expired":
-            queue.expired += done
-        elif reason == "max-length":
-            queue.dropped += done
-        elif reason == "delivery-limit":
-            queue.over_limit += done
-        else:
-            queue.rejected += done
+        self.departures.add(reason, done)
         queue.changed()
 
     async def _run(self) -> None:

@@ -38,7 +38,7 @@ from trunkline.queues.gathering import (
     gather_waiting,
 )
 from trunkline.queues.index import Lease
-from trunkline.queues.leaving import Leaving
+from trunkline.queues.leaving import Departures, Leaving
 from trunkline.queues.persist import IDLE_MS, Persister
 from trunkline.queues.reports import QueuedRecord, QueueStatistics
 from trunkline.queues.state import QueueState
@@ -87,19 +87,14 @@ class Queue:
         "_written_ms",
         "acknowledged",
         "context",
-        "dead_lettered",
         "definition",
         "delivered",
-        "dropped",
-        "expired",
         "feeds",
         "gone",
         "is_deleted",
         "name",
-        "over_limit",
         "persister",
         "refused_publishes",
-        "rejected",
         "released",
         "state",
     )
@@ -119,7 +114,6 @@ class Queue:
         self.feeds: tuple[SourceFeed, ...] = ()
         self.is_deleted = False
         self.acknowledged = self.delivered = self.released = self.refused_publishes = self.gone = 0
-        self.dead_lettered = self.expired = self.dropped = self.rejected = self.over_limit = 0
         self._roster: Roster[Consumption] | None = None
         self.persister = persister
         self._leaving: Leaving | None = None
@@ -683,6 +677,7 @@ class Queue:
 
     def statistics(self) -> QueueStatistics:
         state = self.state
+        left = self.departures
         leaving = 0 if self._leaving is None else self._leaving.count
         return QueueStatistics(
             ready=state.ready,
@@ -695,11 +690,11 @@ class Queue:
             delivered=self.delivered,
             acknowledged=self.acknowledged,
             released=self.released,
-            dead_lettered=self.dead_lettered,
-            expired=self.expired,
-            dropped=self.dropped,
-            rejected=self.rejected,
-            over_limit=self.over_limit,
+            dead_lettered=left.total,
+            expired=left.expired,
+            dropped=left.dropped,
+            rejected=left.rejected,
+            over_limit=left.over_limit,
             refused_publishes=self.refused_publishes,
             gone=self.gone,
             is_loading=self.is_loading,
@@ -713,6 +708,11 @@ class Queue:
     def active(self) -> Consumption | None:
         """With ``single_active``: the consumer that gets everything."""
         return None if self._roster is None else self._roster.active
+
+    @property
+    def departures(self) -> Departures:
+        """How many have left without being settled by a consumer, and why."""
+        return Departures() if self._leaving is None else self._leaving.departures
 
     @property
     def leaving_error(self) -> TrunklineError | OSError | None:
@@ -750,10 +750,8 @@ class Queue:
 
     @property
     def is_behind_disk(self) -> bool:
-        """A restart would have to look at records again."""
-        return self.persister is not None or any(
-            self.state.positions.get(feed.source) != feed.partition.high_watermark for feed in self.feeds
-        )
+        """A restart might have to look at records again."""
+        return bool(self.feeds)
 
     def stored_keys(self) -> list[tuple[bytes, None]]:
         """Tombstones for all that is stored of it."""

@@ -14,7 +14,7 @@ import msgspec
 import trio
 
 from trunkline.errors import BrokerClosing, InvalidSetting, QueueExists, QueueInUse, TrunklineError, UnknownQueue
-from trunkline.queues.config import DEFINITION, Definition, QueueConfig, QueueSource
+from trunkline.queues.config import DEFAULTS, DEFINITION, Definition, QueueConfig, QueueSource
 from trunkline.queues.context import QueueContext
 from trunkline.queues.feeds import SourceFeed
 from trunkline.queues.persist import Persister
@@ -44,7 +44,7 @@ class Queues:
         self._services = services
         self._context = QueueContext(services)
         self._queues: dict[str, Queue] = {}
-        self._by_topic: dict[str, dict[Queue, None]] = {}  # those that name it as a source, or are named so
+        self._by_topic: dict[str, dict[Queue, None]] = {}  # those that name it as a source
         self._feeds: dict[Partition, SourceFeed] = {}
         self._next_id = 1
         self._lock = trio.Lock()
@@ -163,7 +163,7 @@ class Queues:
                         setting=setting,
                     )
                 return queue
-            return await self._make(name, config or QueueConfig())
+            return await self._make(name, config or DEFAULTS)
 
     async def _make(self, name: str, config: QueueConfig) -> Queue:
         queue_id, self._next_id = self._next_id, self._next_id + 1
@@ -243,26 +243,26 @@ class Queues:
 
     def _add(self, queue: Queue) -> None:
         self._queues[queue.name] = queue
-        for topic in self._topics_of(queue):
+        for topic in _named_by(queue):
             self._by_topic.setdefault(topic, {})[queue] = None
 
     def _remove(self, queue: Queue) -> None:
         del self._queues[queue.name]
-        for topic in self._topics_of(queue):
-            named = self._by_topic[topic]
-            del named[queue]
-            if not named:
-                del self._by_topic[topic]
+        self._forget_sources(queue)
         self._detach(queue)
         queue.is_deleted = True
         queue.cancel_consumers(UnknownQueue(f"queue {queue.name} was deleted", queue=queue.name))
 
-    def _topics_of(self, queue: Queue) -> set[str]:
-        return {queue.name, *(source.topic for source in queue.config.sources)}
+    def _forget_sources(self, queue: Queue) -> None:
+        for topic in _named_by(queue):
+            named = self._by_topic[topic]
+            del named[queue]
+            if not named:
+                del self._by_topic[topic]
 
     def _attach(self, queue: Queue) -> None:
         """Let it take from the partitions of its topics that there are."""
-        for name in self._topics_of(queue):
+        for name in (queue.name, *_named_by(queue)):
             topic = self._services.catalog.topics.get(name)
             if topic is not None:
                 self._attach_to(queue, topic)
@@ -286,25 +286,21 @@ class Queues:
 
     def _redefine(self, queue: Queue, definition: Definition) -> None:
         """In one go, so that no record comes between."""
-        before = self._topics_of(queue)
+        self._forget_sources(queue)
         for feed in queue.feeds:
             member = feed.members[queue]
             queue.looked_at(feed.source, member.needed_from)
         self._detach(queue)
         queue.redefined(definition)
-        for topic in before:
-            self._by_topic[topic].pop(queue, None)
-            if not self._by_topic[topic]:
-                del self._by_topic[topic]
         self._add(queue)
         self._attach(queue)
 
     def _topic_changed(self, name: str, topic: Topic | None) -> None:
-        queues = self._by_topic.get(name)
-        if not queues or not self._is_open:
+        if not self._is_open:
             return
         if topic is not None:
-            for queue in queues:
+            home = self._queues.get(name)
+            for queue in (*(() if home is None else (home,)), *self._by_topic.get(name, ())):
                 self._attach_to(queue, topic)
             return
         gone = [feed for feed in self._feeds.values() if feed.partition.topic.name == name]
@@ -338,3 +334,9 @@ class Queues:
         if feed is None or held is None or held >= offset:
             return offset
         return await make_room(feed, offset)
+
+
+def _named_by(queue: Queue) -> set[str]:
+    """The topics that its sources name, but for its home topic."""
+    sources = queue.config.sources
+    return {source.topic for source in sources} - {queue.name} if sources else set()
