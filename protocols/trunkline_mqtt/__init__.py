@@ -1,8 +1,9 @@
-"""MQTT 3.1.1 for Trunkline: devices publish into the log and subscribe to it.
+"""MQTT 3.1, 3.1.1 and 5.0 for Trunkline: devices publish into the log and subscribe to it.
 
-    codec        packets, fields, control, decoder, encoder: bytes and packets, nothing else
-    connection   one client's state; session: what it subscribes to and what is in flight to it
-    bridge       an MQTT message as a record, and back
+    codec        packets, properties, reasons, fields, greeting, control, decoder, encoder: bytes and packets only
+    connection   one client: terms (what was agreed), publishing (the way in), session and sender (the way out)
+    bridge       an MQTT message as a record, and back; message: its encoded forms
+    server       what all clients share; wills: those that wait
     serve        the door
 
 ``docs/door-mqtt.md`` says what it does and what it does not do yet.

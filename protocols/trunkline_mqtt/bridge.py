@@ -1,71 +1,93 @@
 """An MQTT message as a record of the log, and a record as an MQTT message.
 
-    MQTT                    record
-    topic name              key, in UTF-8
-    payload                 value, untouched
-    client identifier       header mqtt.client, in UTF-8
-    QoS it was sent with    header mqtt.qos: "0" or "1"
-    -                       timestamp: when the broker received it
+    MQTT                        record
+    topic name                  key, in UTF-8
+    payload                     value, untouched
+    QoS it was sent with        header mqtt.qos: "0", "1" or "2"
+    client identifier           header mqtt.client
+    RETAIN                      header mqtt.retain: "1"
+    message expiry interval     header mqtt.expires: ms since the epoch, in decimal
+    payload format indicator    header mqtt.format: "0" or "1"
+    content type                header mqtt.content-type
+    response topic              header mqtt.response-topic
+    correlation data            header mqtt.correlation: the bytes
+    user properties             headers of their own, in order, with their names; one that begins with
+                                "mqtt." gets a second dot, "mqtt..", so that it cannot pose as one of these
+    -                           timestamp: when the broker received it
 
-The other way: the topic name is the key, if it may be one; records with another key, or none, are not
-for MQTT. The QoS of a delivery is the lower of the record's ``mqtt.qos`` and the subscription's; a
-record without that header came through another door and counts as QoS 1, since all of those acknowledge.
+All but the first two headers are there only where the message said so. Text is in UTF-8.
+
+The other way: the topic name is the key, if it may be one; records with another key, or none, are not for MQTT. The
+QoS of a delivery is the lower of the record's ``mqtt.qos`` and the subscription's; a record without that header came
+through another door and counts as QoS 1, since all of those acknowledge. Headers of other doors are user properties,
+if they are text. A header of ours that makes no sense (anybody can write one) is as if it were not there.
 """
 
 from __future__ import annotations
 
 from collections.abc import Container
-from typing import Final
+from typing import Any, Final
 
 from trunkline.live import Delivery
-from trunkline.records import Record, encode_headers
-from trunkline_mqtt.encoder import PUBLISH_QOS_0, PUBLISH_QOS_1, publish_head
+from trunkline.records import Header, Record, encode_headers
 from trunkline_mqtt.fields import topic_name_problem
+from trunkline_mqtt.message import OutgoingMessage, RichMessage
+from trunkline_mqtt.properties import NO_PROPERTIES, Properties
 
-__all__ = ["RECORD_OVERHEAD_BYTES", "OutgoingMessage", "headers_block", "outgoing"]
+__all__ = ["MAX_CLIENT_ID_BYTES", "RECORD_OVERHEAD_BYTES", "RETAIN_HEADER", "headers_block", "outgoing"]
 
 CLIENT_HEADER: Final = "mqtt.client"
 QOS_HEADER: Final = "mqtt.qos"
+RETAIN_HEADER: Final = "mqtt.retain"
+EXPIRES_HEADER: Final = "mqtt.expires"
+FORMAT_HEADER: Final = "mqtt.format"
+CONTENT_TYPE_HEADER: Final = "mqtt.content-type"
+RESPONSE_TOPIC_HEADER: Final = "mqtt.response-topic"
+CORRELATION_HEADER: Final = "mqtt.correlation"
+
+_OURS: Final = "mqtt."
+_NOT_OURS: Final = "mqtt.."
 
 MAX_CLIENT_ID_BYTES: Final = 1024
 """It is stored with every message; real ones have under a hundred bytes."""
 
-RECORD_OVERHEAD_BYTES: Final = MAX_CLIENT_ID_BYTES + 256
-"""How much larger than its PUBLISH packet a record batch with one message can be: batch header 61, headers, lengths."""
+RECORD_OVERHEAD_BYTES: Final = MAX_CLIENT_ID_BYTES + 3072
+"""How much larger than its PUBLISH packet a record batch with one message can be.
 
-_MAX_TOPIC_BYTES: Final = 65_535
+Batch header 61, names of headers under 200, and for each of at most 1,000 user properties two bytes of lengths.
+"""
+
+_MAX_TEXT_BYTES: Final = 65_535
+_MAX_EXPIRES_MS: Final = 2**53
 
 
-def headers_block(client_id: str, qos: int) -> bytes:
-    """The headers of every message that this client publishes with this QoS, as the log stores them."""
-    return encode_headers(((CLIENT_HEADER, client_id.encode()), (QOS_HEADER, b"%d" % qos)))
+def headers_block(
+    client_id: str, qos: int, *, is_retained: bool = False, properties: Properties = NO_PROPERTIES, now_ms: int = 0
+) -> bytes:
+    """The headers of a message as the log stores them; the same for all plain ones of this client and QoS."""
+    headers: list[Header] = [(CLIENT_HEADER, client_id.encode()), (QOS_HEADER, b"%d" % qos)]
+    if is_retained:
+        headers.append((RETAIN_HEADER, b"1"))
+    if properties is not NO_PROPERTIES:
+        headers += _property_headers(properties, now_ms)
+    return encode_headers(headers)
 
 
-class OutgoingMessage:
-    """A record as PUBLISH packets, for all subscribers of it: each form is encoded once, when first wanted."""
-
-    __slots__ = ("_head", "_packet", "is_acknowledged", "payload", "topic")
-
-    def __init__(self, topic: bytes, payload: bytes, is_acknowledged: bool) -> None:
-        self.topic = topic
-        self.payload = payload
-        self.is_acknowledged = is_acknowledged  # QoS 1 to those who asked for it
-        self._packet: bytes | None = None
-        self._head: bytes | None = None
-
-    def qos_0(self) -> bytes:
-        """The whole packet for QoS 0."""
-        packet = self._packet
-        if packet is None:
-            packet = self._packet = publish_head(PUBLISH_QOS_0, self.topic, len(self.payload)) + self.payload
-        return packet
-
-    def qos_1_head(self) -> bytes:
-        """The packet for QoS 1 up to the packet identifier; the payload follows that."""
-        head = self._head
-        if head is None:
-            head = self._head = publish_head(PUBLISH_QOS_1, self.topic, len(self.payload))
-        return head
+def _property_headers(properties: Properties, now_ms: int) -> list[Header]:
+    headers: list[Header] = []
+    if properties.message_expiry_s is not None:
+        headers.append((EXPIRES_HEADER, b"%d" % (now_ms + 1000 * properties.message_expiry_s)))
+    if properties.payload_format is not None:
+        headers.append((FORMAT_HEADER, b"%d" % properties.payload_format))
+    if properties.content_type is not None:
+        headers.append((CONTENT_TYPE_HEADER, properties.content_type.encode()))
+    if properties.response_topic is not None:
+        headers.append((RESPONSE_TOPIC_HEADER, properties.response_topic.encode()))
+    if properties.correlation is not None:
+        headers.append((CORRELATION_HEADER, properties.correlation))
+    for name, value in properties.user:
+        headers.append((_NOT_OURS + name[len(_OURS) :] if name.startswith(_OURS) else name, value.encode()))
+    return headers
 
 
 def outgoing(delivery: Delivery, known: Container[bytes]) -> OutgoingMessage | None:
@@ -82,10 +104,68 @@ def outgoing(delivery: Delivery, known: Container[bytes]) -> OutgoingMessage | N
 
 def _convert(record: Record, text: str, known: Container[bytes]) -> OutgoingMessage | None:
     key = record.key
-    if key is None or (key not in known and (len(key) > _MAX_TOPIC_BYTES or topic_name_problem(text) is not None)):
+    if key is None or (key not in known and (len(key) > _MAX_TEXT_BYTES or topic_name_problem(text) is not None)):
         return None
-    is_acknowledged = True
+    headers = record.headers
+    if len(headers) == 2 and headers[0][0] == CLIENT_HEADER and headers[1][0] == QOS_HEADER:  # a plain message of ours
+        return OutgoingMessage(key, record.value or b"", _QOS.get(headers[1][1], 1), headers[0][1])
+    return _convert_all(key, record) if headers else OutgoingMessage(key, record.value or b"", 1, None)
+
+
+def _convert_all(key: bytes, record: Record) -> RichMessage:
+    """A message with more headers than the plain ones."""
+    ours: dict[str, bytes] = {}
+    found: dict[str, Any] = {}
+    user = []
     for name, value in record.headers:
-        if name == QOS_HEADER:
-            is_acknowledged = value != b"0"
-    return OutgoingMessage(key, record.value or b"", is_acknowledged)
+        if value is None:
+            continue
+        if name.startswith(_OURS) and not name.startswith(_NOT_OURS):
+            ours[name] = value
+        elif (pair := _user_property(name, value)) is not None:
+            user.append(pair)
+    if user:
+        found["user"] = tuple(user)
+    if (payload_format := ours.get(FORMAT_HEADER)) in (b"0", b"1"):
+        found["payload_format"] = int(payload_format)
+    if (text := _text(ours.get(CONTENT_TYPE_HEADER))) is not None:
+        found["content_type"] = text
+    if (text := _text(ours.get(RESPONSE_TOPIC_HEADER))) is not None and topic_name_problem(text) is None:
+        found["response_topic"] = text
+    correlation = ours.get(CORRELATION_HEADER)
+    if correlation is not None and len(correlation) <= _MAX_TEXT_BYTES:
+        found["correlation"] = correlation
+    return RichMessage(
+        key,
+        record.value or b"",
+        _QOS.get(ours.get(QOS_HEADER), 1),
+        ours.get(CLIENT_HEADER),
+        is_retained=ours.get(RETAIN_HEADER) == b"1",
+        expires_ms=_expires(ours.get(EXPIRES_HEADER)),
+        properties=Properties(**found) if found else NO_PROPERTIES,
+    )
+
+
+_QOS: Final[dict[bytes | None, int]] = {b"0": 0, b"1": 1, b"2": 2}
+
+
+def _text(value: bytes | None) -> str | None:
+    if value is None or len(value) > _MAX_TEXT_BYTES or b"\0" in value:
+        return None
+    try:
+        return value.decode()
+    except UnicodeDecodeError:
+        return None
+
+
+def _user_property(name: str, value: bytes) -> tuple[str, str] | None:
+    text = _text(value)
+    if text is None or "\0" in name or len(name.encode()) > _MAX_TEXT_BYTES:
+        return None
+    return (_OURS + name[len(_NOT_OURS) :] if name.startswith(_NOT_OURS) else name), text
+
+
+def _expires(value: bytes | None) -> int:
+    if value is None or not value.isdigit() or len(value) > 16:
+        return 0
+    return min(int(value), _MAX_EXPIRES_MS)

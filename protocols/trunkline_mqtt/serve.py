@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import trio
+
 from trunkline.door import Connection, Door, DoorContext, Transport
 from trunkline.errors import ConfigurationError
 from trunkline.settings import TOPIC_SETTINGS
@@ -14,12 +16,13 @@ __all__ = ["MqttDoor"]
 
 
 class MqttDoor(Door):
-    """MQTT 3.1.1 on the log topic that its settings name."""
+    """MQTT on the log topic that its settings name."""
 
     def __init__(self, context: DoorContext) -> None:
         self._broker = context.broker
         self._settings: MqttSettings = context.settings or MqttSettings()
         self._server: MqttServer | None = None
+        self._timers_changed = trio.Event()
 
     async def open(self) -> None:
         """Make the log topic if it is missing. Raises ConfigurationError if it cannot hold our largest packet."""
@@ -44,7 +47,21 @@ class MqttDoor(Door):
             tuple([self._broker.live(partition) for partition in topic.partitions]),
             now_ms=self._broker.now_ms,
             new_client_id=lambda: f"auto-{self._broker.random.getrandbits(96):024x}",
+            clock=trio.current_time,
+            timers_changed=lambda: self._timers_changed.set(),
         )
+        self._broker.start_soon(self._run_timers)
+
+    async def _run_timers(self) -> None:
+        """Publish wills when their delay is over. Runs as long as the broker."""
+        assert self._server is not None
+        wills = self._server.wills
+        while True:
+            due = wills.next_due
+            with trio.move_on_at(trio.current_time() + 3600 if due is None else due):
+                await self._timers_changed.wait()
+            self._timers_changed = trio.Event()
+            wills.publish_due()
 
     def connect(self, transport: Transport) -> Connection:
         assert self._server is not None, "open comes before connect"

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from trunkline.errors import TrunklineError
 from trunkline.live import LiveTail
 from trunkline.topic import Topic
-from trunkline_mqtt.fields import TopicNames
+from trunkline_mqtt.fields import TopicKeys, TopicNames
 from trunkline_mqtt.settings import MqttSettings
+from trunkline_mqtt.wills import PendingWill, Wills
 
 if TYPE_CHECKING:
     from trunkline_mqtt.connection import MqttConnection
 
 __all__ = ["MqttServer"]
+
+logger = logging.getLogger("trunkline.mqtt")
 
 
 class MqttServer:
@@ -24,21 +29,27 @@ class MqttServer:
       tails: the live tail of each of its partitions, in order.
       now_ms: the broker's wall clock.
       new_client_id: makes an identifier for a client that brings none; no other client has it.
+      clock: the time in seconds, for delays.
+      timers_changed: called when something is due earlier than before.
     """
 
     __slots__ = (
         "clients",
         "delivered",
+        "expired",
         "missed",
         "new_client_id",
         "now_ms",
         "only_partition",
+        "oversized",
         "partition_for",
         "received",
         "settings",
         "tails",
         "topic",
+        "topic_keys",
         "topic_names",
+        "wills",
     )
 
     def __init__(
@@ -49,6 +60,8 @@ class MqttServer:
         *,
         now_ms: Callable[[], int],
         new_client_id: Callable[[], str],
+        clock: Callable[[], float] = lambda: 0.0,
+        timers_changed: Callable[[], None] = lambda: None,
     ) -> None:
         self.settings = settings
         self.topic = topic
@@ -58,10 +71,21 @@ class MqttServer:
         self.now_ms = now_ms
         self.new_client_id = new_client_id
         self.topic_names = TopicNames()
+        self.topic_keys = TopicKeys()
         self.clients: dict[str, MqttConnection] = {}
+        self.wills = Wills(self._publish_will, clock, timers_changed)
         self.received = 0
         self.delivered = 0
         self.missed = 0
+        self.expired = 0
+        self.oversized = 0
+
+    def _publish_will(self, will: PendingWill) -> None:
+        now = self.now_ms()
+        try:
+            self.partition_for(will.topic).stage_record(now, will.topic, will.payload, will.headers(now))
+        except TrunklineError as error:
+            logger.warning("the will for %r was not taken: %s", will.topic.decode(), error)
 
     def statistics(self) -> dict[str, int | float]:
         """Counters and gauges by name."""
@@ -71,4 +95,7 @@ class MqttServer:
             "messages_received": self.received,
             "messages_delivered": self.delivered,
             "messages_missed": self.missed,
+            "messages_expired": self.expired,
+            "messages_oversized": self.oversized,
+            "wills_waiting": len(self.wills),
         }

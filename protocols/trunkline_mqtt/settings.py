@@ -16,7 +16,10 @@ class MqttSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
       topic: the log topic that holds all MQTT messages; made if it is missing.
       partitions: how many it gets when it is made. One keeps the order of all messages, as a single broker does.
       max_packet_bytes: largest packet taken; its record must fit the topic's ``max.message.bytes``.
-      max_inflight: QoS 1 messages sent to a client and not yet acknowledged; then it waits and reads the log later.
+      max_inflight: QoS 1 and 2 messages sent to a client and not yet acknowledged; then it waits, and reads the log
+        later.
+      receive_maximum: likewise from a client of MQTT 5.0; one more ends its connection.
+      max_topic_aliases: how many a client of MQTT 5.0 may use, and how many are used towards it.
       max_subscriptions: filters of one client; more are refused in SUBACK.
       max_keep_alive_s: silence allowed to a client that asks for more or for none, times 1.5 as the standard
         has it; 0: as the client wishes.
@@ -26,5 +29,7 @@ class MqttSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     partitions: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 1
     max_packet_bytes: Annotated[int, msgspec.Meta(ge=1024, le=64 * 1024 * 1024)] = 1_000_000
     max_inflight: Annotated[int, msgspec.Meta(ge=1, le=32_768)] = 1000
+    receive_maximum: Annotated[int, msgspec.Meta(ge=1, le=65_535)] = 1000
+    max_topic_aliases: Annotated[int, msgspec.Meta(ge=0, le=65_535)] = 32
     max_subscriptions: Annotated[int, msgspec.Meta(ge=1)] = 1000
     max_keep_alive_s: Annotated[int, msgspec.Meta(ge=0, le=65_535)] = 0

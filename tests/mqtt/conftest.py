@@ -14,7 +14,7 @@ from trunkline.broker import Broker, open_broker
 from trunkline.door import Transport
 from trunkline_mqtt.decoder import Decoder
 from trunkline_mqtt.encoder import encode
-from trunkline_mqtt.packets import Connack, Connect, Packet
+from trunkline_mqtt.packets import MQTT_3_1_1, Connack, Connect, Packet
 
 WAIT_S = 20.0  # for what should take milliseconds, on a machine that is busy with something else
 
@@ -29,13 +29,15 @@ async def broker() -> AsyncIterator[Broker]:
 class RawClient:
     """A client that says exactly what the test says, over a real socket."""
 
-    def __init__(self, stream: trio.SocketStream) -> None:
+    def __init__(self, stream: trio.SocketStream, level: int = MQTT_3_1_1) -> None:
         self.stream = stream
         self._decoder = Decoder()
+        self._decoder.protocol_level = level
 
     async def send(self, *packets: Packet | bytes) -> None:
         """Everything in one write."""
-        data = b"".join(packet if isinstance(packet, bytes) else encode(packet) for packet in packets)
+        level = self._decoder.protocol_level
+        data = b"".join(packet if isinstance(packet, bytes) else encode(packet, level) for packet in packets)
         with trio.fail_after(WAIT_S):
             await self.stream.send_all(data)
 
@@ -72,15 +74,19 @@ ConnectRaw = Callable[..., Awaitable[RawClient]]
 
 @pytest.fixture
 async def connect(broker: Broker) -> AsyncIterator[ConnectRaw]:
-    """``await connect("id")`` or ``connect(Connect(...))``: a connected client; ``connect()``: only a socket."""
+    """``await connect("id")`` or ``connect(Connect(...))``: connected, no session present; ``connect()``: a socket."""
     streams: list[trio.SocketStream] = []
 
     async def connect(packet: Connect | str | None = None) -> RawClient:
         stream = await trio.open_tcp_stream(*broker.addresses["mqtt"])
         streams.append(stream)
-        client = RawClient(stream)
-        if packet is not None:
-            assert await client.ask(Connect(packet) if isinstance(packet, str) else packet) == Connack()
+        if packet is None:
+            return RawClient(stream)
+        packet = Connect(packet) if isinstance(packet, str) else packet
+        client = RawClient(stream, packet.protocol_level)
+        answer = await client.ask(packet)
+        assert isinstance(answer, Connack)
+        assert (answer.reason_code, answer.session_present) == (0, False)
         return client
 
     yield connect
@@ -114,8 +120,10 @@ class RememberingTransport(Transport):
     def abort(self) -> None:
         self.is_closing = True
 
-    def take(self) -> list[Packet]:
-        """The packets written since the last call."""
+    def take(self, level: int | None = None) -> list[Packet]:
+        """The packets written since the last call, in this version from now on."""
+        if level is not None:
+            self._decoder.protocol_level = level
         self._decoder.receive_data(b"".join(self.written))
         self.written.clear()
         found = []

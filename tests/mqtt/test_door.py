@@ -146,7 +146,7 @@ async def test_the_second_connection_of_a_client_wins(broker: Broker, connect: C
 
 
 @pytest.mark.parametrize(
-    ("packet", "return_code"), [(Connect("c", protocol_level=5), 1), (Connect("", clean_start=False), 2)]
+    ("packet", "return_code"), [(Connect("c", protocol_level=6), 1), (Connect("", clean_start=False), 2)]
 )
 async def test_a_refused_connect_is_answered_then_closed(connect: ConnectRaw, packet: Packet, return_code: int) -> None:
     client = await connect()
@@ -281,7 +281,7 @@ async def test_a_topic_too_small_for_the_largest_packet_is_a_configuration_error
         topics=TopicsConfig(defaults={"max.message.bytes": "5000"}),
         door={"mqtt": {"max_packet_bytes": 4096}},
     )
-    with pytest.raises(ConfigurationError, match=r"max_packet_bytes=4096 needs max\.message\.bytes=5376 of topic mqtt"):
+    with pytest.raises(ConfigurationError, match=r"max_packet_bytes=4096 needs max\.message\.bytes=8192 of topic mqtt"):
         async with open_broker(tmp_path, config=config):
             pass
 
@@ -309,4 +309,7 @@ async def test_counters(broker: Broker, connect: ConnectRaw) -> None:
         "messages_received": 2,
         "messages_delivered": 1,
         "messages_missed": 0,
+        "messages_expired": 0,
+        "messages_oversized": 0,
+        "wills_waiting": 0,
     }

@@ -6,11 +6,21 @@ a client but a return code in CONNACK, so the connection is just closed. A row o
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
 import pytest
 
 from trunkline.errors import RemoteProtocolError
+from trunkline_mqtt.connection import MqttConnection
 from trunkline_mqtt.decoder import Decoder
-from trunkline_mqtt.packets import MQTT_3_1, MQTT_3_1_1, MQTT_5, Packet
+from trunkline_mqtt.encoder import encode
+from trunkline_mqtt.packets import MQTT_3_1, MQTT_3_1_1, MQTT_5, Connack, Connect, Disconnect, Packet
+from trunkline_mqtt.server import MqttServer
+from trunkline_mqtt.settings import MqttSettings
+
+if TYPE_CHECKING:
+    from tests.mqtt.conftest import RememberingTransport
 
 LIMIT = 1024 * 1024
 
@@ -314,3 +324,49 @@ def test_mqtt_3_1_may_promise_a_user_name_and_not_send_it() -> None:
     (packet,) = decode(connect(0xC2, name=b"MQIsdp", level=3), MQTT_3_1)
 
     assert (packet.user_name, packet.password) == (None, None)  # type: ignore[attr-defined]  # it is a Connect
+
+
+def connection(transport: RememberingTransport) -> MqttConnection:
+    """One that never gets as far as the log."""
+    topic: Any = SimpleNamespace(partitions=(None,), partition_for=None)
+    settings = MqttSettings(max_packet_bytes=LIMIT)
+    return MqttConnection(MqttServer(settings, topic, (), now_ms=lambda: 1, new_client_id=lambda: "made-up"), transport)
+
+
+@pytest.mark.parametrize("data", [row[1] for row in MALFORMED_3], ids=[row[0] for row in MALFORMED_3])
+def test_a_client_of_mqtt_3_is_just_closed(transport: RememberingTransport, data: bytes) -> None:
+    """The core closes the connection when it raises; only a CONNECT may be answered, 3.2.2.3."""
+    is_greeting = data[0] >> 4 == 1
+    subject = connection(transport)
+    if not is_greeting:
+        subject.receive_data(encode(Connect("c")))
+        transport.take()
+
+    with pytest.raises(RemoteProtocolError):
+        subject.receive_data(data)
+    subject.closed(None)
+
+    said = transport.take()
+    assert said == [] or (is_greeting and said == [Connack(1)])
+
+
+@pytest.mark.parametrize(("data", "code"), [row[1:3] for row in MALFORMED_5], ids=[row[0] for row in MALFORMED_5])
+def test_a_client_of_mqtt_5_is_told_why_and_closed(transport: RememberingTransport, data: bytes, code: int) -> None:
+    """MQTT 5.0, 4.13.1: in CONNACK if it was not accepted yet, else in DISCONNECT."""
+    is_greeting = data[0] == 0x10
+    subject = connection(transport)
+    if not is_greeting:
+        subject.receive_data(encode(Connect("c", protocol_level=MQTT_5)))
+        transport.take(MQTT_5)
+
+    with pytest.raises(RemoteProtocolError):
+        subject.receive_data(data)
+    subject.closed(None)
+
+    if is_greeting and b"MQTX" in data:
+        assert transport.take() == []  # who does not speak MQTT is not answered
+        return
+    (last,) = transport.take(MQTT_5)
+    assert isinstance(last, Connack if is_greeting else Disconnect)
+    assert last.reason_code == code
+    assert last.properties.reason

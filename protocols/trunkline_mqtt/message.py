@@ -1,0 +1,113 @@
+"""A record on its way to subscribers, as PUBLISH packets: each form is encoded once, when it is first wanted.
+
+A form is what all subscribers of one version, QoS and RETAIN flag get alike: the whole packet with QoS 0, and with
+QoS 1 and 2 what comes before the packet identifier and what comes after it. What differs from subscriber to
+subscriber in MQTT 5.0 (subscription identifiers, topic alias), or from second to second (message expiry), makes a
+form of its own.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from trunkline_mqtt.encoder import PUBLISH_QOS_0, PUBLISH_QOS_1, encode_properties, publish_head, variable_integer
+from trunkline_mqtt.properties import NO_PROPERTIES, Properties
+
+__all__ = ["OutgoingMessage", "RichMessage"]
+
+_NO_BLOCK: Final = b"\0"
+
+
+class OutgoingMessage:
+    """What a record says in MQTT's terms.
+
+    Attributes:
+      topic: its name in UTF-8.
+      qos: the highest it may be delivered with.
+      client: the identifier of the client that published it, or None.
+      is_retained: it was published with RETAIN.
+      expires_ms: when it is of no more use, ms since the epoch; 0: never.
+      properties: those of the PUBLISH, apart from what differs from subscriber to subscriber.
+    """
+
+    __slots__ = ("_forms", "_head", "_packet", "client", "expires_ms", "payload", "qos", "topic")
+
+    is_retained: bool = False
+    properties: Properties = NO_PROPERTIES
+
+    def __init__(self, topic: bytes, payload: bytes, qos: int, client: bytes | None) -> None:
+        self.topic = topic
+        self.payload = payload
+        self.qos = qos
+        self.client = client
+        self.expires_ms = 0
+        self._packet: bytes | None = None
+        self._head: bytes | None = None
+        self._forms: dict[int, tuple[bytes, bytes]] | None = None
+
+    def qos_0(self) -> bytes:
+        """The whole packet for QoS 0 before MQTT 5.0."""
+        packet = self._packet
+        if packet is None:
+            packet = self._packet = publish_head(PUBLISH_QOS_0, self.topic, len(self.payload)) + self.payload
+        return packet
+
+    def qos_1_head(self) -> bytes:
+        """The packet for QoS 1 before MQTT 5.0, up to the packet identifier; the payload follows that."""
+        head = self._head
+        if head is None:
+            head = self._head = publish_head(PUBLISH_QOS_1, self.topic, len(self.payload))
+        return head
+
+    def form(self, first: int) -> tuple[bytes, bytes]:
+        """In MQTT 5.0, what comes before the packet identifier and what comes after it.
+
+        Args:
+          first: byte 1 of the packet.
+        """
+        forms = self._forms
+        if forms is None:
+            forms = self._forms = {}
+        form = forms.get(first)
+        if form is None:
+            block = _NO_BLOCK if self.properties is NO_PROPERTIES else encode_properties(self.properties)
+            form = forms[first] = publish_head(first, self.topic, len(block) + len(self.payload)), block + self.payload
+        return form
+
+    def form_with(self, first: int, topic: bytes, extra: bytes) -> tuple[bytes, bytes]:
+        """Like ``form``, with ``topic`` (empty: an alias stands for it) and some more encoded properties."""
+        _, tail = self.form(first)
+        block = tail[: len(tail) - len(self.payload)]
+        at = 1
+        while block[at - 1] > 127:
+            at += 1
+        properties = extra + block[at:]
+        size = variable_integer(len(properties))
+        head = publish_head(first, topic, len(size) + len(properties) + len(self.payload))
+        return head, size + properties + self.payload
+
+    def seconds_left(self, now_ms: int) -> int:
+        """How long it is of use yet, rounded up; 0: it has expired. Only if it expires at all. MQTT 5.0, 3.3.2.3.3."""
+        return max(0, -((now_ms - self.expires_ms) // 1000))
+
+
+class RichMessage(OutgoingMessage):
+    """One of the few that say more than topic and payload; the others are smaller and quicker to make without."""
+
+    __slots__ = ("is_retained", "properties")
+
+    def __init__(
+        self,
+        topic: bytes,
+        payload: bytes,
+        qos: int,
+        client: bytes | None,
+        *,
+        is_retained: bool,
+        expires_ms: int,
+        properties: Properties,
+    ) -> None:
+        super().__init__(topic, payload, qos, client)
+        self.is_retained = is_retained
+        self.expires_ms = expires_ms
+        self.properties = properties

@@ -1,0 +1,285 @@
+"""The way in from one client: what it publishes is staged, and acknowledged when it is committed. Sans-I/O.
+
+Acknowledgements leave in the order of the PUBLISHes they answer (3.1.1, 4.6; 5.0, 4.6). With one partition commits
+come in that order anyway; the queue of promised acknowledgements keeps it with several too. The token of an append is
+its PUBACK or PUBREC, ready to be written.
+
+QoS 2 is *method B* of the standard (4.3.3): a message is appended when it first arrives, and its packet identifier
+remembered until PUBREL, so that the same message sent again is answered and not appended.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+from trunkline.door import Connection, Transport
+from trunkline.errors import BrokerClosing, RemoteProtocolError, StoreFull, TrunklineError
+from trunkline_mqtt.bridge import headers_block
+from trunkline_mqtt.encoder import encode
+from trunkline_mqtt.fields import malformed
+from trunkline_mqtt.packets import MQTT_3_1_1, MQTT_5, Disconnect, Puback, Pubcomp, Publish, Pubrec
+from trunkline_mqtt.properties import NO_PROPERTIES, Properties
+from trunkline_mqtt.reasons import Reason
+from trunkline_mqtt.terms import Terms
+
+if TYPE_CHECKING:
+    from trunkline_mqtt.server import MqttServer
+
+__all__ = ["PublishingConnection", "reason_properties"]
+
+logger = logging.getLogger("trunkline.mqtt")
+
+_PUBACK: Final = b"\x40\x02"
+_PUBREC: Final = b"\x50\x02"
+_NO_LIMIT: Final = 1 << 30
+_REASON_CHARACTERS: Final = 300
+
+
+def reason_properties(text: str) -> Properties:
+    """A reason string, within bounds."""
+    return Properties(reason=text[:_REASON_CHARACTERS].encode(errors="replace").decode())
+
+
+class PublishingConnection(Connection):
+    """The part of a connection that takes messages; also who is told what became of its appends."""
+
+    __slots__ = (
+        "_acks", "_aliases", "_early", "_headers", "_is_leaving", "_room", "_server", "_terms", "_transport",
+        "_unreleased", "client_id",
+    )  # fmt: skip
+
+    def __init__(self, server: MqttServer, transport: Transport) -> None:
+        self._server = server
+        self._transport = transport
+        self._terms = Terms(MQTT_3_1_1, "")
+        self._headers: tuple[bytes, bytes, bytes] = (b"", b"", b"")  # of plain messages, by QoS
+        self._acks: deque[bytes] | None = None  # promised, in the order they must leave
+        self._early: set[int] | None = None  # ids of those that are due but not at their turn
+        self._room = _NO_LIMIT  # how many may be promised before the receive maximum must be looked at
+        self._aliases: dict[int, str] | None = None  # of topics, the client's
+        self._unreleased: set[int] | None = None  # packet identifiers with QoS 2, until PUBREL
+        self._is_leaving = False  # the broker is closing; DISCONNECT follows the last acknowledgement
+        self.client_id = ""
+
+    def _greeted(self, terms: Terms) -> None:
+        self._terms = terms
+        self.client_id = client_id = terms.client_id
+        self._headers = headers_block(client_id, 0), headers_block(client_id, 1), headers_block(client_id, 2)
+        self._count_room()
+
+    # -- messages ----------------------------------------------------------------------------------
+
+    def _publish(self, packet: Publish, now: int) -> None:
+        server = self._server
+        server.received += 1
+        qos = packet.qos
+        if qos == 2 or packet.retain or packet.properties is not NO_PROPERTIES:
+            self._publish_with(packet, now)
+            return
+        key = server.topic_keys[packet.topic]
+        if not key:
+            if qos:
+                self._promise_refusal(packet, Reason.TOPIC_NAME_INVALID)
+            return
+        partition = server.only_partition or server.partition_for(key)
+        try:
+            if not qos:
+                partition.stage_record(now, key, packet.payload, self._headers[0])
+                return
+            ack = _PUBACK + packet.packet_id.to_bytes(2)
+            if self._acks is None:
+                self._acks = deque()
+            elif len(self._acks) >= self._room:
+                self._check_receive_maximum()
+            partition.stage_record(now, key, packet.payload, self._headers[1], self, ack)
+        except TrunklineError as error:
+            self._refuse(error)
+            return
+        self._acks.append(ack)
+
+    def _publish_with(self, packet: Publish, now: int) -> None:
+        """A message that is more than topic and payload."""
+        properties = packet.properties
+        if properties.subscription_identifiers:
+            raise self._wrong("PUBLISH", "holds a subscription identifier, which only a server sends", "3.3.4")
+        topic = packet.topic if properties.topic_alias is None else self._resolve(packet, properties.topic_alias)
+        if packet.retain:
+            self._check_retain()
+        if packet.qos == 2 and not self._is_first(packet.packet_id):
+            return
+        code = self._content_problem(packet)
+        if code and not packet.qos:
+            raise malformed("PUBLISH, payload", "is not UTF-8, as the payload format says", None, "3.3.2.3.2", code)
+        key = self._server.topic_keys[topic]
+        if code or not key:
+            if packet.qos:
+                self._promise_refusal(packet, code or Reason.TOPIC_NAME_INVALID)
+            return
+        plain = not packet.retain and properties is NO_PROPERTIES
+        headers = self._headers[packet.qos]
+        if not plain:
+            headers = headers_block(
+                self.client_id, packet.qos, is_retained=packet.retain, properties=properties, now_ms=now
+            )
+        ack = (_PUBACK if packet.qos == 1 else _PUBREC) + packet.packet_id.to_bytes(2) if packet.qos else b""
+        try:
+            partition = self._server.partition_for(key)
+            if ack:
+                self._check_receive_maximum(packet.qos == 1)
+                partition.stage_record(now, key, packet.payload, headers, self, ack)
+            else:
+                partition.stage_record(now, key, packet.payload, headers)
+        except TrunklineError as error:
+            self._refuse(error)
+            return
+        if ack:
+            self._promise(ack)
+
+    def _check_retain(self) -> None:
+        if self._terms.level == MQTT_5:
+            raise malformed(
+                "PUBLISH, retain", "is set, which is not supported here", None, "3.2.2.3.5", Reason.RETAIN_NOT_SUPPORTED
+            )
+
+    def _resolve(self, packet: Publish, alias: int) -> str:
+        """The topic that an alias stands for, or will stand for from now on. MQTT 5.0, 3.3.2.3.4."""
+        limit = self._server.settings.max_topic_aliases
+        if alias > limit:
+            problem = f"is {alias}, the limit here is {limit}"
+            raise malformed("PUBLISH, topic alias", problem, None, "3.3.2.3.4", Reason.TOPIC_ALIAS_INVALID)
+        if self._aliases is None:
+            self._aliases = {}
+        if packet.topic:
+            self._aliases[alias] = packet.topic
+            return packet.topic
+        try:
+            return self._aliases[alias]
+        except KeyError:
+            raise self._wrong("PUBLISH, topic alias", f"{alias} stands for no topic", "3.3.2.3.4") from None
+
+    def _is_first(self, packet_id: int) -> bool:
+        """Whether this packet identifier is not that of a message whose PUBREL is due; if it is, answer again."""
+        unreleased = self._unreleased
+        if unreleased is None:
+            unreleased = self._unreleased = set()
+        if packet_id not in unreleased:
+            unreleased.add(packet_id)
+            self._count_room()
+            return True
+        ack = _PUBREC + packet_id.to_bytes(2)
+        if not self._acks or ack not in self._acks:  # else it is on its way
+            self._transport.write(ack)
+        return False
+
+    def _content_problem(self, packet: Publish) -> int:
+        if packet.properties.payload_format:
+            try:
+                packet.payload.decode()
+            except UnicodeDecodeError:
+                return Reason.PAYLOAD_FORMAT_INVALID
+        return 0
+
+    # -- the receive maximum: MQTT 5.0, 4.9 --------------------------------------------------------
+
+    def _count_room(self) -> None:
+        if self._terms.level == MQTT_5:
+            self._room = self._server.settings.receive_maximum - len(self._unreleased or ())
+
+    def _check_receive_maximum(self, is_another: bool = True) -> None:
+        """Is there room for ``is_another`` message? Those with QoS 2 count from PUBLISH to PUBCOMP."""
+        if self._terms.level != MQTT_5:
+            return
+        acks = self._acks or ()
+        held = len(self._unreleased or ()) + sum(ack[0] != _PUBREC[0] for ack in acks)
+        limit = self._server.settings.receive_maximum
+        if held + is_another > limit:
+            problem = f"is one of more than {limit} that are not acknowledged"
+            raise malformed("PUBLISH", problem, None, "3.3.4", Reason.RECEIVE_MAXIMUM_EXCEEDED)
+
+    # -- acknowledgements --------------------------------------------------------------------------
+
+    def _promise(self, ack: bytes) -> None:
+        if self._acks is None:
+            self._acks = deque()
+        self._acks.append(ack)
+
+    def _promise_refusal(self, packet: Publish, code: int) -> None:
+        ack = self._refusal(packet, code)
+        self._promise(ack)
+        self.append_done(ack, -1)
+
+    def _refusal(self, packet: Publish, code: int) -> bytes:
+        """The answer to a message with QoS 1 or 2 that is not stored; MQTT 3 has no words for that."""
+        is_qos_2 = packet.qos == 2
+        if self._terms.level != MQTT_5:
+            return (_PUBREC if is_qos_2 else _PUBACK) + packet.packet_id.to_bytes(2)
+        if is_qos_2 and self._unreleased:
+            self._unreleased.discard(packet.packet_id)  # a failure ends the exchange: 4.3.3
+            self._count_room()
+        return encode((Pubrec if is_qos_2 else Puback)(packet.packet_id, code), MQTT_5)
+
+    def append_done(self, token: object, offset: int) -> None:
+        """A message of this client is committed: acknowledge it, and those behind it that were waiting for it."""
+        acks = self._acks
+        assert acks, "nothing is committed that was not staged"
+        if acks[0] is not token:
+            if self._early is None:
+                self._early = set()
+            self._early.add(id(token))
+            return
+        self._transport.write(acks.popleft())
+        early = self._early
+        if early:
+            while acks and id(acks[0]) in early:
+                early.remove(id(acks[0]))
+                self._transport.write(acks.popleft())
+        if self._is_leaving and not acks:
+            self._close(Reason.SERVER_SHUTTING_DOWN)
+
+    def append_failed(self, token: object, error: TrunklineError) -> None:
+        """A message may be lost: end the connection without answer, so that the client sends it again."""
+        if not self._transport.is_closing:
+            self._give_up(error)
+
+    def _pubrel(self, packet_id: int) -> None:
+        code = Reason.SUCCESS
+        if self._unreleased and packet_id in self._unreleased:
+            self._unreleased.remove(packet_id)
+            self._count_room()
+        else:
+            code = Reason.PACKET_IDENTIFIER_NOT_FOUND
+        self._transport.write(encode(Pubcomp(packet_id, code), self._terms.level))
+
+    # -- the end -----------------------------------------------------------------------------------
+
+    def _refuse(self, error: TrunklineError) -> None:
+        """A message could not be staged."""
+        if isinstance(error, RemoteProtocolError):
+            raise error
+        self._give_up(error)
+
+    def _give_up(self, error: TrunklineError) -> None:
+        level = logging.DEBUG if isinstance(error, BrokerClosing) else logging.WARNING
+        logger.log(
+            level, "%s: closing client %r: its message was not taken: %s", self._transport.peer, self.client_id, error
+        )
+        code = Reason.IMPLEMENTATION_SPECIFIC_ERROR
+        if isinstance(error, BrokerClosing):
+            code = Reason.SERVER_SHUTTING_DOWN
+        elif isinstance(error, StoreFull):
+            code = Reason.QUOTA_EXCEEDED
+        self._close(code, str(error))
+
+    def _close(self, code: int, why: str = "") -> None:
+        """Say why, if the client can hear it, and end the connection."""
+        if self._terms.level == MQTT_5:
+            packet = encode(Disconnect(code, reason_properties(why) if why else NO_PROPERTIES), MQTT_5)
+            if len(packet) > self._terms.max_packet_bytes:
+                packet = encode(Disconnect(code), MQTT_5)
+            self._transport.write(packet)
+        self._transport.close()
+
+    def _wrong(self, where: str, problem: str, section_5: str) -> RemoteProtocolError:
+        return malformed(where, problem, None, section_5, Reason.PROTOCOL_ERROR)
