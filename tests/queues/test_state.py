@@ -308,6 +308,24 @@ def test_after_a_crash_sources_are_looked_at_from_where_the_last_delta_ends() ->
     assert recovered(*written).positions == {0: 5, 3: 77}
 
 
+def test_what_was_delayed_and_purged_stays_away_after_a_crash() -> None:
+    state = QueueState()
+    state.append(0, 0, 1, 10, due_ms=NOW + 10, now_ms=NOW)
+    snapshot = state.snapshot()
+    state.purge()
+    again = recovered(*deltas(state), snapshot=snapshot)
+    assert (again.ready, again.delayed, again.next_timer_ms) == (0, 0, None)
+
+
+def test_a_delta_may_tell_runs_that_a_snapshot_had() -> None:
+    state = filled(3)
+    snapshot = state.snapshot()
+    state.append(0, 3, 1, 10)
+    state.acquire(1, ANN, NOW)
+    state.settle([(0, 1)], ANN)
+    assert acquired(recovered(*deltas(state), snapshot=snapshot)) == [1, 2, 3]
+
+
 def test_an_empty_queue_is_stored_in_a_few_bytes() -> None:
     state = filled(1000)
     state.acquire(1000, ANN, NOW)

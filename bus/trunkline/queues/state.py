@@ -22,13 +22,14 @@ What is stored is drawn in :mod:`trunkline.queues.stored`.
 from __future__ import annotations
 
 from array import array
+from bisect import bisect_left
 from collections.abc import Iterable
 from itertools import chain
 from typing import Final
 
 from trunkline.errors import CorruptLog
 from trunkline.queues.contents import Contents
-from trunkline.queues.index import Chunk, Lease, Range, pieces
+from trunkline.queues.index import RUN_FIELDS, Chunk, Lease, Range, pieces
 from trunkline.queues.level import Level
 from trunkline.queues.ranges import Ranges, joined
 from trunkline.queues.stored import (
@@ -255,7 +256,10 @@ class QueueState(Contents):
             self._serial = part.serial
 
     def _apply(self, change: Change) -> None:
-        self._floor = max(self._floor, change.floor)
+        if change.floor > self._floor:
+            self._floor = change.floor
+            for level in self._order:
+                _hide(level, 0, change.floor)
         self.next_sequence = change.next_sequence
         self._next_chunk = change.next_chunk
         self.ready, self.live_bytes = change.live, change.live_bytes  # parted by recovered()
@@ -263,15 +267,15 @@ class QueueState(Contents):
         for told in change.levels:
             level = self._levels.get(told.priority) or self._add_level(told.priority)
             level.seen = level.told = max(level.seen, told.seen)
-            for first, end in ((0, max(told.floor, self._floor)), *told.gone):
+            for first, end in ((0, told.floor), *told.gone):
                 _hide(level, first, end)
             tail = level.tail
             runs = tail.runs if tail is not None else level.open_chunk()
             assert runs is not None
-            for piece in pieces(told.runs, 0):
-                if piece[0] >= level.end:
-                    runs.extend(piece)
-                    level.end = piece[0] + piece[3]
+            if told.runs:
+                known = bisect_left(told.runs[0::RUN_FIELDS], level.end)  # a snapshot had those already
+                runs.extend(told.runs[known * RUN_FIELDS :])
+                level.end = max(level.end, told.runs[-6] + told.runs[-3])
         for span in change.asides:
             level = self._levels.get(span.priority) or self._add_level(span.priority)
             _hide(level, span.sequence, span.sequence + span.count)
@@ -302,12 +306,13 @@ class QueueState(Contents):
         self._collect_done()
 
     def _part_delayed(self, level: Level) -> None:
-        returned, level.returned = level.returned, None
-        for span in returned or ():
-            if span.due_ms:
-                self._delay(span)
-            elif span.sequence >= self._floor:
-                level.put_back(span)
+        returned = level.returned
+        if returned is None:
+            return
+        delayed = [span for span in returned if span.due_ms]
+        for span in delayed:
+            returned.take(span.sequence, span.sequence + span.count, [])
+            self._delay(span)
 
 
 def _whole(level: Level, held: list[Range]) -> LevelChange:
