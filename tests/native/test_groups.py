@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+import time
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -414,6 +415,41 @@ async def test_a_program_that_is_cancelled_commits_and_leaves(broker: Restartabl
             await take(records, 1)
     assert [found.members for found in await bus.list_groups()] == [0]
     assert await committed(bus) == {0: 3}
+
+
+async def test_a_callback_that_fails_on_leaving_is_told_and_nothing_is_committed(bus: Bus) -> None:
+    await fill(bus, 5, 1)
+
+    async def refuse(partitions: object) -> None:
+        raise RuntimeError("the disk is full")
+
+    with pytest.raises(RuntimeError, match="the disk is full"):
+        async with bus.group("billing").subscribe("orders", on_revoked=refuse) as records:
+            await take(records, 3)
+    assert await committed(bus) == {}
+    assert [found.members for found in await bus.list_groups()] in ([], [0])
+
+
+async def test_a_handler_that_never_waits_leaves_the_event_loop_its_turns(bus: Bus) -> None:
+    await fill(bus, 200, 1)
+    turns = 0
+
+    async def count() -> None:
+        nonlocal turns
+        while True:
+            await anyio.sleep(0.001)
+            turns += 1
+
+    async with bus.group("billing").subscribe("orders") as records, anyio.create_task_group() as tasks:
+        tasks.start_soon(count)
+        async for record in records:
+            if record.offset == 199:
+                break
+            until = time.perf_counter() + 0.001
+            while time.perf_counter() < until:
+                pass
+        tasks.cancel_scope.cancel()
+    assert turns > 1
 
 
 async def test_a_closed_reader_ends(bus: Bus) -> None:

@@ -12,7 +12,7 @@ from trunkline_native.client.dead_letters import DeadLetter
 from trunkline_native.client.group import Group
 from trunkline_native.client.group_admin import CommittedOffset, OffsetChange
 from trunkline_native.client.group_reader import GroupReader
-from trunkline_native.client.member import GroupReaderStatistics
+from trunkline_native.client.group_types import GroupReaderStatistics
 from trunkline_native.client.queue import Queue
 from trunkline_native.client.queue_reader import QueueReader
 from trunkline_native.client.queue_record import QueueRecord

@@ -19,8 +19,8 @@ from trunkline_native.client.group import DEFAULT_READ_BUFFER_BYTES, Group
 from trunkline_native.client.group_admin import CommittedOffset, OffsetChange, ResetPosition
 from trunkline_native.client.group_reader import BREATHE_S, GroupReader
 from trunkline_native.client.group_topics import Topics
+from trunkline_native.client.group_types import GroupReaderStatistics, PartitionsCallback
 from trunkline_native.client.holdings import TopicPartition
-from trunkline_native.client.member import GroupReaderStatistics, PartitionsCallback
 from trunkline_native.group_frames import GroupDescription
 
 __all__ = ["BlockingGroup", "BlockingGroupReader"]

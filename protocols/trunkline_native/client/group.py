@@ -11,9 +11,10 @@ from trunkline_native.client.cursors import StreamTable
 from trunkline_native.client.group_admin import CommittedOffset, GroupAdmin, OffsetChange, ResetPosition
 from trunkline_native.client.group_reader import GroupReader
 from trunkline_native.client.group_topics import Topics, parse_topics
+from trunkline_native.client.group_types import PartitionsCallback, ReadOptions
 from trunkline_native.client.holdings import TopicPartition
 from trunkline_native.client.link import Link
-from trunkline_native.client.member import Member, PartitionsCallback, ReadOptions
+from trunkline_native.client.member import Member
 from trunkline_native.client.membership import MemberOptions, MemberTable
 from trunkline_native.group_frames import GroupDescription
 

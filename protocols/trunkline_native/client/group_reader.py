@@ -12,8 +12,9 @@ import anyio.lowlevel
 
 from trunkline.errors import IllegalGeneration, LocalProtocolError
 from trunkline.records import ConsumerRecord
+from trunkline_native.client.group_types import GroupReaderStatistics
 from trunkline_native.client.holdings import TopicPartition
-from trunkline_native.client.member import GroupReaderStatistics, Member
+from trunkline_native.client.member import Member
 
 __all__ = ["GroupReader"]
 

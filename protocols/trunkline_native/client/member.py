@@ -16,12 +16,11 @@ from __future__ import annotations
 
 import inspect
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import Any, Final, Literal, NamedTuple
+from collections.abc import Iterable, Sequence
+from typing import Any, Final
 
 import anyio
 import anyio.lowlevel
-import msgspec
 
 from trunkline.errors import (
     ClientClosed,
@@ -35,52 +34,17 @@ from trunkline.errors import (
 from trunkline_native.client.commits import Commits, ask_committed
 from trunkline_native.client.cursors import StreamTable
 from trunkline_native.client.group_cursors import GroupCursors
+from trunkline_native.client.group_types import GroupReaderStatistics, PartitionsCallback, ReadOptions
 from trunkline_native.client.holdings import Holding, Holdings, TopicPartition
 from trunkline_native.client.link import Link, retry_after_s
 from trunkline_native.client.membership import MemberOptions, Membership, MemberTable
 
-__all__ = ["GroupReaderStatistics", "Member", "PartitionsCallback", "ReadOptions"]
+__all__ = ["Member"]
 
 logger = logging.getLogger("trunkline_native.client")
 
 RETRY_S: Final = 1.0  # before what has failed is tried again
 LEAVE_LIMIT_S: Final = 2.0
-
-PartitionsCallback = Callable[[Sequence[TopicPartition]], Awaitable[None] | None]
-"""Called with pairs of topic and partition; may be async."""
-
-
-class ReadOptions(NamedTuple):
-    """How a member reads; see ``Group.subscribe``."""
-
-    start: Literal["earliest", "latest"]
-    auto_commit: bool
-    auto_commit_interval_s: float
-    buffer_bytes: int
-    on_assigned: PartitionsCallback | None
-    on_revoked: PartitionsCallback | None
-
-
-class GroupReaderStatistics(msgspec.Struct, frozen=True):
-    """What a group's reader has gone through.
-
-    Attributes:
-      assigned: partitions it has now.
-      generation: of the last assignment.
-      assignments: how often it was told what to read.
-      lost: how often it was put out of the group and had to join again.
-      restarts: how often an offset to go on from was gone, so that reading began at ``start`` again.
-      skipped: records that were gone with them, where ``start`` is ``earliest``.
-      commits: commits that the broker has confirmed.
-    """
-
-    assigned: int
-    generation: int
-    assignments: int
-    lost: int
-    restarts: int
-    skipped: int
-    commits: int
 
 
 class Member:
@@ -243,8 +207,8 @@ class Member:
                 self._to_confirm -= confirmed
                 self.membership.confirm(confirmed)
             await self._take_on()
-        except Exception as error:  # of a callback, or of a question to the broker
-            if isinstance(error, TrunklineError) and error.retriable:
+        except TrunklineError as error:
+            if error.retriable:
                 logger.info("group %s: %s; trying again", self.options.group, error)
             else:
                 self._fail(error)
@@ -269,7 +233,8 @@ class Member:
         return max(min(waits, default=float("inf")), 0.0)
 
     async def _give_up(self, leaving: Sequence[Holding]) -> None:
-        await self._call(self._read.on_revoked, [held.name for held in leaving])
+        if not await self._call(self._read.on_revoked, [held.name for held in leaving]):
+            return
         offsets = self.holdings.to_commit(with_hand=False, only=leaving) if self._read.auto_commit else {}
         if offsets:
             try:
@@ -296,21 +261,27 @@ class Member:
             entry = committed.get(name)
             taken.append(Holding(name, None if entry is None else entry.offset))
             self.holdings.add(taken[-1])
-        await self._call(self._read.on_assigned, [held.name for held in taken])
+        if not await self._call(self._read.on_assigned, [held.name for held in taken]):
+            return
         self.cursors.share_memory()
         for held in taken:
             if held.cut_at is None and self.holdings.get(held.name) is held:
                 self.cursors.begin(held)
 
-    async def _call(self, callback: PartitionsCallback | None, names: Sequence[TopicPartition]) -> None:
+    async def _call(self, callback: PartitionsCallback | None, names: Sequence[TopicPartition]) -> bool:
+        """Call it; what it raises is for the program that reads. Whether all is well."""
         if callback is None or not names:
-            return
+            return True
         try:
             outcome: Any = callback(sorted(names))
             if inspect.isawaitable(outcome):
                 await outcome
         except (UnknownMember, MemberFenced, IllegalGeneration) as error:  # it came too late to commit
             logger.warning("group %s: a callback: %s", self.options.group, error)
+        except Exception as error:
+            self._fail(error)
+            return False
+        return True
 
     # -- keeping its place -------------------------------------------------------------------------
 
@@ -349,7 +320,8 @@ class Member:
         held = list(self.holdings)
         for one in held:
             self.cursors.stop(one)
-        if self.failure is not None:
+        failure = self.failure
+        if failure is not None:
             self._read = self._read._replace(on_revoked=None)
         try:
             with self._leaving:
@@ -360,4 +332,6 @@ class Member:
                 logger.warning("group %s: left without an answer from the broker", self.options.group)
         finally:
             self.membership.close()
+        if failure is None and self.failure is not None and not isinstance(self.failure, ClientClosed):
+            raise self.failure  # of a callback: nothing was committed
         await anyio.lowlevel.checkpoint()
