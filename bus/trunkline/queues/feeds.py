@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Picking", "SourceFeed", "Whole"]
 
-CHECKPOINT_BYTES: Final = 64 * 1024 * 1024
+CHECKPOINT_BYTES: Final = 16 * 1024 * 1024
 """After so many bytes each queue of a source notes how far it has come, which bounds what a restart looks at again."""
 
 
