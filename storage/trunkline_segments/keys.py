@@ -98,13 +98,23 @@ class Place(NamedTuple):
         data = segment.keys.read(start, self.keys_bytes)
         if len(data) < self.keys_bytes or crc32c(data) != self.keys_crc:
             raise DamagedIndex("the keys' checksum does not match")
+        unpack_from = _CRC.unpack_from
         position, postings = 0, start + self.keys_bytes
         for _ in range(self.key_count):
-            folded, position = read_varint(data, position)
+            folded = data[position]  # lengths of one byte are read in place, as in records
+            if folded < 128:
+                position += 1
+            else:
+                folded, position = read_varint(data, position)
             key = data[position : position + (folded >> 1)]
-            folded, position = read_varint(data, position + len(key))
-            (crc,) = _CRC.unpack_from(data, position)
-            position += _CRC.size
+            position += folded >> 1
+            folded = data[position]
+            if folded < 128:
+                position += 1
+            else:
+                folded, position = read_varint(data, position)
+            (crc,) = unpack_from(data, position)
+            position += 4
             yield key, postings, folded >> 1, crc
             postings += folded >> 1
 

@@ -15,6 +15,7 @@ from trunkline.filters import key_text, matches
 from trunkline.live import Delivery, LiveSubscriber, LiveTail
 from trunkline.partition import Partition
 from trunkline.records import encode
+from trunkline.sparse import wanted_keys
 from trunkline.testing.scripted_store import ScriptedStore
 
 if TYPE_CHECKING:
@@ -537,3 +538,16 @@ class TestFarBehind:
                 wanted.append(record.offset)
         assert subscriber.got == wanted
         assert live.tail.position(subscriber) == live.bench.partition.high_watermark
+
+
+PATTERNS = [("a", "mqtt"), ("a/+", "mqtt"), ("+/b", "mqtt"), ("a/b/#", "mqtt"), ("#", "mqtt"), ("b", "mqtt")]
+PATTERNS += [("a", "amqp"), ("a.#", "amqp"), ("*.b", "amqp"), ("#.c", "amqp"), ("a.*", "amqp"), ("a/b", "amqp")]
+
+
+@given(st.lists(st.sampled_from(PATTERNS), min_size=1))
+def test_keys_are_wanted_as_filters_match(filters: list[tuple[str, Any]]) -> None:
+    wants = wanted_keys(filters)
+
+    for key in (b"a", b"a/b", b"a/b/c", b"ab", b"a.b", b"b", b"a.b.c", b"\xff", b""):
+        texts = ((pattern, key_text(key, syntax), syntax) for pattern, syntax in filters)
+        assert wants(key) == any(text is not None and matches(p, text, syntax) for p, text, syntax in texts)
