@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from msgspec.structs import replace
 
 from trunkline.queues.entries import Entries, Scan
-from trunkline.queues.index import END, GONE, Chunk, Lease, Piece, slice_bytes
+from trunkline.queues.index import END, GONE, Chunk, Lease, slice_bytes
 from trunkline.queues.level import Level
 from trunkline.queues.spans import SpanMap
 
@@ -44,24 +44,20 @@ class Contents(Entries):
         for level in self._order:
             level.give_back()
             for chunk in level.ahead():
-                if not chunk.is_sealed:
-                    break
+                extent = chunk.extent(source)
+                if chunk.is_sealed and extent is None:
+                    continue
                 if chunk.runs is not None:
-                    offsets = [piece[2] for piece in level.pieces_of(chunk) if piece[1] == source]
-                    lowest = min(offsets, default=None)
+                    lowest = level.lowest_of(chunk, source)
                 else:
-                    extent = chunk.extent(source)
                     lowest = extent[0] if extent is not None else None
                 if lowest is not None:
                     found.append(lowest)
-                    if level.is_ordered(source):
+                    if chunk is not level.tail and level.is_ordered(source):
+                        if level.tail is not None and (lowest := level.lowest_of(level.tail, source)) is not None:
+                            found.append(lowest)
                         break
-            found += [piece[2] for piece in self._open_pieces(level) if piece[1] == source]
         return min(found, default=None)
-
-    def _open_pieces(self, level: Level) -> Iterator[Piece]:
-        """What is ready in the open chunk. Before: ``level.give_back``."""
-        return level.pieces_of(level.tail) if level.tail is not None else iter(())
 
     def live_below(self, source: int, offset: int, limit: int) -> list[Lease] | None:
         """Live entries of ``source`` below ``offset``: at least ``limit + 1`` if there are more than ``limit``.

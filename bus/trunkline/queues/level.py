@@ -13,6 +13,7 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterator
+from itertools import compress
 
 from trunkline.queues.index import ANY_SOURCE, END, RUN_FIELDS, Chunk, Lease, Piece, Range, pieces, slice_bytes
 from trunkline.queues.ranges import Ranges
@@ -231,6 +232,25 @@ class Level:
             for start, stop in self.visible(first, end):
                 share = slice_bytes(size, count, start - sequence, stop - sequence)
                 yield start, source, offset + start - sequence, stop - start, share, expires
+
+    def lowest_of(self, chunk: Chunk, source: int) -> int | None:
+        """The lowest offset of a source that is ready in a chunk as for :meth:`pieces_of`; None: it has none."""
+        runs = chunk.runs
+        assert runs is not None
+        if self.hidden is not None:
+            return min((piece[2] for piece in self.pieces_of(chunk) if piece[1] == source), default=None)
+        # This is asked after every write, so do it by column.
+        at_head = chunk is self.chunks[self.head]
+        row = self._row if at_head else 0
+        sources, offsets = runs[row + 1 :: RUN_FIELDS], runs[row + 2 :: RUN_FIELDS]
+        if at_head and offsets:
+            offsets[0] += self._used
+        count = sources.count(source)
+        if not count:
+            return None
+        if count == len(sources):
+            return min(offsets)
+        return min(compress(offsets, map(source.__eq__, sources)))
 
     def visible(self, first: int, end: int) -> list[Range]:
         """``[first, end)`` without what is hidden, parted at ``seen``."""
