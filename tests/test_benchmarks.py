@@ -79,6 +79,12 @@ def test_native_groups_counts_every_record(trunkline_broker: BackgroundBroker, a
     assert found["records"] == 2500
 
 
+@pytest.mark.parametrize("mode", ["individual", "batched"])
+def test_native_queue_counts_every_record(trunkline_broker: BackgroundBroker, mode: str) -> None:
+    found = figures("native_queue.py", mode, trunkline_broker, "--count", "500", "--batch", "50", "--conns", "2")
+    assert found["records"] == 500
+
+
 def test_queue_state_measures_each_case() -> None:
     found = json.loads(run("queue_state.py", "--entries", "2000", "--reps", "1", "--json"))
     assert found["append a single"] > 0
@@ -133,4 +139,18 @@ def test_housekeeping_works_while_records_are_published(tmp_path: Path) -> None:
     assert found["retention"]["segments_removed"] > 0
     assert found["compaction"]["read_mb_s"] > found["quiet"]["read_mb_s"]
     assert out[3].startswith("| | p50 ms")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "figure"),
+    [
+        ("rebalance --members 3 --partitions 6 --topics 2 --reps 1", "join_ms"),
+        ("idle --groups 20", "bytes_per_group"),
+        ("commits --count 50 --groups 5 --window 10", "commits_per_s"),
+    ],
+)
+def test_groups_measures_the_coordinator(arguments: str, figure: str, tmp_path: Path) -> None:
+    found = json.loads(run("groups.py", *arguments.split(), "--dir", str(tmp_path)))
+    assert found[figure] > 0
     assert not list(tmp_path.iterdir())

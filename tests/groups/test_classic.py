@@ -6,6 +6,7 @@ KIP-814 (static leader), and where those are silent what Kafka's coordinator doe
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -106,6 +107,15 @@ def test_every_state_can_be_left_and_every_request_has_an_answer_in_each() -> No
     assert set(TRANSITIONS) == set(ClassicState)
     assert all(TRANSITIONS.values())
     assert all(set(answers) == set(ClassicState) for answers in ANSWERS.values())
+
+
+def test_the_documents_say_what_the_tables_say() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "groups.md").read_text()
+    for state in ClassicState:
+        row = next(line for line in page.splitlines() if line.startswith(f"| {state.value} |"))
+        for said, request in zip(row.split("|")[2:], ("heartbeat", "sync", "commit"), strict=False):
+            error = ANSWERS[request][state]
+            assert said.strip() == f"`{error.__name__}`" if error is not None else "`" not in said, row
 
 
 # -- joining ---------------------------------------------------------------------------------------
