@@ -128,6 +128,16 @@ GROUP = Row(
     Target(3_000_000, is_least=True),
 )
 
+
+def queue_row(title: str, limit: float) -> Row:
+    """What a queue's consumers cost the broker."""
+    return Row(
+        f"Native queue, 4 consumers, 100 B, {title}: records per broker CPU s",
+        lambda figures: figures["records"] / max(figures["broker_cpu_s"], TICK_S),
+        Target(limit, is_least=True),
+    )
+
+
 TWICE, EQUAL = Target(2, is_ratio=True), Target(1, is_ratio=True)
 
 CASES: Sequence[Case] = [
@@ -149,6 +159,14 @@ CASES: Sequence[Case] = [
         is_mqtt=False,
     ),
     Case("native-groups", [Load("native_groups.py", "--members 4", 10_000_000, [GROUP])], is_mqtt=False),
+    Case(
+        "native-queue",
+        [
+            Load("native_queue.py", "individual", 500_000, [queue_row("a frame for each ack", 100_000)]),
+            Load("native_queue.py", "batched", 1_000_000, [queue_row("acks batched", 250_000)]),
+        ],
+        is_mqtt=False,
+    ),
 ]
 
 STARTUP_ROWS: Sequence[Row] = [
