@@ -154,3 +154,10 @@ def test_groups_measures_the_coordinator(arguments: str, figure: str, tmp_path: 
     found = json.loads(run("groups.py", *arguments.split(), "--dir", str(tmp_path)))
     assert found[figure] > 0
     assert not list(tmp_path.iterdir())
+
+
+def test_sessions_finds_what_is_wanted_and_weighs_idle_ones(tmp_path: Path) -> None:
+    out = run("sessions.py", "--records", "25000", "--sessions", "10", "--dir", str(tmp_path)).splitlines()
+    found = [json.loads(line) for line in out]
+    assert [line["case"] for line in found] == ["read", "index made", "index used", "memory"]
+    assert not list(tmp_path.iterdir())
