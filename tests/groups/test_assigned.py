@@ -225,6 +225,10 @@ def test_what_cannot_join_is_refused_and_leaves_nothing_behind(world: World) -> 
         with pytest.raises(error):
             join(world, **wishes)
     assert world.coordinator.list() == []
+    commit(world, {"a/0": 1})
+    with pytest.raises(UnknownMember):
+        join(world, member_id="nobody")
+    assert world.coordinator.describe("g").kind == "simple"
 
 
 def test_members_of_a_group_agree_on_how_they_are_assigned(world: World) -> None:

@@ -232,8 +232,6 @@ class GroupCoordinator(GroupAdministration):
             raise InconsistentGroupProtocol(
                 f"the members of group {group.name} assign partitions themselves", group=group.name
             )
-        group.kind = "assigned"
-        group.protocol_type = ""
         return group.machine
 
     def _classic(self, group: Group) -> ClassicGroup:
@@ -244,7 +242,6 @@ class GroupCoordinator(GroupAdministration):
             raise InconsistentGroupProtocol(
                 f"the broker assigns the partitions of group {group.name}", group=group.name
             )
-        group.kind = "classic"
         return group.machine
 
     def _assigned_member(self, group: str, member_id: str) -> tuple[Group, AssignedGroup]:

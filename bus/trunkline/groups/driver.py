@@ -159,6 +159,9 @@ class GroupDriver:
         if machine is None:
             self._drop_if_nothing(group)
             return
+        if machine.members:
+            group.kind = "classic" if isinstance(machine, ClassicGroup) else "assigned"
+            group.protocol_type = machine.protocol_type if isinstance(machine, ClassicGroup) else ""
         self._carry_out(group, machine)
         if machine.is_idle:
             self._put_away(group, machine)
@@ -189,9 +192,8 @@ class GroupDriver:
     def _put_away(self, group: Group, machine: AssignedGroup | ClassicGroup) -> None:
         group.generation = machine.generation
         group.rebalance = machine.rebalance or group.rebalance
-        group.empty_since_ms = self._rounds.now_ms()
-        if isinstance(machine, ClassicGroup):
-            group.protocol_type = machine.protocol_type or group.protocol_type
+        if group.kind != "simple":  # else nobody ever came in
+            group.empty_since_ms = self._rounds.now_ms()
         group.machine = None
         if group.outbox is not None and group.outbox.is_empty:
             group.outbox = None
