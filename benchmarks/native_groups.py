@@ -17,7 +17,7 @@ import json
 import select
 import struct
 import time
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import trio
@@ -86,6 +86,7 @@ class RawMember:
         self._uncommitted: dict[int, int] = {}
         self._next: dict[int, int] = {}
         self._beat_at = time.monotonic() + HEARTBEAT_S
+        self._is_leaving = False
         self.send(g.JoinGroup(1, 1, GROUP, (arguments.topic,)))
 
     def send(self, header: f.Header, body: bytes = b"") -> None:
@@ -107,14 +108,14 @@ class RawMember:
                 self._assigned(body)
             elif isinstance(header, (f.Done, f.StreamOpened)):
                 self.unanswered -= 1
-        if time.monotonic() >= self._beat_at:
+        if time.monotonic() >= self._beat_at and not self._is_leaving:
             self._beat_at += HEARTBEAT_S
             self.request(g.Heartbeat(4, 1))
 
     def _assigned(self, body: bytes | memoryview) -> None:
         partitions = msgspec.convert(decode_cbor(body), g.AssignedPartitions)
         self.partitions = partitions.assigned.get(self.topic, [])
-        if partitions.revoked:  # nothing of it is read yet
+        if partitions.revoked and not self._is_leaving:  # nothing of it is read yet
             self.request(g.Revoked(5, 1), g.encode_body(partitions.revoked))
 
     def _took(self, data: f.Data, body: bytes | memoryview) -> None:
@@ -128,6 +129,10 @@ class RawMember:
         if self._uncommitted[partition] >= self.commit_bytes:
             self.commit(partition)
 
+    def leave(self) -> None:
+        self._is_leaving = True
+        self.request(g.LeaveGroup(6, 1))
+
     def commit(self, partition: int) -> None:
         if self._uncommitted.get(partition):
             self._uncommitted[partition] = 0
@@ -135,8 +140,20 @@ class RawMember:
             self.request(g.CommitOffsets(3, GROUP, 1), g.encode_body({self.topic: [entry]}))
 
 
-def read_raw(arguments: argparse.Namespace) -> tuple[int, float, float]:
-    """The records read, when reading began, and the broker's CPU time then."""
+class Result(NamedTuple):
+    """What was read, and what it took."""
+
+    records: int
+    seconds: float
+    cpu_s: float
+
+
+def used_cpu_s(arguments: argparse.Namespace) -> float:
+    return cpu_s(arguments.pid) if arguments.pid else 0.0
+
+
+def read_raw(arguments: argparse.Namespace) -> Result:
+    """Read everything with sockets."""
     members = [RawMember(arguments) for _ in range(arguments.members)]
     poll = select.epoll()
     by_fd = {member.peer.sock.fileno(): member for member in members}
@@ -154,19 +171,24 @@ def read_raw(arguments: argparse.Namespace) -> tuple[int, float, float]:
     share = arguments.partitions // arguments.members
     run_until(lambda: sum(len(member.partitions) for member in members) == arguments.partitions)
     run_until(lambda: all(len(member.partitions) >= share and not member.unanswered for member in members))
-    before, started = cpu_s(arguments.pid) if arguments.pid else 0.0, time.monotonic()
+    before, started = used_cpu_s(arguments), time.monotonic()
     for member in members:
         member.open()
     run_until(lambda: sum(member.records for member in members) >= arguments.count)
     for member in members:
         for partition in member.partitions:
             member.commit(partition)
-        member.request(g.LeaveGroup(6, 1))
     run_until(lambda: not any(member.unanswered for member in members))
-    return sum(member.records for member in members), started, before
+    result = Result(
+        sum(member.records for member in members), time.monotonic() - started, used_cpu_s(arguments) - before
+    )
+    for member in members:
+        member.leave()
+    run_until(lambda: not any(member.unanswered for member in members))
+    return result
 
 
-async def read_with_clients(arguments: argparse.Namespace) -> tuple[int, float, float]:
+async def read_with_clients(arguments: argparse.Namespace) -> Result:
     """Likewise, with the Python client, which shares its processor time among all members."""
     records = 0
     started = before = 0.0
@@ -176,7 +198,7 @@ async def read_with_clients(arguments: argparse.Namespace) -> tuple[int, float, 
         nonlocal records, started, before
         async with connect(url) as bus, bus.group(GROUP).subscribe(arguments.topic) as reader:
             if not started:
-                before, started = cpu_s(arguments.pid) if arguments.pid else 0.0, time.monotonic()
+                before, started = used_cpu_s(arguments), time.monotonic()
             while records < arguments.count:
                 chunk = await reader.next_chunk()
                 records += len(chunk)
@@ -186,7 +208,7 @@ async def read_with_clients(arguments: argparse.Namespace) -> tuple[int, float, 
         async with trio.open_nursery() as nursery:
             for _ in range(arguments.members):
                 nursery.start_soon(read)
-    return records, started, before
+    return Result(records, time.monotonic() - started, used_cpu_s(arguments) - before)
 
 
 def main() -> None:
@@ -208,8 +230,7 @@ def main() -> None:
     arguments = parser.parse_args()
 
     fill(arguments)
-    count, started, before = trio.run(read_with_clients, arguments) if arguments.client else read_raw(arguments)
-    seconds = time.monotonic() - started
+    count, seconds, used = trio.run(read_with_clients, arguments) if arguments.client else read_raw(arguments)
     result: dict[str, Any] = {
         "mode": "client" if arguments.client else "raw",
         "label": arguments.label,
@@ -220,7 +241,6 @@ def main() -> None:
         "records_s": round(count / seconds),
     }
     if arguments.pid:
-        used = cpu_s(arguments.pid) - before
         result |= {
             "broker_cpu_s": round(used, 2),
             "broker_records_per_cpu_s": round(count / used) if used else None,
