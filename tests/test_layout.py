@@ -121,7 +121,9 @@ def test_codecs_and_protocol_state_do_no_io(path: Path) -> None:
 
 
 def test_the_parts_of_the_core_that_decide_do_no_io() -> None:
-    for name in ("producers", "records/batch", "records/encoding", "records/decoding", "subscriptions", "settings"):
+    names = ["producers", "records/batch", "records/encoding", "records/decoding", "subscriptions", "settings"]
+    names += ["groups/assignors", "groups/assigned", "groups/assigned_members", "groups/classic", "groups/explain"]
+    for name in names:
         found = {top.partition(".")[0] for top in imports(PACKAGES[0] / f"{name}.py")}
         assert not found & IO_MODULES, name
 
