@@ -61,6 +61,25 @@ def test_mqtt_device(trunkline_broker: BackgroundBroker) -> None:
     ]
 
 
+def test_job_queue(trunkline_broker: BackgroundBroker) -> None:
+    assert run("job_queue.py", trunkline_broker.url) == [
+        "sent to ada@example.org after 1 attempts",
+        "sent to slow@example.org after 3 attempts",
+        "given up after 3 attempts: ValueError: 'nowhere' is no address",
+        "replayed 1",
+        "again: b'nowhere' with {'trunkline.replayed': b'1'}",
+    ]
+
+
+def test_fan_out_and_workers(trunkline_broker: BackgroundBroker) -> None:
+    *screens, packed = run("fan_out_and_workers.py", trunkline_broker.url)
+    assert sorted(screens) == [
+        "the screen in the hall saw all 12 orders",
+        "the screen in the office saw all 12 orders",
+    ]
+    assert packed == "packed, each once: order 1, order 11, order 3, order 5, order 7, order 9"
+
+
 def test_embedded_broker() -> None:
     opened, *alarms = run("embedded_broker.py")
     assert opened.startswith("MQTT clients may connect to 127.0.0.1:")
