@@ -15,7 +15,8 @@ from trunkline_native import frames as f
 from trunkline_native import group_frames as g
 from trunkline_native.client.group_topics import parse_topics
 from trunkline_native.client.holdings import Holding, Holdings
-from trunkline_native.client.membership import MemberOptions, Membership, MemberTable
+from trunkline_native.client.member_table import MemberTable
+from trunkline_native.client.membership import MemberOptions, Membership
 from trunkline_native.codec import CLOSED, FrameDecoder, encode
 
 if TYPE_CHECKING:
@@ -129,7 +130,6 @@ class Owner:
         self.lost: list[TrunklineError] = []
         self.failed: list[TrunklineError] = []
 
-    def member_joined(self) -> None: ...
     def lease_renewed(self) -> None: ...
     def assignment_changed(self, assigned: object, revoked: object) -> None: ...
     def member_lost(self, error: TrunklineError) -> None:

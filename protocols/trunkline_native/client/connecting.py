@@ -19,7 +19,7 @@ from trunkline_native.client.consumption import ConsumptionTable
 from trunkline_native.client.cursors import StreamTable
 from trunkline_native.client.group import GroupClient
 from trunkline_native.client.link import Link, retry_after_s
-from trunkline_native.client.membership import MemberTable
+from trunkline_native.client.member_table import MemberTable
 from trunkline_native.client.producer import BatchSender
 from trunkline_native.client.queue import QueueClient
 from trunkline_native.client.queue_admin import QueueAdmin

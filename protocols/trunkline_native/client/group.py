@@ -15,7 +15,8 @@ from trunkline_native.client.group_types import PartitionsCallback, ReadOptions
 from trunkline_native.client.holdings import TopicPartition
 from trunkline_native.client.link import Link
 from trunkline_native.client.member import Member
-from trunkline_native.client.membership import MemberOptions, MemberTable
+from trunkline_native.client.member_table import MemberTable
+from trunkline_native.client.membership import MemberOptions
 from trunkline_native.group_frames import GroupDescription
 
 __all__ = ["Group", "GroupClient"]

@@ -1,4 +1,4 @@
-"""A member at work: takes partitions on, gives them up, keeps its place in the group and its offsets committed.
+"""A member at work: takes partitions on and gives them up, as the broker says.
 
 The broker says which partitions the member may read. One task makes it true, step by step, looking each time at how
 things are now and not at what has led there:
@@ -9,7 +9,7 @@ things are now and not at what has led there:
 - one that is new is asked about, ``on_assigned`` is called, and it is read from its committed offset;
 - a member that was put out drops everything and joins again as somebody new.
 
-Partitions that stay are not touched by any of it. A second task sends heartbeats, and commits in between.
+Partitions that stay are not touched by any of it. A second task keeps the member in its group.
 """
 
 from __future__ import annotations
@@ -36,8 +36,10 @@ from trunkline_native.client.cursors import StreamTable
 from trunkline_native.client.group_cursors import GroupCursors
 from trunkline_native.client.group_types import GroupReaderStatistics, PartitionsCallback, ReadOptions
 from trunkline_native.client.holdings import Holding, Holdings, TopicPartition
-from trunkline_native.client.link import Link, retry_after_s
-from trunkline_native.client.membership import MemberOptions, Membership, MemberTable
+from trunkline_native.client.keeping_place import keep_place
+from trunkline_native.client.link import Link
+from trunkline_native.client.member_table import MemberTable
+from trunkline_native.client.membership import MemberOptions, Membership
 
 __all__ = ["Member"]
 
@@ -73,7 +75,6 @@ class Member:
         self._retry_at: dict[TopicPartition, float] = {}
         self._has_assignment = False
         self._changed = anyio.Event()
-        self._place_changed = anyio.Event()
         self._scope = anyio.CancelScope()
         self._leaving = anyio.CancelScope(shield=True)
         self._assignments = 0
@@ -110,10 +111,6 @@ class Member:
 
     # -- from the membership and the cursors -------------------------------------------------------
 
-    def member_joined(self) -> None:
-        """See MemberOwner."""
-        self._place_changed.set()
-
     def lease_renewed(self) -> None:
         """See MemberOwner."""
         self.cursors.inbox.wake()
@@ -147,7 +144,6 @@ class Member:
         self._to_confirm = set()
         self._has_assignment = False
         self._changed.set()
-        self._place_changed.set()
 
     def member_failed(self, error: TrunklineError) -> None:
         """See MemberOwner."""
@@ -185,7 +181,8 @@ class Member:
         """Be a member until ``leave``, or until that fails."""
         with self._scope:
             async with anyio.create_task_group() as tasks:
-                tasks.start_soon(self._keep_place)
+                commit_s = self._read.auto_commit_interval_s if self._read.auto_commit else float("inf")
+                tasks.start_soon(keep_place, self.membership, self.commits.commit_soon, commit_s)
                 while self.failure is None:
                     self._changed = anyio.Event()
                     await self._step()
@@ -282,32 +279,6 @@ class Member:
             self._fail(error)
             return False
         return True
-
-    # -- keeping its place -------------------------------------------------------------------------
-
-    async def _keep_place(self) -> None:
-        """Heartbeats, commits, and joining again."""
-        membership, beat_s = self.membership, self.options.session_timeout_s / 3
-        commit_s = self._read.auto_commit_interval_s if self._read.auto_commit else float("inf")
-        now = anyio.current_time()
-        next_beat, next_commit, attempt = now + beat_s, now + commit_s, 0
-        while True:
-            now = anyio.current_time()
-            if not membership.is_joined:
-                attempt += 1
-                await anyio.sleep(min(retry_after_s(attempt), beat_s))
-                membership.join()
-                continue
-            attempt = 0
-            if now >= next_beat:
-                membership.heartbeat()
-                next_beat = now + beat_s
-            if now >= next_commit:
-                self.commits.commit_soon()
-                next_commit = now + commit_s
-            self._place_changed = anyio.Event()
-            with anyio.move_on_after(min(next_beat, next_commit) - now):
-                await self._place_changed.wait()
 
     # -- the end -----------------------------------------------------------------------------------
 

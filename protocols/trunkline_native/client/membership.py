@@ -12,10 +12,9 @@ may be another member's by then.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterable
 from functools import partial
-from typing import NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import anyio
 import cbor2
@@ -26,10 +25,8 @@ from trunkline.errors import (
     RemoteProtocolError,
     TrunklineError,
     UnknownMember,
-    from_wire,
 )
 from trunkline_native.client.holdings import TopicPartition
-from trunkline_native.client.session import Session
 from trunkline_native.codec import decode_cbor
 from trunkline_native.group_frames import (
     Assigned,
@@ -38,14 +35,16 @@ from trunkline_native.group_frames import (
     JoinedGroup,
     JoinGroup,
     LeaveGroup,
-    MemberFencedPush,
     Partitions,
     Revoked,
     encode_body,
 )
 from trunkline_native.header import Header
 
-__all__ = ["MemberOptions", "MemberOwner", "MemberTable", "Membership", "by_topic"]
+if TYPE_CHECKING:
+    from trunkline_native.client.member_table import MemberTable
+
+__all__ = ["MemberOptions", "MemberOwner", "Membership", "by_topic"]
 
 
 class MemberOptions(NamedTuple):
@@ -63,11 +62,8 @@ class MemberOptions(NamedTuple):
 class MemberOwner(Protocol):
     """Who wants to be a member."""
 
-    def member_joined(self) -> None:
-        """It is one now, or again."""
-
     def lease_renewed(self) -> None:
-        """It is still one."""
+        """It is one, or still is."""
 
     def assignment_changed(self, assigned: set[TopicPartition], revoked: set[TopicPartition]) -> None:
         """What it may read from now on, and what it has to give up and confirm."""
@@ -85,6 +81,7 @@ class Membership:
     Attributes:
       is_joined: the broker knows it on the connection that is open now.
       generation: of the last assignment.
+      changed: set when it joins and when it is put out; whoever waits puts a new one there first.
     """
 
     def __init__(self, table: MemberTable, options: MemberOptions, owner: MemberOwner) -> None:
@@ -94,6 +91,7 @@ class Membership:
         self.member_id = ""
         self.generation = 0
         self.number = 0
+        self.changed = anyio.Event()
         self._table = table
         self._is_joining = False
         self._lease_until = 0.0
@@ -138,7 +136,7 @@ class Membership:
         self.is_joined = True
         self.member_id = answer.member_id
         self.generation = answer.generation
-        self.owner.member_joined()
+        self.changed.set()
 
     def heartbeat(self) -> None:
         """Tell the broker that it is alive."""
@@ -188,6 +186,7 @@ class Membership:
         self.member_id = ""
         self.is_joined = self._is_joining = False
         self._lease_until = 0.0
+        self.changed.set()
 
     # -- leaving -----------------------------------------------------------------------------------
 
@@ -232,61 +231,6 @@ class Membership:
             raise RemoteProtocolError(f"an assignment cannot be read: {error}") from None
         self.generation = assigned.generation
         self.owner.assignment_changed(_pairs(partitions.assigned), _pairs(partitions.revoked))
-
-
-class MemberTable:
-    """The members of a client; a :class:`~trunkline_native.client.link.LinkUser`.
-
-    Attributes:
-      session: the one that is open now, or None.
-      closed: why there can be no more members, or None.
-    """
-
-    def __init__(self) -> None:
-        self.session: Session | None = None
-        self.closed: TrunklineError | None = None
-        self._numbers = itertools.count(1)
-        self._members: dict[int, Membership] = {}
-
-    def add(self, membership: Membership) -> int:
-        """Tell it what comes for a new number, which is given back."""
-        number = next(self._numbers)
-        self._members[number] = membership
-        return number
-
-    def remove(self, number: int) -> None:
-        """Nobody has this number any more; what still comes for it is ignored."""
-        self._members.pop(number, None)
-
-    def connected(self, session: Session) -> None:
-        """See LinkUser."""
-        self.session = session
-        session.pushes[Assigned] = self._assigned
-        session.pushes[MemberFencedPush] = self._fenced
-        for membership in tuple(self._members.values()):
-            membership.connected()
-
-    def disconnected(self, error: TrunklineError) -> None:
-        """See LinkUser."""
-        self.session = None
-        for membership in tuple(self._members.values()):
-            membership.disconnected()
-
-    def close(self, error: TrunklineError) -> None:
-        """The client ends: members that are left are told."""
-        self.closed = error
-        for membership in tuple(self._members.values()):
-            membership.owner.member_failed(error)
-
-    def _assigned(self, header: Assigned, body: bytes | memoryview) -> None:
-        membership = self._members.get(header.member)
-        if membership is not None:
-            membership.assigned(header, body)
-
-    def _fenced(self, header: MemberFencedPush, body: bytes | memoryview) -> None:
-        membership = self._members.get(header.member)
-        if membership is not None:
-            membership.refused(header.member, from_wire(header.code, header.message, header.details))
 
 
 def by_topic(partitions: Iterable[TopicPartition]) -> Partitions:
