@@ -9,7 +9,7 @@ import pytest
 import trio
 
 from trunkline import Broker, open_broker
-from trunkline.errors import QueueInUse, UnknownQueue
+from trunkline.errors import InvalidTopicName, QueueInUse, UnknownQueue
 from trunkline.queues import QueueConfig, SharedPrefetch
 
 if TYPE_CHECKING:
@@ -219,3 +219,28 @@ async def test_a_slow_reader_of_the_past_is_not_overtaken(broker: Broker, bench:
         for n in range(300, 400):
             await bench.publish(broker, "jobs", [b"%d" % n])
     assert taker.values == [b"%d" % n for n in range(400)]
+
+
+async def test_waiting_for_a_queue_that_is_deleted_ends(broker: Broker, bench: QueueBench) -> None:
+    queue = await broker.queues.declare("jobs")
+    await bench.publish(broker, "jobs", [b"a", b"b"])
+    taker = await bench.taker(queue).wait(2)
+    await broker.queues.delete("jobs")
+    taker.settle(0)
+    with pytest.raises(UnknownQueue):
+        await queue.wait_durable()
+
+
+async def test_names_of_the_broker_s_own_are_refused(broker: Broker) -> None:
+    with pytest.raises(InvalidTopicName):
+        await broker.queues.declare("__jobs")
+
+
+async def test_a_queue_explains_itself(broker: Broker, bench: QueueBench) -> None:
+    queue = await broker.queues.declare("jobs", bench.config("missing"))
+    assert queue.explain() == ["These of its topics do not exist yet: missing.", "It is empty."]
+    await bench.publish(broker, "jobs", [b"a", b"b", b"c"])
+    assert "3 records are ready, but no consumer is attached." in queue.explain()
+    taker = await bench.taker(queue, prefetch=1, name="bob").wait(1)
+    assert any("hold as many as their prefetch allows" in sentence for sentence in queue.explain())
+    assert taker.hold.unacked == 1

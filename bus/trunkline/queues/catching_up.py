@@ -118,5 +118,5 @@ class CatchingUp:
             if next_offset >= high_watermark:
                 self._waiting.remove(member)
                 self._feed.caught_up(member)
-            member.queue.serve()
+            self._feed.context.serve(member.queue)
         self._wake()

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
-from trunkline.errors import TrunklineError
 from trunkline.queues.blocks import BatchCache
 from trunkline.queues.sources import SourceTable
 
@@ -87,10 +86,14 @@ class QueueContext:
     def _serve(self) -> None:
         serving, self._serving = self._serving, []
         for queue in serving:
-            try:
-                queue.serve()
-            except Exception:  # the boundary: one queue's bug must not keep the others from being served
-                logger.exception("queue %s could not be served", queue.name)
+            self.serve(queue)
+
+    def serve(self, queue: Queue) -> None:
+        """Call ``queue.serve()`` now; its failure is logged."""
+        try:
+            queue.serve()
+        except Exception:  # the boundary: one queue's bug must not keep the others from being served
+            logger.exception("queue %s could not be served", queue.name)
 
     def persist_soon(self, queue: Queue) -> None:
         """The same for ``queue.persist()``."""
@@ -101,7 +104,10 @@ class QueueContext:
     def _persist(self) -> None:
         dirty, self._dirty = self._dirty, []
         for queue in dirty:
-            queue.persist()
+            try:
+                queue.persist()
+            except Exception:  # the boundary, as above
+                logger.exception("queue %s could not write what it must remember", queue.name)
 
     # -- time --------------------------------------------------------------------------------------
 
@@ -136,6 +142,6 @@ class QueueContext:
             _, _, queue = heapq.heappop(self._due)
             try:
                 queue.tick()
-            except TrunklineError:
+            except Exception:  # the boundary, as above
                 logger.exception("queue %s could not do what was due", queue.name)
         self._woken.set()

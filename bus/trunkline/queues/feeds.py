@@ -127,6 +127,10 @@ class Picking(Member, LiveSubscriber):
     def wants(self, key: bytes | None, headers: Sequence[Header]) -> bool:
         return any(wanted.filter.matches(key, headers) for wanted in self._wanted)
 
+    def takes(self, headers: Sequence[Header], options: Sequence[Sequence[Wanted]]) -> bool:
+        """The same for a record whose key is known to match ``options``."""
+        return any(wanted.filter.matches_headers(headers) for same in options for wanted in same)
+
     def take_record(self, record: Record, options: Sequence[Sequence[Wanted]]) -> None:
         """Offer it a record of the past; ``options`` are those of its filters whose patterns match."""
         if record.offset <= self._last:
@@ -246,8 +250,15 @@ class SourceFeed:
 
     def is_wanted(self, key: bytes | None, headers: Iterable[Header]) -> bool:
         """Whether any queue takes such a record."""
+        if not self._has_tail:
+            return bool(self.members)
+        if any(not member.is_picking for member in self.members.values()):
+            return True
         found = tuple(headers)
-        return any(member.wants(key, found) for member in self.members.values())
+        return any(
+            isinstance(subscriber, Picking) and subscriber.takes(found, options)
+            for subscriber, options in self.live().wanting(key)
+        )
 
     async def wait_caught_up(self) -> None:
         """Wait until nobody is behind."""
@@ -261,7 +272,7 @@ class SourceFeed:
         if self._touched:
             touched, self._touched = self._touched, {}
             for queue in touched:
-                queue.serve()
+                self.context.serve(queue)
             self.context.cache.forget_singles()
         self._unchecked_bytes += sum(map(len, batches))
         if self._unchecked_bytes > CHECKPOINT_BYTES:

@@ -213,6 +213,13 @@ class Persister:
         else:
             self._give_up(failed)
 
+    def close(self, error: TrunklineError) -> None:
+        """Write nothing more; what is under way goes on."""
+        self.failure = error
+        waiting, self._next_waiting = self._next_waiting, []
+        for receiver, token in waiting:
+            receiver.append_failed(token, error)
+
     def stored_keys(self) -> list[tuple[bytes, None]]:
         """Tombstones for all that may be stored."""
         queue_id = self._queue.id
@@ -229,7 +236,10 @@ class Persister:
 
     async def _try_again(self) -> None:
         await trio.sleep(_RETRY_S)
-        self._stage()
+        if self.failure is None:
+            self._stage()
+        else:
+            self._give_up(self.failure)
 
     def _give_up(self, error: TrunklineError) -> None:
         """Nothing can be written any more; what was not will have happened to nobody after the restart."""

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Final, Literal
 import trio
 from msgspec.structs import replace
 
-from trunkline.errors import QueueInUse, TrunklineError
+from trunkline.errors import QueueInUse, TrunklineError, UnknownQueue
 from trunkline.queues.arrivals import PLAIN, Orders
 from trunkline.queues.blocks import Block
 from trunkline.queues.consumers import Roster
@@ -59,6 +59,8 @@ SERVED_RECORDS: Final = 1000
 
 SERVED_BYTES: Final = 256 * 1024
 """The same in bytes."""
+
+_PAUSE_S: Final = 1.0
 
 ROUND_BYTES: Final = 1024 * 1024
 """Given out by one queue in a round, so that other queues and sockets get their turn."""
@@ -333,16 +335,23 @@ class Queue:
             self._deliver_pieces(consumption, pieces)
             return
         consumption.is_loading = True
-        self.context.services.spawn(self._load, consumption, gathering, needed)
+        ranges = [(lease.sequence, lease.sequence + lease.count) for lease in leases]
+        self.context.services.spawn(self._load, consumption, ranges, gathering, needed)
 
-    async def _load(self, consumption: Consumption, gathering: Gathering, needed: Needed) -> None:
+    async def _load(
+        self, consumption: Consumption, ranges: Sequence[Range], gathering: Gathering, needed: Needed
+    ) -> None:
         """The log has to be waited for; nothing else is given to this consumer meanwhile."""
         try:
             pieces = await gather_waiting(gathering, needed)
         except (OSError, TrunklineError) as error:
-            if not self.context.is_closing:
-                logger.error("queue %s: its records cannot be read: %s", self.name, error)
-            return  # the consumer keeps them: a log that cannot be read does not get better by trying others
+            if self.context.is_closing:
+                return
+            logger.error("queue %s: its records cannot be read, trying again in %g s: %s", self.name, _PAUSE_S, error)
+            await trio.sleep(_PAUSE_S)
+            consumption.is_loading = False
+            consumption.release(ranges, count=False)
+            return
         self.context.services.rounds.call_soon(lambda: self._loaded(consumption, pieces))
 
     def _loaded(self, consumption: Consumption, pieces: list[Piece]) -> None:
@@ -467,6 +476,8 @@ class Queue:
     def tick(self) -> None:
         """The time it asked to be woken at has come."""
         self._timer_ms = None
+        if self.is_deleted:
+            return
         self.serve()
         now = self.context.now_ms()
         if 0 < self._idle_ms <= now:
@@ -565,6 +576,10 @@ class Queue:
     def when_durable(self, receiver: AppendReceiver, token: object) -> None:
         """See :meth:`Consumption.when_durable`."""
         persister = self.persister
+        if self.is_deleted:
+            gone = UnknownQueue(f"queue {self.name} was deleted", queue=self.name)
+            self.context.services.rounds.call_soon(lambda: receiver.append_failed(token, gone))
+            return
         if self._is_dirty and persister is None:
             persister = self.persister = Persister(self)
         if persister is None or not persister.when_durable(receiver, token, is_dirty=self._is_dirty):
@@ -732,6 +747,14 @@ class Queue:
                 consumption.consumer.cancelled(error)
             except Exception:  # the boundary, as for deliveries
                 logger.exception("queue %s: %r failed when it was told of the end", self.name, consumption.consumer)
+
+    def deleted(self) -> None:
+        """It is no longer there."""
+        error = UnknownQueue(f"queue {self.name} was deleted", queue=self.name)
+        self.is_deleted = True
+        self.cancel_consumers(error)
+        if self.persister is not None:
+            self.persister.close(error)
 
     def redefined(self, definition: Definition) -> None:
         """Its settings have changed."""

@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 import trio
 
-from trunkline.errors import BrokerClosing, InvalidSetting, QueueExists, QueueInUse, TrunklineError, UnknownQueue
+from trunkline.catalog import INTERNAL_PREFIX
+from trunkline.errors import (
+    BrokerClosing,
+    InvalidSetting,
+    InvalidTopicName,
+    QueueExists,
+    QueueInUse,
+    TrunklineError,
+    UnknownQueue,
+)
 from trunkline.queues.config import DEFAULTS, DEFINITION, Definition, QueueConfig, QueueSource
 from trunkline.queues.context import QueueContext
 from trunkline.queues.feeds import SourceFeed
@@ -72,6 +81,8 @@ class Queues:
         self._is_open = True
         for queue in self._queues.values():
             self._attach(queue)
+            if queue.persister is not None:
+                queue.serve_soon()  # something may be due
         self._services.spawn(self._run_timers)
         for feed in tuple(self._feeds.values()):
             if feed.distance <= _WAITED_FOR:
@@ -150,6 +161,11 @@ class Queues:
         have happened.
         """
         check_topic_name(name)
+        if name.startswith(INTERNAL_PREFIX):
+            raise InvalidTopicName(
+                f"queue name {name!r} is not allowed: names that begin with {INTERNAL_PREFIX} are the broker's own",
+                topic=name,
+            )
         if config is not None:
             config.check(name)
         async with self._lock:
@@ -250,8 +266,7 @@ class Queues:
         del self._queues[queue.name]
         self._forget_sources(queue)
         self._detach(queue)
-        queue.is_deleted = True
-        queue.cancel_consumers(UnknownQueue(f"queue {queue.name} was deleted", queue=queue.name))
+        queue.deleted()
 
     def _forget_sources(self, queue: Queue) -> None:
         for topic in _named_by(queue):
