@@ -30,7 +30,7 @@ def parse_settings(settings: Mapping[str, str | None]) -> dict[str, Any]:
     """Fields of a QueueConfig from settings as text; None: the default. Raises InvalidSetting."""
     found: dict[str, Any] = {}
     for name, text in settings.items():
-        field = _FIELDS.get(name)
+        field = _FIELDS.get(name.replace("_", "."))
         if field is None:
             known = ", ".join(sorted(_FIELDS))
             raise InvalidSetting(f"a queue has no setting {name!r}; there are {known}", setting=name)
@@ -82,7 +82,7 @@ def check_attach(
             setting="sources",
         )
     for name in given:
-        field = _FIELDS[name]
+        field = _FIELDS[name.replace("_", ".")]
         if settings[field] != getattr(config, field):
             raise QueueExists(
                 f"queue {queue.name} is there with {name}={_as_text(getattr(config, field))}; "
