@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
 import pytest
 import trio
 from tests.sessions.world import Machine, Peer, publish, settle
 from trio.testing import MockClock
 
-from trunkline.broker import Broker
-from trunkline.errors import TrunklineError
+from trunkline.broker import Broker, open_broker
+from trunkline.errors import LogStopped, TrunklineError
 from trunkline.log import TopicPartition
+from trunkline.partition import Partition
 
 pytestmark = pytest.mark.trio
 
@@ -270,3 +274,68 @@ async def test_a_log_that_lost_its_tail_is_followed_from_its_end(machine: Machin
 
         assert [offset for _, _, offset in peer.again] == [*range(left)]
         assert peer.got == [*range(left, 5)]
+
+
+@pytest.mark.parametrize("store", ["segments", "sqlite"])
+async def test_who_comes_back_after_long_finds_what_it_wants_by_key(
+    tmp_path: Path, store: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("trunkline.live.FAR_BEHIND", 100)
+    async with open_broker(tmp_path, store=store) as broker:
+        await broker.create_topic("mqtt", settings={"segment.bytes": "4096"})
+        peer = Peer().attach(broker)
+        peer.session.subscribe("mqtt", "cmd/dev42/+")
+        peer.session.subscribe("mqtt", "#", b"routing keys", syntax="amqp")
+        peer.session.unsubscribe("mqtt", "#", syntax="amqp")
+        await settle(broker)
+    async with open_broker(tmp_path, store=store) as broker:
+        for number in range(20):
+            keys: list[str | None] = [f"telemetry/{number % 3}"] * 50
+            if number in (3, 11):
+                keys[7] = "cmd/dev42/reboot"
+            await publish(broker, *keys)
+    reads: list[int] = []
+    monkeypatch.setattr(Partition, "read_nowait", noting(Partition.read_nowait, reads))
+    async with open_broker(tmp_path, store=store) as broker:
+        peer = Peer().attach(broker)
+        peer.session.resume()
+        with trio.fail_after(20):
+            await settle(broker)
+        await publish(broker, "cmd/dev42/reboot")
+
+        assert peer.got == [157, 557, 1000]
+        assert [offset for offset in reads if offset < 900] == [157, 557], "no other batch is read"
+
+
+def noting(read: Callable[..., Any], offsets: list[int]) -> Callable[..., Any]:
+    """``read_nowait`` of the topic ``mqtt``, with a note of each offset."""
+
+    def read_and_note(partition: Partition, offset: int, max_bytes: int) -> bytes | None:
+        if partition.topic.name == "mqtt":
+            offsets.append(offset)
+        found: bytes | None = read(partition, offset, max_bytes)
+        return found
+
+    return read_and_note
+
+
+async def test_a_log_that_fails_costs_the_owner_its_session_and_the_session_nothing(machine: Machine) -> None:
+    async with machine.broker() as broker:
+        peer = await start(broker)
+        await peer.session.checkpoint_durable()
+        machine.disk.fail("sync", errno.EIO, name=".log")
+        partition = broker.partition("mqtt", 0)
+        partition.stage_record(1, b"a/9", b"value")
+        assert not await partition.wait_past(4)
+        await settle(broker)
+
+        (error,) = peer.errors
+        assert isinstance(error, LogStopped)
+        again = Peer().attach(broker)
+        again.session.resume()
+        await settle(broker)
+        assert [id for id, _, _ in again.again] == [1, 3, 4], "what is there can be read"
+    async with machine.broker() as broker:
+        described = broker.sessions.get("dev1")
+        assert described is not None
+        assert (described.unfinished, described.cursors) == (3, {TopicPartition("mqtt", 0): 0})

@@ -328,7 +328,7 @@ class Sessions:
             state.serving.is_dirty = False
         entries: list[tuple[bytes, bytes | None]] = []
         progress = state.progress().encode()
-        if progress != state.stored_progress or is_wanted:
+        if progress != state.stored_progress or is_wanted or state.is_changed:
             entries.append((key_of(PROGRESS, state.name), progress))
             state.stored_progress = progress
         if state.is_changed:
@@ -340,7 +340,7 @@ class Sessions:
     def not_stored(self, state: SessionState) -> None:
         """A write has failed: try again with the next checkpoint, with everything."""
         if not state.is_ended:
-            state.stored_progress, state.is_changed = state.stored_progress and b"", True
+            state.is_changed = True
             self.is_dirty(state)
 
     # -- time --------------------------------------------------------------------------------------
@@ -364,8 +364,10 @@ class Sessions:
         if not looked_at:
             self._look_at = iter([*self._states.values()])
         for state in looked_at:
-            if not state.is_ended and state.is_far_from_stored(IDLE_OFFSETS):
-                self.checkpoint(state)
+            if not state.is_ended:
+                state.hold()
+                if state.is_far_from_stored(IDLE_OFFSETS):
+                    self.checkpoint(state)
 
     def _expire(self, name: str, now: float) -> None:
         state, stored = self._states.get(name), self._stored.get(name)
