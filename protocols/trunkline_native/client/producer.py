@@ -192,7 +192,8 @@ class BatchSender:
                 self._append(lane, delivery, timestamp, key, value, headers_block)
 
     def _reject(self, route: Route, error: TrunklineError) -> None:
-        del self._unresolved[route.topic]
+        if self._unresolved.pop(route.topic, None) is None:
+            return  # closed meanwhile: its records have failed already
         for waiting in route.waiting:
             self._buffered -= waiting.size_bytes
             self._fail(waiting.delivery, error)
