@@ -99,7 +99,7 @@ def is_busy(broker: Broker) -> bool:
     return (
         any(member.is_reading for member in members)
         or any(state.serving is not None and state.serving._is_busy for state in sessions._states.values())
-        or bool(sessions._asked or sessions.rounds._soon or sessions._topic._waiting)
+        or bool(sessions._checkpoints.is_asked or sessions.rounds._soon or sessions._topic._waiting)
         or not sessions.rounds.is_idle
     )
 

@@ -1,6 +1,7 @@
 """Sessions: filtered cursors over logs that outlive the connections that use them.
 
-* :mod:`~trunkline.sessions.sessions`: all of them; ``broker.sessions``.
+* :mod:`~trunkline.sessions.sessions`: all of them; ``broker.sessions``. :mod:`~trunkline.sessions.checkpoints`: when
+  they are stored.
 * :mod:`~trunkline.sessions.session`: what an attached connection holds; :mod:`~trunkline.sessions.owner`: what it
   offers.
 * :mod:`~trunkline.sessions.state`: a session that lives on without anybody; :mod:`~trunkline.sessions.serving`:

@@ -82,7 +82,7 @@ class Session:
         state = self._check()
         RecordFilter(pattern=pattern, syntax=syntax).check()
         is_new = state.subscribe(FilterName(topic, pattern, syntax), options, start)
-        self._home.changed(state)
+        self._home.checkpoint(state)
         return is_new
 
     def unsubscribe(self, topic: str, pattern: str, *, syntax: Syntax = "mqtt") -> bool:
@@ -90,7 +90,7 @@ class Session:
         state = self._check()
         if not state.unsubscribe(FilterName(topic, pattern, syntax)):
             return False
-        self._home.changed(state)
+        self._home.checkpoint(state)
         return True
 
     # -- deliveries --------------------------------------------------------------------------------
@@ -163,14 +163,14 @@ class Session:
             state.let_go()
         state.is_held, state.is_changed = is_held, True
         state.hold()
-        self._home.changed(state)
+        self._home.checkpoint(state)
 
     def set_expiry(self, expires_s: float | None) -> None:
         """End so long after it was detached; None: never."""
         state = self._check()
         state.expires_s = expires_s
         state.is_changed = True
-        self._home.changed(state)
+        self._home.checkpoint(state)
 
     # -- ending ------------------------------------------------------------------------------------
 

@@ -3,12 +3,6 @@
 A session is in one of three places. Stored only: the two records that ``__sessions`` has of it (after a restart).
 In memory, following the log, with or without an owner (once it was attached in this run). Ended: two tombstones.
 
-**Checkpoints.** What changes makes a session *dirty*; dirty ones are stored once a second, and at once after many
-finished deliveries, when filters change, when a session is detached, and when somebody asks. Always at the beginning
-of a round: then no record is between its commit and its delivery, and a position says what was given. All of a round
-share its commit. A session that wants little is seldom dirty, but its position must not stay behind for ever, where
-retention would take it for loss: so all are looked at in turn, and stored if the log has gone on a good deal.
-
 **Time.** Deadlines are kept in the broker's monotonic clock; over a restart by the wall clock, and never longer
 than the session's expiry from the start on. Who was attached when the broker was killed counts as detached then.
 """
@@ -26,12 +20,13 @@ from trunkline.errors import CoordinatorLoading, LocalProtocolError, SessionFenc
 from trunkline.groups.timers import Timers
 from trunkline.partition import Partition
 from trunkline.pending import AppendReceiver
+from trunkline.sessions.checkpoints import Checkpoints
 from trunkline.sessions.description import SessionDescription, describe, describe_stored
 from trunkline.sessions.owner import SessionOwner
 from trunkline.sessions.serving import Serving
 from trunkline.sessions.session import Session
 from trunkline.sessions.state import SessionState
-from trunkline.sessions.stored import DEFINITION, PROGRESS, Definition, Progress, decode_as, key_of
+from trunkline.sessions.stored import DEFINITION, PROGRESS, Definition, Progress, decode_as
 from trunkline.topic import Topic
 
 if TYPE_CHECKING:
@@ -76,10 +71,9 @@ class Sessions:
         self._is_loaded = False
         self._stored: dict[str, _Stored] = {}
         self._states: dict[str, SessionState] = {}
-        self._dirty: dict[SessionState, None] = {}
-        self._asked: dict[SessionState, list[tuple[AppendReceiver, object]]] = {}
         self._look_at: Iterator[SessionState] = iter(())
         self._timers = Timers()
+        self._checkpoints = Checkpoints(self._topic, self.rounds, self.is_dirty)
 
     # -- opening and closing -----------------------------------------------------------------------
 
@@ -130,7 +124,7 @@ class Sessions:
         self._is_loaded = False
         entries: list[tuple[bytes, bytes | None]] = []
         for state in self._states.values():
-            entries += self._entries(state)
+            entries += self._checkpoints.entries(state)
         if entries:
             await self._topic.write_durable(entries)
 
@@ -263,12 +257,7 @@ class Sessions:
         state.serving = None
         state.end()
         del self._states[state.name]
-        self._dirty.pop(state, None)
-        for receiver, token in self._asked.pop(state, ()):
-            error = SessionFenced(f"session {state.name} has ended", session=state.name, epoch=-1)
-            self.rounds.call_soon(lambda r=receiver, t=token, e=error: r.append_failed(t, e))  # type: ignore[misc]  # mypy cannot infer a lambda with defaults
-        self._topic.write(key_of(PROGRESS, state.name), None)
-        self._topic.write(key_of(DEFINITION, state.name), None)
+        self._checkpoints.forget(state)
 
     def topic(self, name: str) -> Topic | None:
         """The topic, if it is there."""
@@ -285,63 +274,18 @@ class Sessions:
                 state.topic_deleted(name)
             elif any(filter.topic == name for filter in state.filters):
                 state.topic_made(topic)
-                self.changed(state)
+                self.checkpoint(state)
 
     # -- storing -----------------------------------------------------------------------------------
 
     def is_dirty(self, state: SessionState) -> None:
         """Something happened that the next checkpoint should have."""
-        if state not in self._dirty and not state.is_ended:
-            self._dirty[state] = None
+        if self._checkpoints.note(state):
             self._timers.set(_CHECKPOINTS, trio.current_time() + CHECKPOINT_S)
-
-    def changed(self, state: SessionState) -> None:
-        """Something happened that should be stored at once."""
-        self.checkpoint(state)
 
     def checkpoint(self, state: SessionState, receiver: AppendReceiver | None = None, token: object = None) -> None:
         """Store a session in the next round."""
-        if not self._asked:
-            self.rounds.call_soon(self._store_asked)
-        waiting = self._asked.setdefault(state, [])
-        if receiver is not None:
-            waiting.append((receiver, token))
-
-    def _store_asked(self) -> None:
-        asked, self._asked = self._asked, {}
-        for state, waiting in asked.items():
-            if not state.is_ended:
-                self._store(state, waiting)
-
-    def _store(self, state: SessionState, waiting: list[tuple[AppendReceiver, object]]) -> None:
-        entries = self._entries(state, is_wanted=bool(waiting))
-        if not entries:
-            return
-        storing = _Storing(self, state, waiting, len(entries))
-        for key, value in entries:
-            self._topic.write(key, value, storing)
-
-    def _entries(self, state: SessionState, *, is_wanted: bool = False) -> list[tuple[bytes, bytes | None]]:
-        """What must be written for a session to be stored as it is. It counts as stored from now on."""
-        self._dirty.pop(state, None)
-        if state.serving is not None:
-            state.serving.is_dirty = False
-        entries: list[tuple[bytes, bytes | None]] = []
-        progress = state.progress().encode()
-        if progress != state.stored_progress or is_wanted or state.is_changed:
-            entries.append((key_of(PROGRESS, state.name), progress))
-            state.stored_progress = progress
-        if state.is_changed:
-            entries.append((key_of(DEFINITION, state.name), state.definition().encode()))
-            state.is_changed = False
-        state.hold()
-        return entries
-
-    def not_stored(self, state: SessionState) -> None:
-        """A write has failed: try again with the next checkpoint, with everything."""
-        if not state.is_ended:
-            state.is_changed = True
-            self.is_dirty(state)
+        self._checkpoints.ask(state, receiver, token)
 
     # -- time --------------------------------------------------------------------------------------
 
@@ -349,8 +293,7 @@ class Sessions:
         now = trio.current_time()
         for name in self._timers.due(now):
             if name == _CHECKPOINTS:
-                for state in self._dirty:
-                    self.checkpoint(state)
+                self._checkpoints.ask_for_dirty()
             elif name == _LOOK:
                 self._look()
             else:
@@ -381,30 +324,3 @@ class Sessions:
             return
         logger.info("session %s has expired", name)
         self.delete(name)
-
-
-class _Storing:
-    """Waits for the records of one checkpoint, and tells who waits for that; an AppendReceiver."""
-
-    __slots__ = ("_home", "_left", "_state", "_waiting")
-
-    def __init__(
-        self, home: Sessions, state: SessionState, waiting: list[tuple[AppendReceiver, object]], records: int
-    ) -> None:
-        self._home = home
-        self._state = state
-        self._waiting = waiting
-        self._left = records
-
-    def append_done(self, token: object, offset: int) -> None:
-        self._left -= 1
-        if not self._left:
-            waiting, self._waiting = self._waiting, []
-            for receiver, own_token in waiting:
-                receiver.append_done(own_token, offset)
-
-    def append_failed(self, token: object, error: TrunklineError) -> None:
-        self._home.not_stored(self._state)
-        waiting, self._waiting = self._waiting, []
-        for receiver, own_token in waiting:
-            receiver.append_failed(own_token, error)

@@ -1,0 +1,131 @@
+"""When sessions are stored, and what of them is.
+
+What changes makes a session *dirty*; dirty ones are stored once a second, and at once after many finished
+deliveries, when filters change, when a session is detached, and when somebody asks. Always at the beginning
+of a round: then no record is between its commit and its delivery, and a position says what was given. All of a round
+share its commit. A session that wants little is seldom dirty, but its position must not stay behind for ever, where
+retention would take it for loss: so all are looked at in turn, and stored if the log has gone on a good deal.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from trunkline.errors import SessionFenced, TrunklineError
+from trunkline.pending import AppendReceiver
+from trunkline.rounds import Rounds
+from trunkline.sessions.state import SessionState
+from trunkline.sessions.stored import DEFINITION, PROGRESS, key_of
+from trunkline.state_topic import StateTopic
+
+__all__ = ["Checkpoints"]
+
+Waiting = list[tuple[AppendReceiver, object]]
+
+
+class Checkpoints:
+    """Writes sessions to their topic.
+
+    Args:
+      dirty: called with a session that could not be stored.
+    """
+
+    def __init__(self, topic: StateTopic, rounds: Rounds, dirty: Callable[[SessionState], None]) -> None:
+        self._topic = topic
+        self._rounds = rounds
+        self._tell_dirty = dirty
+        self._dirty: dict[SessionState, None] = {}
+        self._asked: dict[SessionState, Waiting] = {}
+
+    @property
+    def is_asked(self) -> bool:
+        """Some are stored in the next round."""
+        return bool(self._asked)
+
+    def note(self, state: SessionState) -> bool:
+        """A session is dirty; whether that is news."""
+        if state in self._dirty or state.is_ended:
+            return False
+        self._dirty[state] = None
+        return True
+
+    def ask_for_dirty(self) -> None:
+        """Store all that are dirty."""
+        for state in self._dirty:
+            self.ask(state)
+
+    def ask(self, state: SessionState, receiver: AppendReceiver | None = None, token: object = None) -> None:
+        """Store a session in the next round, and tell ``receiver`` when that is durable."""
+        if not self._asked:
+            self._rounds.call_soon(self._store_asked)
+        waiting = self._asked.setdefault(state, [])
+        if receiver is not None:
+            waiting.append((receiver, token))
+
+    def _store_asked(self) -> None:
+        asked, self._asked = self._asked, {}
+        for state, waiting in asked.items():
+            if not state.is_ended:
+                self._store(state, waiting)
+
+    def _store(self, state: SessionState, waiting: Waiting) -> None:
+        entries = self.entries(state, is_wanted=bool(waiting))
+        storing = _Storing(self, state, waiting, len(entries))
+        for key, value in entries:
+            self._topic.write(key, value, storing)
+
+    def entries(self, state: SessionState, *, is_wanted: bool = False) -> list[tuple[bytes, bytes | None]]:
+        """What must be written for a session to be stored as it is. It counts as stored from now on."""
+        self._dirty.pop(state, None)
+        if state.serving is not None:
+            state.serving.is_dirty = False
+        entries: list[tuple[bytes, bytes | None]] = []
+        progress = state.progress().encode()
+        if progress != state.stored_progress or is_wanted or state.is_changed:
+            entries.append((key_of(PROGRESS, state.name), progress))
+            state.stored_progress = progress
+        if state.is_changed:
+            entries.append((key_of(DEFINITION, state.name), state.definition().encode()))
+            state.is_changed = False
+        state.hold()
+        return entries
+
+    def not_stored(self, state: SessionState) -> None:
+        """A write has failed: try again with the next checkpoint, with everything."""
+        if not state.is_ended:
+            state.is_changed = True
+            self._tell_dirty(state)
+
+    def forget(self, state: SessionState) -> None:
+        """It has ended: remove what is stored of it."""
+        self._dirty.pop(state, None)
+        for receiver, token in self._asked.pop(state, ()):
+            error = SessionFenced(f"session {state.name} has ended", session=state.name, epoch=-1)
+            self._rounds.call_soon(lambda r=receiver, t=token, e=error: r.append_failed(t, e))  # type: ignore[misc]  # mypy cannot infer a lambda with defaults
+        self._topic.write(key_of(PROGRESS, state.name), None)
+        self._topic.write(key_of(DEFINITION, state.name), None)
+
+
+class _Storing:
+    """Waits for the records of one checkpoint, and tells who waits for that; an AppendReceiver."""
+
+    __slots__ = ("_home", "_left", "_state", "_waiting")
+
+    def __init__(self, home: Checkpoints, state: SessionState, waiting: Waiting, records: int) -> None:
+        self._home = home
+        self._state = state
+        self._waiting = waiting
+        self._left = records
+
+    def append_done(self, token: object, offset: int) -> None:
+        self._left -= 1
+        if not self._left:
+            waiting, self._waiting = self._waiting, []
+            for receiver, own_token in waiting:
+                receiver.append_done(own_token, offset)
+
+    def append_failed(self, token: object, error: TrunklineError) -> None:
+        self._home.not_stored(self._state)
+        waiting, self._waiting = self._waiting, []
+        for receiver, own_token in waiting:
+            receiver.append_failed(own_token, error)
