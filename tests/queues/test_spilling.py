@@ -51,7 +51,7 @@ async def test_a_forgotten_record_is_copied_out_of_the_way(tmp_path: Path, bench
         taker.hold.settle([(0, 3), (4, 60), (61, 100)])
         await broker.housekeeping.run_once()
         assert broker.partition("events", 0).log_start_offset > 80
-        assert [record.value[:4] for record in await bench.all_of(broker, "jobs")] == [b"0003", b"0060"]
+        assert [(record.value or b"")[:4] for record in await bench.all_of(broker, "jobs")] == [b"0003", b"0060"]
         assert queue.state.next_sequence == 100, "a copy is no arrival"
         taker.hold.release([(3, 4)])
         await taker.wait(101)

@@ -9,7 +9,8 @@ State, which decides and does no I/O:
 What drives it:
 
 * :mod:`~trunkline.queues.queues`: all queues of a broker: declare, find, delete, read back at start.
-* :mod:`~trunkline.queues.queue`: one queue; :mod:`~trunkline.queues.consumption`: one consumer's hold on it.
+* :mod:`~trunkline.queues.queue`: one queue, on top of :mod:`~trunkline.queues.serving` (giving out) and
+  :mod:`~trunkline.queues.remembered` (what must last); :mod:`~trunkline.queues.consumption`: one consumer's hold on it.
 * :mod:`~trunkline.queues.feeds`, :mod:`~trunkline.queues.arrivals`: records coming in from the log;
   :mod:`~trunkline.queues.catching_up`: those that were there already.
 * :mod:`~trunkline.queues.gathering`, :mod:`~trunkline.queues.blocks`: records going out, in whole batches where it can

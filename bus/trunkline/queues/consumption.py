@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from trunkline.errors import TrunklineError
     from trunkline.pending import AppendReceiver
     from trunkline.queues.blocks import Block
-    from trunkline.queues.queue import Queue
+    from trunkline.queues.serving import ServedQueue
 
 __all__ = ["Consumption", "QueueConsumer", "Range", "SharedPrefetch"]
 
@@ -89,7 +89,7 @@ class Consumption:
 
     def __init__(
         self,
-        queue: Queue,
+        queue: ServedQueue,
         consumer: QueueConsumer,
         holder: int,
         *,

@@ -16,7 +16,7 @@ from trunkline.queues.blocks import BatchCache
 from trunkline.queues.sources import SourceTable
 
 if TYPE_CHECKING:
-    from trunkline.queues.queue import Queue
+    from trunkline.queues.remembered import RememberedQueue
     from trunkline.state_topic import StateTopic
     from trunkline.views import ViewServices
 
@@ -62,9 +62,9 @@ class QueueContext:
         self.cache = BatchCache()
         self.is_closing = False
         self._holder = 0
-        self._dirty: list[Queue] = []
-        self._serving: list[Queue] = []
-        self._due: list[tuple[int, int, Queue]] = []  # a heap: ms, to tell equals apart, queue
+        self._dirty: list[RememberedQueue] = []
+        self._serving: list[RememberedQueue] = []
+        self._due: list[tuple[int, int, RememberedQueue]] = []  # a heap: ms, to tell equals apart, queue
         self._turn = 0
         self._woken = trio.Event()
 
@@ -77,7 +77,7 @@ class QueueContext:
 
     # -- once a round ------------------------------------------------------------------------------
 
-    def serve_soon(self, queue: Queue) -> None:
+    def serve_soon(self, queue: RememberedQueue) -> None:
         """Have ``queue.serve()`` called in the next round. The queue sees to it that it is there once."""
         if not self._serving:
             self.services.rounds.call_soon(self._serve)
@@ -88,14 +88,14 @@ class QueueContext:
         for queue in serving:
             self.serve(queue)
 
-    def serve(self, queue: Queue) -> None:
+    def serve(self, queue: RememberedQueue) -> None:
         """Call ``queue.serve()`` now; its failure is logged."""
         try:
             queue.serve()
         except Exception:  # the boundary: one queue's bug must not keep the others from being served
             logger.exception("queue %s could not be served", queue.name)
 
-    def persist_soon(self, queue: Queue) -> None:
+    def persist_soon(self, queue: RememberedQueue) -> None:
         """The same for ``queue.persist()``."""
         if not self._dirty:
             self.services.rounds.call_soon(self._persist)
@@ -111,7 +111,7 @@ class QueueContext:
 
     # -- time --------------------------------------------------------------------------------------
 
-    def wake_at(self, queue: Queue, when_ms: int) -> None:
+    def wake_at(self, queue: RememberedQueue, when_ms: int) -> None:
         """Have ``queue.tick()`` called at that time (ms since the epoch), or soon after."""
         self._turn += 1
         is_first = not self._due or when_ms < self._due[0][0]

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from trunkline.partition import Partition
     from trunkline.queues.config import QueueSource
     from trunkline.queues.context import QueueContext
-    from trunkline.queues.queue import Queue
+    from trunkline.queues.remembered import RememberedQueue
 
 __all__ = ["Picking", "SourceFeed", "Whole"]
 
@@ -53,7 +53,7 @@ class Member:
 
     is_picking = False
 
-    def __init__(self, feed: SourceFeed, queue: Queue) -> None:
+    def __init__(self, feed: SourceFeed, queue: RememberedQueue) -> None:
         self.feed = feed
         self.queue = queue
         self.position: int | None = None
@@ -77,7 +77,7 @@ class Whole(Member):
 
     __slots__ = ("start",)
 
-    def __init__(self, feed: SourceFeed, queue: Queue, start: int) -> None:
+    def __init__(self, feed: SourceFeed, queue: RememberedQueue, start: int) -> None:
         super().__init__(feed, queue)
         self.start = start
 
@@ -98,7 +98,7 @@ class Picking(Member, LiveSubscriber):
 
     is_picking = True
 
-    def __init__(self, feed: SourceFeed, queue: Queue, wanted: Sequence[Wanted]) -> None:
+    def __init__(self, feed: SourceFeed, queue: RememberedQueue, wanted: Sequence[Wanted]) -> None:
         super().__init__(feed, queue)
         self._wanted = wanted
         self._last = -1  # offset that it was offered last: filters of two syntaxes may both match
@@ -154,9 +154,9 @@ class SourceFeed:
         self.context = context
         self.partition = partition
         self.source = context.sources.number_of(partition)
-        self.members: dict[Queue, Member] = {}
+        self.members: dict[RememberedQueue, Member] = {}
         self._whole: list[Whole] = []
-        self._touched: dict[Queue, None] = {}
+        self._touched: dict[RememberedQueue, None] = {}
         self._unchecked_bytes = 0
         self._catching_up = CatchingUp(self)
         self._has_tail = False
@@ -173,7 +173,7 @@ class SourceFeed:
 
     # -- members -----------------------------------------------------------------------------------
 
-    def attach(self, queue: Queue, sources: Iterable[QueueSource], position: int | None) -> None:
+    def attach(self, queue: RememberedQueue, sources: Iterable[QueueSource], position: int | None) -> None:
         """Let a queue take from here.
 
         Args:
@@ -203,7 +203,7 @@ class SourceFeed:
             return source.start.get(self.partition.index, 0)
         return 0
 
-    def detach(self, queue: Queue) -> None:
+    def detach(self, queue: RememberedQueue) -> None:
         """It takes nothing more from here."""
         member = self.members.pop(queue, None)
         if member is not None:
@@ -294,7 +294,7 @@ class SourceFeed:
         for member in whole:
             self._touched[member.queue] = None
 
-    def picked(self, queue: Queue, record: Record, orders: Orders) -> None:
+    def picked(self, queue: RememberedQueue, record: Record, orders: Orders) -> None:
         """A record that was committed just now is for this queue."""
         if queue.has_consumers:
             self.context.cache.add_single(self.source, record)

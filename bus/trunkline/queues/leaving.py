@@ -33,7 +33,7 @@ from trunkline.queues.index import Lease
 from trunkline.records import Header, Record, encode_headers
 
 if TYPE_CHECKING:
-    from trunkline.queues.queue import Queue
+    from trunkline.queues.remembered import RememberedQueue
     from trunkline.topic import Topic
 
 __all__ = ["Copying", "Departures", "Leaving", "dead_headers"]
@@ -138,7 +138,7 @@ class Leaving:
 
     __slots__ = ("_is_running", "_queue", "_waiting", "count", "departures", "error")
 
-    def __init__(self, queue: Queue) -> None:
+    def __init__(self, queue: RememberedQueue) -> None:
         self._queue = queue
         self._waiting: list[tuple[Lease, str]] = []
         self._is_running = False

@@ -36,7 +36,7 @@ from trunkline.errors import StoreFull, TrunklineError
 
 if TYPE_CHECKING:
     from trunkline.pending import AppendReceiver
-    from trunkline.queues.queue import Queue
+    from trunkline.queues.remembered import RememberedQueue
 
 __all__ = ["DELTA_SLOTS", "Head", "Persister", "chunk_key", "delta_key", "head_key", "index_key"]
 
@@ -105,7 +105,7 @@ class Persister:
 
     def __init__(
         self,
-        queue: Queue,
+        queue: RememberedQueue,
         head: Head | None = None,
         number: int = 0,
         chunks: tuple[int, int] = (0, 0),

@@ -34,7 +34,7 @@ from trunkline.records import encode_headers
 
 if TYPE_CHECKING:
     from trunkline.queues.feeds import SourceFeed
-    from trunkline.queues.queue import Queue
+    from trunkline.queues.remembered import RememberedQueue
 
 __all__ = ["make_room"]
 
@@ -53,7 +53,7 @@ MOST_SPILLED: Final = 100_000
 async def make_room(feed: SourceFeed, offset: int) -> int:
     """How far retention may go; see :meth:`trunkline.queues.queues.Queues.make_room`."""
     size_bytes, newest_ms = await trio.to_thread.run_sync(_measure, feed, offset)
-    live: dict[Queue, list[Lease]] = {}
+    live: dict[RememberedQueue, list[Lease]] = {}
     allowed = offset
     for queue in tuple(feed.members):
         if feed.members[queue].needed_from < offset:
@@ -88,7 +88,7 @@ def _measure(feed: SourceFeed, offset: int) -> tuple[int, int]:
     return size_bytes, newest_ms
 
 
-async def _live_below(queue: Queue, feed: SourceFeed, offset: int) -> list[Lease]:
+async def _live_below(queue: RememberedQueue, feed: SourceFeed, offset: int) -> list[Lease]:
     """The queue's entries that are stored there below an offset."""
     while True:
         found = queue.state.live_below(feed.source, offset, MOST_SPILLED)
@@ -110,7 +110,7 @@ class _Spilling(Copying):
 
     __slots__ = ("_queue",)
 
-    def __init__(self, queue: Queue) -> None:
+    def __init__(self, queue: RememberedQueue) -> None:
         super().__init__()
         self._queue = queue
 
@@ -120,7 +120,7 @@ class _Spilling(Copying):
         super().append_done(token, offset)
 
 
-async def _spill(queue: Queue, leases: list[Lease]) -> None:
+async def _spill(queue: RememberedQueue, leases: list[Lease]) -> None:
     """Copy entries to the home topic. Raises what stopped it; what was copied by then is swapped."""
     context = queue.context
     home = await context.services.ensure_topic(queue.name)

@@ -1,0 +1,375 @@
+"""A queue as far as its consumers go: who gets what, what comes back, what is due, what is too much."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, Final
+
+import trio
+
+from trunkline.errors import QueueInUse, TrunklineError, UnknownQueue
+from trunkline.queues.blocks import Block
+from trunkline.queues.consumers import Roster
+from trunkline.queues.consumption import Consumption, QueueConsumer, Range, SharedPrefetch
+from trunkline.queues.context import ENGINE
+from trunkline.queues.gathering import (
+    Gathering,
+    Needed,
+    Piece,
+    gather,
+    gather_cached,
+    gather_nowait,
+    gather_waiting,
+)
+from trunkline.queues.index import Lease
+from trunkline.queues.persist import IDLE_MS
+from trunkline.queues.remembered import RememberedQueue
+
+if TYPE_CHECKING:
+    from trunkline.queues.config import Definition, QueueConfig
+
+__all__ = ["ROUND_BYTES", "SERVED_RECORDS", "ServedQueue"]
+
+logger = logging.getLogger("trunkline.queues")
+
+SERVED_RECORDS: Final = 1000
+"""Given to one consumer at a time at most, so that the others get their turn."""
+
+SERVED_BYTES: Final = 256 * 1024
+"""The same in bytes."""
+
+ROUND_BYTES: Final = 1024 * 1024
+"""Given out by one queue in a round, so that other queues and sockets get their turn."""
+
+_PAUSE_S: Final = 1.0
+_OVER: Final = "delivery-limit"
+
+
+class ServedQueue(RememberedQueue):
+    """What :class:`trunkline.queues.queue.Queue` is to its consumers."""
+
+    __slots__ = ()
+
+    @property
+    def consumers(self) -> Sequence[Consumption]:
+        """Those that are attached now."""
+        return () if self._roster is None else tuple(self._roster)
+
+    def consume(
+        self,
+        consumer: QueueConsumer,
+        *,
+        prefetch: int = 1000,
+        priority: int = 0,
+        exclusive: bool = False,
+        auto_settle: bool = False,
+        shared: SharedPrefetch | None = None,
+        name: str = "",
+    ) -> Consumption:
+        """Attach a consumer. It is given what is ready in the next round, never before this returns.
+
+        Args:
+          prefetch: records that it may hold; 0: no limit.
+          priority: those with a higher one are served first.
+          exclusive: nobody else may consume the queue meanwhile.
+          auto_settle: records are settled as they are delivered: at most once.
+          shared: a limit for several consumptions together.
+
+        Raises QueueInUse: it has an exclusive consumer, or any, and this one asks for exclusiveness.
+        """
+        roster = self._roster
+        if roster is not None and (exclusive or any(member.is_exclusive for member in roster)):
+            raise QueueInUse(f"queue {self.name} has consumers, and one of them is to be the only one", queue=self.name)
+        consumption = Consumption(
+            self,
+            consumer,
+            self.context.new_holder(),
+            prefetch=prefetch,
+            priority=priority,
+            exclusive=exclusive,
+            auto_settle=auto_settle,
+            shared=shared,
+            name=name,
+        )
+        if roster is None:
+            roster = self._roster = Roster(is_single=self.config.single_active)
+        roster.add(consumption)
+        self.serve_soon()
+        return consumption
+
+    def leave(self, consumption: Consumption) -> None:
+        """See :meth:`Consumption.close`."""
+        if consumption.is_closed:
+            return
+        consumption.is_closed = True
+        assert self._roster is not None
+        self._roster.remove(consumption)
+        if not len(self._roster):
+            self._roster = None
+        if consumption.unacked:
+            self.release(consumption, [(0, self.state.next_sequence)])
+        if consumption.shared is not None:
+            consumption.shared.consumptions.pop(consumption, None)
+        self.serve_soon()
+
+    def serve(self) -> None:
+        """Do what is due, and give out what is ready to those who have room."""
+        self._asked = False
+        if self._is_serving or self.is_deleted or self.context.is_closing:
+            return
+        self._is_serving = True
+        try:
+            state, config = self.state, self.definition.config
+            now = self.context.now_ms()
+            if self._is_timed and (timer := state.next_timer_ms) is not None and timer <= now:
+                self._do_due(now)
+            if config.max_length >= 0 or config.max_length_bytes >= 0:
+                self._cut(config)
+            if self._roster is not None and state.ready:
+                self._dispatch(self._roster, now)
+            if self._is_timed:
+                self._set_timer()
+        finally:
+            self._is_serving = False
+
+    def _set_timer(self) -> None:
+        """Be woken when the next entry is due, expires, or has been held for too long."""
+        timer = self.state.next_timer_ms
+        if timer is None:
+            self._is_timed = False
+        elif self._timer_ms is None or timer < self._timer_ms:
+            self._timer_ms = timer
+            self.context.wake_at(self, timer)
+
+    def _dispatch(self, roster: Roster[Consumption], now: int) -> None:
+        state, config = self.state, self.definition.config
+        deadline = 0
+        if config.lock_timeout_ms:
+            deadline = now + config.lock_timeout_ms
+            self._is_timed = True
+        left = ROUND_BYTES
+        while state.ready:
+            chosen = roster.choose(state.ready)
+            if chosen is None:
+                return
+            if left <= 0:
+                self.serve_soon()
+                return
+            consumption, limit = chosen
+            leases = state.acquire(
+                min(limit, SERVED_RECORDS), consumption.holder, now, deadline_ms=deadline, max_bytes=SERVED_BYTES
+            )
+            if leases:
+                left -= sum([lease.size_bytes for lease in leases])
+                self._give(consumption, leases)
+            elif state.missing_chunk is not None:
+                self._load_chunk(state.missing_chunk)
+                return
+            elif not self._expire(now):
+                return
+
+    def _give(self, consumption: Consumption, leases: list[Lease]) -> None:
+        count = sum([lease.count for lease in leases])
+        consumption.took(count)
+        limit = self.definition.config.delivery_limit
+        if limit >= 0 and any(lease.deliveries > limit for lease in leases):
+            over = [lease for lease in leases if lease.deliveries > limit]
+            leases = [lease for lease in leases if lease.deliveries <= limit]
+            self._send_away(consumption, [(lease.sequence, lease.sequence + lease.count) for lease in over], _OVER)
+        blocks = gather_cached(leases, self.context.cache, self.context.sources)
+        if blocks is not None:
+            self._deliver(consumption, blocks)
+            return
+        gathering = gather(leases, self.context.cache, self.context.sources)
+        pieces, needed = gather_nowait(gathering)
+        if pieces is not None:
+            self._deliver_pieces(consumption, pieces)
+            return
+        consumption.is_loading = True
+        ranges = [(lease.sequence, lease.sequence + lease.count) for lease in leases]
+        self.context.services.spawn(self._load, consumption, ranges, gathering, needed)
+
+    async def _load(
+        self, consumption: Consumption, ranges: Sequence[Range], gathering: Gathering, needed: Needed
+    ) -> None:
+        """The log has to be waited for; nothing else is given to this consumer meanwhile."""
+        try:
+            pieces = await gather_waiting(gathering, needed)
+        except (OSError, TrunklineError) as error:
+            if self.context.is_closing:
+                return
+            logger.error("queue %s: its records cannot be read, trying again in %g s: %s", self.name, _PAUSE_S, error)
+            await trio.sleep(_PAUSE_S)
+            consumption.is_loading = False
+            consumption.release(ranges, count=False)
+            return
+        self.context.services.rounds.call_soon(lambda: self._loaded(consumption, pieces))
+
+    def _loaded(self, consumption: Consumption, pieces: list[Piece]) -> None:
+        consumption.is_loading = False
+        if not consumption.is_closed and not self.context.is_closing:
+            self._deliver_pieces(consumption, pieces)
+            self.serve_soon()
+
+    def _deliver_pieces(self, consumption: Consumption, pieces: list[Piece]) -> None:
+        blocks: list[Block] = []
+        for piece in pieces:
+            if piece.block is None:
+                consumption.let_go(self.missing(consumption.holder, piece))
+            else:
+                blocks.append(piece.block)
+        if blocks:
+            self._deliver(consumption, blocks)
+
+    def _deliver(self, consumption: Consumption, blocks: list[Block]) -> None:
+        for block in blocks:
+            self.delivered += block.count
+        try:
+            consumption.consumer.deliver(blocks)
+        except Exception:  # the boundary: one consumer's bug must not keep records from the others
+            logger.exception("queue %s: %r failed and is closed", self.name, consumption.consumer)
+            consumption.close()
+            return
+        if consumption.is_auto_settling:
+            consumption.settle([(block.sequence, block.sequence + block.count) for block in blocks])
+
+    def _load_chunk(self, number: int) -> None:
+        if not self._is_loading_chunk:
+            self._is_loading_chunk = True
+            self.context.services.spawn(self._read_chunk, number)
+
+    async def _read_chunk(self, number: int) -> None:
+        try:
+            await self.load_chunk(number)
+        finally:
+            self._is_loading_chunk = False
+        self.serve_soon()
+
+    def release(
+        self, consumption: Consumption, ranges: Iterable[Range], *, delay_s: float = 0.0, count: bool = True
+    ) -> int:
+        """See :meth:`Consumption.release`."""
+        due = 0
+        if delay_s > 0:
+            due = self.context.now_ms() + round(delay_s * 1000)
+            self._is_timed = True
+        limit = self.definition.config.delivery_limit
+        if limit < 0 or not count:
+            done = self.state.release(ranges, consumption.holder, due_ms=due, count=count)
+        else:
+            leases = self.state.transfer(ranges, consumption.holder, ENGINE)
+            done = sum(lease.count for lease in leases)
+            over = [lease for lease in leases if lease.deliveries >= limit]
+            back = [(lease.sequence, lease.sequence + lease.count) for lease in leases if lease.deliveries < limit]
+            self.state.release(back, ENGINE, due_ms=due, count=True)
+            if over:
+                self.leaving.add(over, _OVER)
+        if done:
+            consumption.let_go(done)
+            self.released += done
+            self.changed()
+            self.serve_soon()
+        return done
+
+    def reject(self, consumption: Consumption, ranges: Iterable[Range], reason: str) -> int:
+        """See :meth:`Consumption.reject`."""
+        return self._send_away(consumption, ranges, reason)
+
+    def _send_away(self, consumption: Consumption, ranges: Iterable[Range], reason: str) -> int:
+        leases = self.state.transfer(ranges, consumption.holder, ENGINE)
+        done = sum(lease.count for lease in leases)
+        if done:
+            consumption.let_go(done)
+            self.leaving.add(leases, reason)
+            self.serve_soon()
+        return done
+
+    def extend(self, consumption: Consumption, ranges: Iterable[Range], lock_timeout_s: float) -> int:
+        """See :meth:`Consumption.extend`."""
+        if not self.config.lock_timeout_ms:
+            return 0
+        deadline = self.context.now_ms() + round(lock_timeout_s * 1000)
+        return self.state.extend(ranges, consumption.holder, deadline)
+
+    def tick(self) -> None:
+        """The time it asked to be woken at has come."""
+        self._timer_ms = None
+        if self.is_deleted:
+            return
+        self.serve()
+        now = self.context.now_ms()
+        if 0 < self._idle_ms <= now:
+            self._idle_ms = 0
+            if now < self._written_ms + IDLE_MS:
+                self._idle_ms = self._written_ms + IDLE_MS
+                self.context.wake_at(self, self._idle_ms)
+            elif self.persister is not None:
+                self.persister.write(snapshot=True)
+
+    def _do_due(self, now: int) -> None:
+        state = self.state
+        state.due(now)
+        lost = state.expire_leases(now)
+        if lost and self._roster is not None:
+            for member in self._roster:
+                if member.holder in lost:
+                    member.let_go(lost[member.holder])
+                    self.released += lost[member.holder]
+        while self._expire(now):
+            pass
+        self.changed()
+
+    def _expire(self, now: int) -> bool:
+        """Send away what has expired at the head; True if there may be more."""
+        leases = self.state.take_expired(now, ENGINE)
+        if leases:
+            self.leaving.add(leases, "expired")
+        return bool(leases)
+
+    def _cut(self, config: QueueConfig) -> None:
+        """Drop what is over the maximum length."""
+        state = self.state
+        while 0 <= config.max_length < state.ready:
+            if not self._drop(min(state.ready - config.max_length, 1000)):
+                return
+        while 0 <= config.max_length_bytes < state.live_bytes and state.ready:
+            if not self._drop(1):
+                return
+
+    def _drop(self, count: int) -> bool:
+        leases = self.state.take_oldest(count, ENGINE)
+        if leases:
+            self.leaving.add(leases, "max-length")
+        elif self.state.missing_chunk is not None:
+            self._load_chunk(self.state.missing_chunk)
+        return bool(leases)
+
+    @property
+    def active(self) -> Consumption | None:
+        """With ``single_active``: the consumer that gets everything."""
+        return None if self._roster is None else self._roster.active
+
+    def cancel_consumers(self, error: TrunklineError) -> None:
+        """Tell all consumers that it is over."""
+        for consumption in self.consumers:
+            consumption.close()
+            try:
+                consumption.consumer.cancelled(error)
+            except Exception:  # the boundary, as for deliveries
+                logger.exception("queue %s: %r failed when it was told of the end", self.name, consumption.consumer)
+
+    def deleted(self) -> None:
+        """It is no longer there."""
+        error = UnknownQueue(f"queue {self.name} was deleted", queue=self.name)
+        self.is_deleted = True
+        self.cancel_consumers(error)
+        if self.persister is not None:
+            self.persister.close(error)
+
+    def redefined(self, definition: Definition) -> None:
+        """Its settings have changed."""
+        self.definition = definition
+        if self._roster is not None:
+            self._roster.is_single = definition.config.single_active
+        self.serve_soon()
