@@ -348,13 +348,35 @@ async def test_opening_a_queue_compares_what_is_said_with_what_is_there(bus: Bus
     assert raised.value.setting == "max.length"
 
 
+async def test_opening_may_be_cancelled_and_leaves_nothing_behind(bus: Bus) -> None:
+    await fill(bus, "emails", 3)
+    await bus.create_queue("emails")
+
+    async def visit() -> None:
+        async with bus.queue("emails"):
+            await anyio.sleep_forever()
+
+    for turns in range(20):
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(visit)
+            for _ in range(turns):
+                await anyio.wait_all_tasks_blocked()
+            tasks.cancel_scope.cancel()
+    await wait_ready(bus, "emails", 3)
+    assert (await bus.queue("emails").describe()).consumers == 0
+
+
 async def test_what_makes_no_sense_is_refused(bus: Bus) -> None:
     with pytest.raises(InvalidFilter):
         await bus.create_queue("emails", sources=[QueueSource("jobs", "a/#/b", "mqtt")])
     with pytest.raises(InvalidSetting, match=r"no setting 'max.len'.*max.length"):
         await bus.create_queue("emails", settings={"max.len": 1})
+    assert (await bus.create_queue("other", settings={"max_length": 1})).settings["max.length"] == "1"
     with pytest.raises(InvalidSetting, match=r"max.length='many'"):
         await bus.create_queue("emails", settings={"max.length": "many"})
+    with pytest.raises(InvalidSetting, match="no position"):
+        await bus.queue("other").reset("tomorrow")
+    await bus.queue("other").delete()
     with pytest.raises(InvalidSetting, match="max_priority"):
         await bus.create_queue("emails", settings={"max.priority": 256})
     for call in (bus.queue("none").describe, bus.queue("none").purge, bus.queue("none").peek):

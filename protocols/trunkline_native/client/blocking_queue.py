@@ -165,10 +165,13 @@ class BlockingQueueReader(Iterator[QueueRecord]):
         """See :meth:`QueueReader.set_prefetch`."""
         self._outbox.say(partial(self._reader.set_prefetch, prefetch))
 
-    async def leave(self) -> None:
-        """The client's thread: pass on what was said, and give back what nobody has seen."""
+    def give_back(self) -> None:
+        """Release what nobody has seen."""
         for record in (*self._ready, *self._chunk):
             record.release(count=False)
+
+    async def drain(self) -> None:
+        """In the client's thread: pass on what was said."""
         await self._outbox.drain()
 
 
@@ -197,8 +200,10 @@ class BlockingQueue:
     ) -> None:
         reader = self._readers.pop()
 
+        reader.give_back()
+
         async def leave() -> None:
-            await reader.leave()
+            await reader.drain()
             await self._queue.__aexit__(kind, error, trace)
 
         self._owner._call(leave)

@@ -95,6 +95,9 @@ class QueueReader(AsyncIterator[QueueRecord]):
 
     def opened(self, consumption: Consumption, answer: Consuming) -> None:
         """See ConsumptionOwner."""
+        if self._is_closed:  # nobody waited for this answer
+            consumption.cancel()
+            return
         self._consumption = consumption
         self._is_opened = True
         self.lock_timeout_s = answer.lock_timeout_ms / 1000
