@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +18,7 @@ import pytest
 
 from trunkline.errors import ConnectionFailed, DeliveryTimeout
 from trunkline_native.client import Bus, ConsumerRecord, connect
+from trunkline_native.client.session import Session
 
 if TYPE_CHECKING:
     from tests.native.conftest import RestartableBroker
@@ -130,6 +131,34 @@ async def test_a_stream_goes_on_where_it_was_when_the_connection_breaks(broker: 
                     if len(found) == 300:
                         break
         assert [record.offset for record in found] == list(range(300))
+
+
+class EndsWithItsReader(anyio.abc.ByteStream):
+    """A connection that the server closes at the moment when its client is cancelled."""
+
+    async def receive(self, max_bytes: int = 65536) -> bytes:
+        try:
+            await anyio.sleep_forever()
+        except anyio.get_cancelled_exc_class():
+            raise anyio.EndOfStream from None
+        raise AssertionError
+
+    async def send(self, item: bytes) -> None: ...
+    async def send_eof(self) -> None: ...
+    async def aclose(self) -> None: ...
+
+
+async def test_a_connection_that_breaks_while_its_client_ends_is_no_error() -> None:
+    session = Session(EndsWithItsReader(), 10.0)
+
+    async def run() -> None:
+        with suppress(ConnectionFailed):  # as the link does; alone, not in a group with the cancellation
+            await session.run()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(run)
+        await anyio.wait_all_tasks_blocked()
+        tasks.cancel_scope.cancel()
 
 
 async def test_a_restart_in_the_middle_loses_and_repeats_nothing(

@@ -186,7 +186,7 @@ class Session:
                 (TrunklineError, OSError, anyio.BrokenResourceError, anyio.ClosedResourceError)
             )
             if rest is not None:
-                raise
+                raise rest from None  # it is being cancelled, and broke at the same moment
             assert failures is not None
             raise _as_connection_failed(_first(failures)) from None
 
