@@ -292,6 +292,29 @@ class SlowTransport(Transport):
         )
 
 
+async def test_what_is_released_with_a_delay_is_delivered_when_that_is_over(
+    tmp_path: Path, autojump_clock: trio.testing.MockClock
+) -> None:
+    def now_ms() -> int:
+        return 1_700_000_000_000 + int(autojump_clock.current_time() * 1000)  # in worker threads, too
+
+    async with open_broker(tmp_path, store="memory", config=BrokerConfig(plugins=[]), now_ms=now_ms) as broker:
+        await broker.queues.declare("work")
+        await broker.publish("work", b"x")
+        transport = SlowTransport()
+        connection = NativeConnection(broker, NativeSettings(), transport)
+        for header in (f.Hello(0, [1]), q.Consume(1, 1, "work")):
+            connection.receive_data(encode_frame(header))
+        await trio.sleep(1)
+        assert transport.delivered() == 1
+        connection.receive_data(encode_frame(q.Release(1, 3_600_000), q.encode_ranges([(0, 1)])))
+        await trio.sleep(3599)
+        assert transport.delivered() == 0
+        await trio.sleep(2)
+        assert transport.delivered() == 1
+        connection.closed(None)
+
+
 async def test_a_client_that_does_not_read_gets_no_more_and_others_get_it(tmp_path: Path) -> None:
     async with open_broker(tmp_path, store="memory", config=BrokerConfig(plugins=[])) as broker:
         await broker.queues.declare("work")
