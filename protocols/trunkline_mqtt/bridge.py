@@ -34,7 +34,10 @@ from trunkline_mqtt.fields import topic_name_problem
 from trunkline_mqtt.message import OutgoingMessage, RichMessage
 from trunkline_mqtt.properties import NO_PROPERTIES, Properties
 
-__all__ = ["MAX_CLIENT_ID_BYTES", "RECORD_OVERHEAD_BYTES", "RETAIN_HEADER", "headers_block", "outgoing"]
+__all__ = [
+    "EXPIRES_HEADER", "MAX_CLIENT_ID_BYTES", "RECORD_OVERHEAD_BYTES", "RETAIN_HEADER", "expires_ms", "headers_block",
+    "message_of", "outgoing",
+]  # fmt: skip
 
 CLIENT_HEADER: Final = "mqtt.client"
 QOS_HEADER: Final = "mqtt.qos"
@@ -102,6 +105,12 @@ def outgoing(delivery: Delivery, known: Container[bytes]) -> OutgoingMessage | N
     return message
 
 
+def message_of(record: Record) -> OutgoingMessage:
+    """The message of a record whose key is known to be a topic name."""
+    assert record.key is not None
+    return _convert_all(record.key, record)
+
+
 def _convert(record: Record, text: str, known: Container[bytes]) -> OutgoingMessage | None:
     key = record.key
     if key is None or (key not in known and (len(key) > _MAX_TEXT_BYTES or topic_name_problem(text) is not None)):
@@ -141,7 +150,7 @@ def _convert_all(key: bytes, record: Record) -> RichMessage:
         _QOS.get(ours.get(QOS_HEADER), 1),
         ours.get(CLIENT_HEADER),
         is_retained=ours.get(RETAIN_HEADER) == b"1",
-        expires_ms=_expires(ours.get(EXPIRES_HEADER)),
+        expires_ms=expires_ms(ours.get(EXPIRES_HEADER)),
         properties=Properties(**found) if found else NO_PROPERTIES,
     )
 
@@ -165,7 +174,8 @@ def _user_property(name: str, value: bytes) -> tuple[str, str] | None:
     return (_OURS + name[len(_NOT_OURS) :] if name.startswith(_NOT_OURS) else name), text
 
 
-def _expires(value: bytes | None) -> int:
+def expires_ms(value: bytes | None) -> int:
+    """When a message expires, as the header says it; 0: never."""
     if value is None or not value.isdigit() or len(value) > 16:
         return 0
     return min(int(value), _MAX_EXPIRES_MS)

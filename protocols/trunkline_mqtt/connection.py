@@ -148,10 +148,6 @@ class MqttConnection(PublishingConnection):
                 raise malformed(
                     "CONNECT, will message", problem, None, "3.1.3.2.3", Reason.PAYLOAD_FORMAT_INVALID
                 ) from None
-        if will.retain and self._decoder.protocol_level == MQTT_5:
-            raise malformed(
-                "CONNECT, will retain", "is not supported here", None, "3.2.2.3.5", Reason.RETAIN_NOT_SUPPORTED
-            )
 
     # -- requests ----------------------------------------------------------------------------------
 
@@ -165,6 +161,7 @@ class MqttConnection(PublishingConnection):
                 raise malformed("SUBSCRIBE", "is refused, which MQTT 3.1 has no words for", "3.9.3", None)
             codes = tuple([min(code, Reason.UNSPECIFIED_ERROR) for code in codes])
         self._transport.write(encode(Suback(packet.packet_id, codes), level))
+        session.resume()  # with what is retained
 
     def _unsubscribe(self, session: Session, packet: Unsubscribe) -> None:
         codes = tuple([session.unsubscribe(topic_filter) for topic_filter in packet.filters])

@@ -105,8 +105,6 @@ class PublishingConnection(Connection):
         if properties.subscription_identifiers:
             raise self._wrong("PUBLISH", "holds a subscription identifier, which only a server sends", "3.3.4")
         topic = packet.topic if properties.topic_alias is None else self._resolve(packet, properties.topic_alias)
-        if packet.retain:
-            self._check_retain()
         if packet.qos == 2 and not self._is_first(packet.packet_id):
             return
         code = self._content_problem(packet)
@@ -136,12 +134,6 @@ class PublishingConnection(Connection):
             return
         if ack:
             self._promise(ack)
-
-    def _check_retain(self) -> None:
-        if self._terms.level == MQTT_5:
-            raise malformed(
-                "PUBLISH, retain", "is set, which is not supported here", None, "3.2.2.3.5", Reason.RETAIN_NOT_SUPPORTED
-            )
 
     def _resolve(self, packet: Publish, alias: int) -> str:
         """The topic that an alias stands for, or will stand for from now on. MQTT 5.0, 3.3.2.3.4."""

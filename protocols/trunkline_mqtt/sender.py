@@ -75,6 +75,12 @@ class Sender:
         self.is_v5 = terms.level == MQTT_5
 
     @property
+    def is_full(self) -> bool:
+        """No more until something is acknowledged, or has left."""
+        transport = self._transport
+        return transport.is_congested or transport.is_closing or len(self.in_flight) >= self._max_inflight
+
+    @property
     def has_room(self) -> bool:
         """Enough has been acknowledged that going on is worth a read of the log."""
         return not self._transport.is_congested and len(self.in_flight) <= self._max_inflight // 2

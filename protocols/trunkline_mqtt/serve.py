@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 import trio
 
 from trunkline.door import Connection, Door, DoorContext, Transport
@@ -9,10 +11,17 @@ from trunkline.errors import ConfigurationError
 from trunkline.settings import TOPIC_SETTINGS
 from trunkline_mqtt.bridge import RECORD_OVERHEAD_BYTES
 from trunkline_mqtt.connection import MqttConnection
+from trunkline_mqtt.retained import RetainedView
 from trunkline_mqtt.server import MqttServer
 from trunkline_mqtt.settings import MqttSettings
 
 __all__ = ["MqttDoor"]
+
+RETAINED: Final = ".retained"
+"""Behind the name of the log topic: the topic with the retained messages."""
+
+SOURCE_BYTES: Final = 128
+"""How much larger than the record it is of a copy can be."""
 
 
 class MqttDoor(Door):
@@ -41,6 +50,13 @@ class MqttDoor(Door):
                 f"{topic.name}, which has {allowed}; raise that, or set max_packet_bytes to "
                 f"{allowed - RECORD_OVERHEAD_BYTES} or less"
             )
+        copies = await self._broker.ensure_topic(
+            f"{topic.name}{RETAINED}",
+            partitions=1,
+            settings={"cleanup.policy": "compact", "max.message.bytes": str(allowed + SOURCE_BYTES)},
+        )
+        retained = RetainedView(topic, copies, self._broker.now_ms)
+        await retained.open()
         self._server = MqttServer(
             settings,
             topic,
@@ -49,6 +65,8 @@ class MqttDoor(Door):
             new_client_id=lambda: f"auto-{self._broker.random.getrandbits(96):024x}",
             clock=trio.current_time,
             timers_changed=lambda: self._timers_changed.set(),
+            retained=retained,
+            spawn=self._broker.start_soon,
         )
         self._broker.start_soon(self._run_timers)
 

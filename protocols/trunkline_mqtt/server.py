@@ -10,6 +10,7 @@ from trunkline.errors import TrunklineError
 from trunkline.live import LiveTail
 from trunkline.topic import Topic
 from trunkline_mqtt.fields import TopicKeys, TopicNames
+from trunkline_mqtt.retained import RetainedView
 from trunkline_mqtt.settings import MqttSettings
 from trunkline_mqtt.wills import PendingWill, Wills
 
@@ -31,6 +32,8 @@ class MqttServer:
       new_client_id: makes an identifier for a client that brings none; no other client has it.
       clock: the time in seconds, for delays.
       timers_changed: called when something is due earlier than before.
+      retained: the retained messages; None: there are never any.
+      spawn: runs an async function as a task of the broker.
     """
 
     __slots__ = (
@@ -44,7 +47,9 @@ class MqttServer:
         "oversized",
         "partition_for",
         "received",
+        "retained",
         "settings",
+        "spawn",
         "tails",
         "topic",
         "topic_keys",
@@ -62,6 +67,8 @@ class MqttServer:
         new_client_id: Callable[[], str],
         clock: Callable[[], float] = lambda: 0.0,
         timers_changed: Callable[[], None] = lambda: None,
+        retained: RetainedView | None = None,
+        spawn: Callable[..., None] | None = None,
     ) -> None:
         self.settings = settings
         self.topic = topic
@@ -74,6 +81,8 @@ class MqttServer:
         self.topic_keys = TopicKeys()
         self.clients: dict[str, MqttConnection] = {}
         self.wills = Wills(self._publish_will, clock, timers_changed)
+        self.retained = retained
+        self.spawn = spawn
         self.received = 0
         self.delivered = 0
         self.missed = 0
@@ -97,5 +106,6 @@ class MqttServer:
             "messages_missed": self.missed,
             "messages_expired": self.expired,
             "messages_oversized": self.oversized,
+            "retained": 0 if self.retained is None else len(self.retained),
             "wills_waiting": len(self.wills),
         }

@@ -6,6 +6,9 @@ A message is written to the transport in the round that commits it. When the win
 free and the transport has drained it goes on, reading from the log what it missed. It waits for half, not for one,
 because each return costs a read of the log.
 
+Retained messages for new subscriptions share the window. While it is full, another partition, or the same one after the
+retained messages filled it, may still give one record: that is *parked*, so that the client's receive maximum holds.
+
 Such a session is clean: it ends with the connection, and unacknowledged messages are not sent again.
 """
 
@@ -21,6 +24,7 @@ from trunkline.partition import Partition
 from trunkline_mqtt.bridge import outgoing
 from trunkline_mqtt.packets import Subscription
 from trunkline_mqtt.reasons import Reason
+from trunkline_mqtt.retained_feed import RetainedFeed
 from trunkline_mqtt.sender import JOINED_PAYLOAD_BYTES, Sender, option_of
 from trunkline_mqtt.terms import Terms
 
@@ -32,11 +36,26 @@ __all__ = ["Session"]
 MAX_FILTER_BYTES: Final = 1024
 """So that max_subscriptions bounds a client's memory; the standard's 65,535 would allow 64 MiB for a thousand."""
 
+MAX_RESUBSCRIPTIONS: Final = 16
+"""Who subscribes anew is live at once, whatever is unacknowledged; so often it may, before it is cut off."""
+
 
 class Session(LiveSubscriber):
     """A client's subscriptions and delivery window. Lives as long as its connection."""
 
-    __slots__ = ("_behind", "_in_flight", "_max_inflight", "_sender", "_server", "_transport", "filters", "is_v5")
+    __slots__ = (
+        "_behind",
+        "_feed",
+        "_in_flight",
+        "_is_held",
+        "_max_inflight",
+        "_parked",
+        "_sender",
+        "_server",
+        "_transport",
+        "filters",
+        "is_v5",
+    )
 
     def __init__(self, server: MqttServer, transport: Transport, terms: Terms) -> None:
         self._server = server
@@ -45,7 +64,10 @@ class Session(LiveSubscriber):
         self.is_v5 = self._sender.is_v5
         self._in_flight = self._sender.in_flight
         self._max_inflight = terms.max_inflight
+        self._feed = RetainedFeed(server, self._sender, self.resume)
         self._behind: list[LiveTail] = []
+        self._is_held = False  # nothing may be sent until resume
+        self._parked: list[tuple[Delivery, list[Any]]] = []  # given all the same: one by each partition
         self.filters: dict[str, int] = {}
 
     # -- subscriptions -----------------------------------------------------------------------------
@@ -56,9 +78,13 @@ class Session(LiveSubscriber):
         refusal = self._refusal(topic_filter)
         if refusal:
             return refusal
+        is_new = topic_filter not in self.filters
         option = self.filters[topic_filter] = option_of(subscription, identifier)
         for tail in self._server.tails:
             tail.subscribe(self, topic_filter, option)
+        # What is committed from now on comes live, what is retained until now with the snapshot: nothing falls between.
+        if subscription.retain_handling == 0 or (subscription.retain_handling == 1 and is_new):
+            self._feed.add(topic_filter, option)
         return subscription.qos
 
     def _refusal(self, topic_filter: str) -> int:
@@ -82,6 +108,7 @@ class Session(LiveSubscriber):
 
     def close(self) -> None:
         """Forget all subscriptions."""
+        self._feed.close()
         if self.filters:
             for tail in self._server.tails:
                 tail.remove(self)
@@ -91,6 +118,8 @@ class Session(LiveSubscriber):
 
     def deliver(self, delivery: Delivery, options: list[Any]) -> bool:
         """Send a record: one copy, whatever number of filters matched, at their highest QoS (3.3.5; 5.0, 3.3.4)."""
+        if self._is_held:
+            return self._park(delivery, options)
         server = self._server
         message = outgoing(delivery, server.topic_names)
         if message is None:
@@ -114,31 +143,48 @@ class Session(LiveSubscriber):
             return self._stop(delivery)
         return True
 
+    def _park(self, delivery: Delivery, options: list[Any]) -> bool:
+        self._parked.append((delivery, options))
+        if len(self._parked) > len(self._server.tails) + MAX_RESUBSCRIPTIONS:
+            self._transport.close()
+        return self._stop(delivery)
+
     def _stop(self, delivery: Delivery) -> bool:
+        self._is_held = True
         self._behind.append(self._server.tails[delivery.partition.index])
         return False
 
     def acknowledge(self, packet_id: int) -> None:
         """PUBACK."""
         self._sender.acknowledged(packet_id)
-        if self._behind:
+        if self._is_held or self._feed.is_waiting:
             self.resume()
 
     def received(self, packet_id: int, code: int) -> None:
         """PUBREC."""
         self._sender.received(packet_id, code)
-        if code and self._behind:
+        if code and (self._is_held or self._feed.is_waiting):
             self.resume()
 
     def completed(self, packet_id: int) -> None:
         """PUBCOMP."""
         self._sender.completed(packet_id)
-        if self._behind:
+        if self._is_held or self._feed.is_waiting:
             self.resume()
 
     def resume(self) -> None:
-        """Go on after a stop, if there is room again."""
+        """Go on after a stop, if there is room again: with what was parked, what is retained, then the log."""
         if not self._sender.has_room:
+            return
+        self._is_held = False
+        if self._parked:
+            parked, self._parked = self._parked, []
+            for delivery, options in parked:
+                self.deliver(delivery, options)
+        if self._feed.is_waiting and not self._is_held:
+            self._feed.go_on()
+            self._is_held = self._sender.is_full
+        if self._is_held:
             return
         behind, self._behind = self._behind, []
         for tail in behind:

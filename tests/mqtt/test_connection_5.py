@@ -117,7 +117,6 @@ async def test_connack_says_what_the_server_can(serve: Serve, transport: Remembe
         topic_alias_maximum=32,
         server_keep_alive_s=30,
         assigned_client_id="auto-1",
-        retain_available=0,
         shared_available=0,
     )
     assert transport.idle_timeout_s == 45.0

@@ -311,5 +311,6 @@ async def test_counters(broker: Broker, connect: ConnectRaw) -> None:
         "messages_missed": 0,
         "messages_expired": 0,
         "messages_oversized": 0,
+        "retained": 0,
         "wills_waiting": 0,
     }

@@ -1,0 +1,303 @@
+"""Retained messages: the last one of each topic that was published with RETAIN. A view derived from the log.
+
+Whatever is committed to the log topic ``mqtt`` with the header ``mqtt.retain: 1``, through any door, is the retained
+message of its key from then on; with an empty payload it takes it away. The view copies it to the compacted topic
+``mqtt.retained``, because retained messages outlive the log's retention, and keeps in memory only which topics there
+are and at which offset there::
+
+    key      the topic name
+    value    the payload; none: no message is retained any more
+    headers  those of the record in the log, and
+               mqtt.source   partition:offset of that record
+
+    key      NUL and the partition in decimal
+    value    an offset in decimal: what the log has below it is in here
+
+Nothing is written twice: PUBACK waits for the log only, and after a crash the log is read again from the last
+position. So there is no moment at which the two could disagree for good. A copy that cannot be written (the disk is
+full) stays in memory and is written with a later one.
+
+A snapshot for a new subscription is a list of entries. An entry that is replaced while the snapshot is being sent
+is left out: its successor was committed after the subscription, so it is on its way as a live message.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Final
+
+from trunkline.errors import BrokerClosing, OffsetOutOfRange, TrunklineError
+from trunkline.partition import Partition
+from trunkline.records import Header, Record, decode_all, encode_headers, iter_headers
+from trunkline.topic import Topic
+from trunkline_mqtt.bridge import EXPIRES_HEADER, RETAIN_HEADER, expires_ms
+from trunkline_mqtt.fields import topic_name_problem
+from trunkline_mqtt.retained_index import RetainedIndex
+
+__all__ = ["NEEDS_READ", "RetainedEntry", "RetainedSnapshot", "RetainedView"]
+
+logger = logging.getLogger("trunkline.mqtt")
+
+SOURCE_HEADER: Final = "mqtt.source"
+
+POSITION_BYTES: Final = 16 * 1024 * 1024
+"""Positions are written after so many bytes of the log, which bounds what is read again at start."""
+
+_READ_BYTES: Final = 1024 * 1024
+_CHUNK_BYTES: Final = 64 * 1024
+_MAX_TOPIC_BYTES: Final = 65_535
+_MARK: Final = RETAIN_HEADER.encode()
+_ATTRIBUTES_AT: Final = 22  # of a batch: the low byte of its attributes; its low three bits are the compression
+_COMPRESSED: Final = 7
+
+
+class RetainedEntry:
+    """The retained message of one topic.
+
+    Attributes:
+      offset: of its copy; -1 until that is committed.
+      record: as it was in the log, until then.
+      expires_ms: as in the record; 0: never.
+      is_current: no later message has taken its place.
+    """
+
+    __slots__ = ("expires_ms", "is_current", "offset", "record")
+
+    def __init__(self, offset: int, record: Record | None, expires_ms: int) -> None:
+        self.offset = offset
+        self.record = record
+        self.expires_ms = expires_ms
+        self.is_current = True
+
+
+class RetainedView:
+    """All of them; a listener of the log's partitions. Belongs to the broker's thread."""
+
+    def __init__(self, log: Topic, copies: Topic, now_ms: Callable[[], int]) -> None:
+        self._log = log
+        self._copies: Partition = copies.partitions[0]
+        self._now_ms = now_ms
+        self._index: RetainedIndex[RetainedEntry] = RetainedIndex()
+        self._positions = [0] * len(log.partitions)
+        self._unwritten: dict[str, RetainedEntry | None] = {}  # copies that failed, to be written again
+        self._bytes = 0  # of the log since positions were written
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    # -- opening -----------------------------------------------------------------------------------
+
+    async def open(self) -> None:
+        """Read the copies, then what the log has beyond them; follow the log from there on.
+
+        Raises CorruptLog, CorruptBatch, OSError. Cancellation: make another one.
+        """
+        await self._replay()
+        for partition in self._log.partitions:
+            await self._catch_up(partition)
+            partition.add_listener(self)
+        self._write_positions()
+
+    async def _replay(self) -> None:
+        copies = self._copies
+        offset = copies.log_start_offset
+        while offset < copies.high_watermark:
+            batches = await copies.read(offset, _READ_BYTES)
+            if not batches:
+                break
+            records = decode_all(batches, from_offset=offset)
+            for record in records:
+                self._replayed(record)
+            offset = max(records[-1].offset + 1 if records else 0, _end_of(batches))
+
+    def _replayed(self, record: Record) -> None:
+        assert record.key is not None, "a compacted topic takes no record without a key"
+        if record.key[:1] == b"\0":
+            index, value = int(record.key[1:]), int(record.value or b"0")
+        else:
+            topic = record.key.decode()
+            if record.value is None:
+                self._index.remove(topic)
+            else:
+                self._index.set(topic, RetainedEntry(record.offset, None, _expires(record)))
+            source = next((value for name, value in record.headers if name == SOURCE_HEADER), None)
+            if source is None:
+                return
+            number, _, at = source.partition(b":")
+            index, value = int(number), int(at) + 1
+        if index < len(self._positions):
+            self._positions[index] = max(self._positions[index], value)
+
+    async def _catch_up(self, partition: Partition) -> None:
+        """Look at what the log has from the known position on."""
+        offset = max(self._positions[partition.index], partition.log_start_offset)
+        while offset < partition.high_watermark:
+            batches = await partition.read(offset, _READ_BYTES)
+            if not batches:
+                break
+            self._take(partition, offset, batches)
+            offset = _end_of(batches)
+        self._positions[partition.index] = partition.high_watermark
+
+    # -- following ---------------------------------------------------------------------------------
+
+    def records_committed(self, partition: Partition, base_offset: int, next_offset: int, batches: list[bytes]) -> None:
+        for batch in batches:
+            # Searching a batch for the header's name is far cheaper than decoding it.
+            if _MARK in batch or batch[_ATTRIBUTES_AT] & _COMPRESSED:
+                self._take(partition, base_offset, batch)
+            self._bytes += len(batch)
+        self._positions[partition.index] = next_offset
+        if self._bytes >= POSITION_BYTES:
+            self._write_positions()
+
+    def partition_closed(self, partition: Partition, error: TrunklineError | None) -> None:
+        """The log has ended; what is retained stays."""
+
+    def _take(self, partition: Partition, offset: int, batches: bytes) -> None:
+        try:
+            records = decode_all(batches, from_offset=offset)
+        except TrunklineError:  # a client's batch with an intact CRC around nonsense; the live tail says so
+            return
+        for record in records:
+            if (RETAIN_HEADER, b"1") in record.headers and (topic := _topic_of(record)) is not None:
+                self._retain(partition, topic, record)
+
+    def _retain(self, partition: Partition, topic: str, record: Record) -> None:
+        source: Header = (SOURCE_HEADER, b"%d:%d" % (partition.index, record.offset))
+        if record.value:
+            entry = RetainedEntry(-1, record, _expires(record))
+            previous = self._index.set(topic, entry)
+        else:
+            entry = None
+            previous = self._index.remove(topic)
+            if previous is None and topic not in self._unwritten:
+                return
+        if previous is not None:
+            previous.is_current = False
+        for unwritten in [*self._unwritten]:
+            self._write(unwritten, self._unwritten.pop(unwritten), ())
+        self._write(topic, entry, (source,))
+
+    def _write(self, topic: str, entry: RetainedEntry | None, more: tuple[Header, ...]) -> None:
+        """Stage a copy, or its removal."""
+        record = None if entry is None else entry.record
+        try:
+            self._copies.stage_record(
+                self._now_ms() if record is None else record.timestamp,
+                topic.encode(),
+                None if record is None else record.value,
+                encode_headers(more if record is None else (*record.headers, *more)),
+                self,
+                (topic, entry),
+            )
+        except TrunklineError as error:
+            self.append_failed((topic, entry), error)
+
+    def append_done(self, token: object, offset: int) -> None:
+        assert isinstance(token, tuple)
+        entry = token[1]
+        if entry is not None:
+            entry.offset = offset
+            entry.record = None
+
+    def append_failed(self, token: object, error: TrunklineError) -> None:
+        assert isinstance(token, tuple)
+        topic, entry = token
+        if isinstance(error, BrokerClosing):
+            return  # it is found in the log at the next start
+        if not self._unwritten:
+            logger.error("retained messages stay in memory until they can be written: %s", error)
+        if entry is None or entry.is_current:
+            self._unwritten[topic] = entry
+
+    def _write_positions(self) -> None:
+        """Say how far the copies go. It is staged behind them, so it never says too much."""
+        self._bytes = 0
+        if self._unwritten:
+            return
+        for index, position in enumerate(self._positions):
+            try:
+                self._copies.stage_record(self._now_ms(), b"\0%d" % index, b"%d" % position)
+            except TrunklineError:  # the next one will do
+                return
+
+    # -- looking up --------------------------------------------------------------------------------
+
+    def snapshot(self, topic_filter: str) -> RetainedSnapshot | None:
+        """The messages that a filter matches, as of now; None if there are none."""
+        now = self._now_ms()
+        found = [entry for entry in self._index.match(topic_filter) if not 0 < entry.expires_ms <= now]
+        return RetainedSnapshot(self._copies, found) if found else None
+
+
+class RetainedSnapshot:
+    """Messages for one new subscription, read as they are wanted, a chunk at a time."""
+
+    __slots__ = ("_chunk", "_copies", "_entries", "_looked")
+
+    def __init__(self, copies: Partition, entries: list[RetainedEntry]) -> None:
+        self._copies = copies
+        self._entries = sorted(entries, key=lambda entry: entry.offset, reverse=True)  # the next one last
+        self._chunk: dict[int, Record] = {}
+        self._looked = -1  # everything up to this offset that there is has been in a chunk
+
+    def next_nowait(self) -> Record | NeedsRead | None:
+        """The next one; None: that was all; NEEDS_READ: call ``fill`` first."""
+        entries = self._entries
+        while entries:
+            entry = entries[-1]
+            if entry.is_current and entry.record is None:
+                record = self._chunk.get(entry.offset)
+                if record is None and entry.offset > self._looked:
+                    try:
+                        batches = self._copies.read_nowait(entry.offset, _CHUNK_BYTES)
+                    except OffsetOutOfRange:
+                        batches = b""
+                    if batches is None:
+                        return NEEDS_READ
+                    self._take(entry.offset, batches)
+                    continue
+            else:
+                record = entry.record if entry.is_current else None
+            entries.pop()
+            if record is not None:  # else it was replaced, and what replaced it comes as a live message
+                return record
+        return None
+
+    async def fill(self) -> None:
+        """Read what comes next. Raises TrunklineError, OSError. Cancellation: nothing has changed."""
+        offset = self._entries[-1].offset
+        self._take(offset, await self._copies.read(offset, _CHUNK_BYTES))
+
+    def _take(self, offset: int, batches: bytes) -> None:
+        records = decode_all(batches, from_offset=offset)
+        self._chunk = {record.offset: record for record in records}
+        self._looked = max(offset, records[-1].offset if records else 0)
+
+
+class NeedsRead:
+    """The one value of this class says that a snapshot must be filled before it goes on."""
+
+
+NEEDS_READ: Final = NeedsRead()
+
+
+def _end_of(batches: bytes) -> int:
+    return [header.next_offset for _, header in iter_headers(batches)][-1]
+
+
+def _topic_of(record: Record) -> str | None:
+    key = record.key
+    if key is None or len(key) > _MAX_TOPIC_BYTES or key[:1] == b"$":
+        return None
+    try:
+        topic = key.decode()
+    except UnicodeDecodeError:
+        return None
+    return topic if topic_name_problem(topic) is None else None
+
+
+def _expires(record: Record) -> int:
+    return next((expires_ms(value) for name, value in record.headers if name == EXPIRES_HEADER), 0)

@@ -1,0 +1,370 @@
+"""Retained messages: what a new subscription gets, what survives, and that nothing is doubled or stale."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import hypothesis.strategies as st
+import pytest
+import trio
+from hypothesis import given
+from tests.mqtt.conftest import ConnectRaw, RawClient
+
+from trunkline.broker import Broker, open_broker
+from trunkline.config import BrokerConfig
+from trunkline.filters import filter_problem, matches
+from trunkline_mqtt.packets import (
+    MQTT_5,
+    Connack,
+    Connect,
+    Pingreq,
+    Pingresp,
+    Puback,
+    Publish,
+    Suback,
+    Subscribe,
+    Subscription,
+)
+from trunkline_mqtt.properties import Properties
+from trunkline_mqtt.retained import RetainedSnapshot, RetainedView
+from trunkline_mqtt.retained_index import RetainedIndex
+
+WORDS = st.sampled_from(["a", "b", ""])
+TOPICS = st.lists(WORDS, min_size=1, max_size=4).map("/".join).filter(bool)
+FILTERS = (
+    st.lists(WORDS | st.just("+"), min_size=0, max_size=4)
+    .flatmap(lambda words: st.sampled_from([words, [*words, "#"]]))
+    .map("/".join)
+    .filter(lambda text: filter_problem(text) is None)
+)
+
+
+@given(st.lists(st.tuples(TOPICS, st.booleans()), max_size=12), FILTERS)
+def test_the_index_finds_what_the_rule_says(changes: list[tuple[str, bool]], topic_filter: str) -> None:
+    index: RetainedIndex[str] = RetainedIndex()
+    model = set()
+    for topic, is_set in changes:
+        if is_set:
+            assert (index.set(topic, topic) is None) == (topic not in model)
+            model.add(topic)
+        else:
+            assert index.remove(topic) == (topic if topic in model else None)
+            model.discard(topic)
+    assert len(index) == len(model)
+    assert sorted(index.match(topic_filter)) == sorted(topic for topic in model if matches(topic_filter, topic))
+    assert all(index.get(topic) == topic for topic in model)
+    for topic in model:
+        index.remove(topic)
+    assert index._root.children is None
+
+
+def test_a_topic_as_deep_as_can_be_is_found() -> None:
+    index: RetainedIndex[int] = RetainedIndex()
+    deep = "/" * 65_535
+    index.set(deep, 1)
+
+    assert [*index.match("#")] == [*index.match("/#")] == [*index.match(deep)] == [1]
+    assert index.remove(deep) == 1
+
+
+@asynccontextmanager
+async def client(broker: Broker, packet: Connect | str) -> AsyncIterator[RawClient]:
+    greeting = Connect(packet) if isinstance(packet, str) else packet
+    async with await trio.open_tcp_stream(*broker.addresses["mqtt"]) as stream:
+        peer = RawClient(stream, greeting.protocol_level)
+        assert isinstance(await peer.ask(greeting), Connack)
+        yield peer
+
+
+async def retain(peer: RawClient, topic: str, payload: bytes, qos: int = 1) -> None:
+    assert await peer.ask(Publish(topic, payload, qos, retain=True, packet_id=1)) == Puback(1)
+
+
+async def got(peer: RawClient, *filters: Subscription | str) -> list[tuple[str, bytes, bool]]:
+    """Subscribe; the messages that come before a ping sent behind it is answered, and one more commit."""
+    entries = tuple(Subscription(entry) if isinstance(entry, str) else entry for entry in filters)
+    await peer.send(Subscribe(1, entries), Pingreq())
+    return await received(peer)
+
+
+async def received(peer: RawClient) -> list[tuple[str, bytes, bool]]:
+    found = []
+    while (packet := await peer.receive()) != Pingresp():
+        if isinstance(packet, Publish):
+            found.append((packet.topic, packet.payload, packet.retain))
+    return found
+
+
+@pytest.mark.trio
+async def test_a_new_subscription_gets_the_last_retained_message_of_each_topic(
+    broker: Broker, connect: ConnectRaw
+) -> None:
+    """MQTT 3.1.1, 3.3.1.3: [MQTT-3.3.1-5], [MQTT-3.3.1-6], [MQTT-3.3.1-8], [MQTT-3.3.1-12]."""
+    publisher = await connect("p")
+    for topic, payload in (("a/1", b"old"), ("a/2", b"two"), ("a/1", b"new"), ("b", b"other")):
+        await retain(publisher, topic, payload)
+    assert await publisher.ask(Publish("a/2", b"not retained", 1, packet_id=1)) == Puback(1)
+
+    assert sorted(await got(await connect("s"), "a/+")) == [("a/1", b"new", True), ("a/2", b"two", True)]
+    assert await got(await connect("s2"), "b") == [("b", b"other", True)]
+    assert await got(await connect("s3"), "c/#") == []
+    assert broker.statistics().doors["mqtt"]["retained"] == 3
+
+
+@pytest.mark.trio
+async def test_an_empty_message_takes_it_away(broker: Broker, connect: ConnectRaw) -> None:
+    """MQTT 3.1.1, 3.3.1.3: [MQTT-3.3.1-10], [MQTT-3.3.1-11]; to those who are subscribed it is a message."""
+    publisher, watcher = await connect("p"), await connect("w")
+    await watcher.ask(Subscribe(1, (Subscription("a"),)))
+    await retain(publisher, "a", b"x")
+    await retain(publisher, "a", b"")
+
+    assert [await watcher.receive(), await watcher.receive()] == [Publish("a", b"x"), Publish("a", b"")]
+    assert await got(await connect("s"), "#") == []
+    assert broker.statistics().doors["mqtt"]["retained"] == 0
+
+
+@pytest.mark.trio
+async def test_it_is_flagged_only_for_those_who_come_later(broker: Broker, connect: ConnectRaw) -> None:
+    """MQTT 3.1.1, 3.3.1.3: [MQTT-3.3.1-9]; MQTT 5.0, 3.3.1.3: unless it was asked for as published."""
+    watcher = await connect("w")
+    as_published = await connect(Connect("v", protocol_level=MQTT_5))
+    await watcher.ask(Subscribe(1, (Subscription("a"),)))
+    await as_published.ask(Subscribe(1, (Subscription("a", retain_as_published=True),)))
+    await retain(await connect("p"), "a", b"x")
+
+    assert await watcher.receive() == Publish("a", b"x")
+    assert await as_published.receive() == Publish("a", b"x", retain=True)
+
+
+@pytest.mark.trio
+async def test_its_qos_is_the_lower_of_both(broker: Broker, connect: ConnectRaw) -> None:
+    publisher = await connect("p")
+    await publisher.send(Publish("zero", b"x", retain=True))
+    await retain(publisher, "one", b"x")
+    subscriber = await connect("s")
+    await subscriber.ask(Subscribe(1, (Subscription("#", 2),)))
+
+    found = [await subscriber.receive() for _ in range(2)]
+    assert sorted((packet.topic, packet.qos) for packet in found if isinstance(packet, Publish)) == [
+        ("one", 1),
+        ("zero", 0),
+    ]
+
+
+@pytest.mark.parametrize(("handling", "first", "second"), [(0, 1, 1), (1, 1, 0), (2, 0, 0)])
+@pytest.mark.trio
+async def test_retain_handling(broker: Broker, connect: ConnectRaw, handling: int, first: int, second: int) -> None:
+    """MQTT 5.0, 3.3.1.3: [MQTT-3.3.1-9], [MQTT-3.3.1-10], [MQTT-3.3.1-11]."""
+    await retain(await connect("p"), "a", b"x")
+    subscriber = await connect(Connect("s", protocol_level=MQTT_5))
+
+    assert len(await got(subscriber, Subscription("a", retain_handling=handling))) == first
+    assert len(await got(subscriber, Subscription("a", retain_handling=handling))) == second
+
+
+@pytest.mark.trio
+async def test_subscribing_again_sends_it_again(broker: Broker, connect: ConnectRaw) -> None:
+    """MQTT 3.1.1, 3.8.4: [MQTT-3.8.4-3]."""
+    await retain(await connect("p"), "a", b"x")
+    subscriber = await connect("s")
+
+    assert await got(subscriber, "a") == await got(subscriber, "a") == [("a", b"x", True)]
+
+
+@pytest.mark.trio
+async def test_all_that_it_says_comes_with_it(broker: Broker, connect: ConnectRaw) -> None:
+    said = Properties(content_type="text", user=(("k", "v"),))
+    publisher = await connect(Connect("p", protocol_level=MQTT_5))
+    assert await publisher.ask(Publish("a", b"x", 1, True, packet_id=1, properties=said)) == Puback(1)
+    subscriber = await connect(Connect("s", protocol_level=MQTT_5))
+    await subscriber.ask(Subscribe(1, (Subscription("a"),), Properties(subscription_identifiers=(9,))))
+
+    message = await subscriber.receive()
+    assert isinstance(message, Publish)
+    assert message.retain
+    assert message.properties == Properties(content_type="text", user=(("k", "v"),), subscription_identifiers=(9,))
+
+
+@pytest.mark.trio
+async def test_one_that_has_expired_is_not_sent(tmp_path: Path) -> None:
+    """MQTT 5.0, 3.3.2.3.3."""
+    now = [1_000_000]
+    config = BrokerConfig(listen={"mqtt": "127.0.0.1:0"}, storage="memory")
+    async with open_broker(tmp_path, config=config, now_ms=lambda: now[0]) as broker:
+        async with client(broker, Connect("p", protocol_level=MQTT_5)) as publisher:
+            expiry = Properties(message_expiry_s=10)
+            await publisher.ask(Publish("a", b"x", 1, True, packet_id=1, properties=expiry))
+        now[0] += 9_000
+        async with client(broker, "s") as subscriber:
+            assert await got(subscriber, "#") == [("a", b"x", True)]
+            now[0] += 1_000
+            assert await got(subscriber, "#") == []
+
+
+@pytest.mark.trio
+async def test_a_record_of_another_door_is_retained_if_it_says_so(broker: Broker, connect: ConnectRaw) -> None:
+    await broker.publish("mqtt", b"x", key=b"a", headers=[("mqtt.retain", b"1")])
+    await broker.publish("mqtt", b"y", key=b"b", headers=[("mqtt.retain", b"0")])
+    await broker.publish("mqtt", b"z", key=b"\xff", headers=[("mqtt.retain", b"1")])
+    await broker.publish("mqtt", b"z", key=b"$SYS/x", headers=[("mqtt.retain", b"1")])
+
+    assert await got(await connect("s"), "#", "$SYS/#") == [("a", b"x", True)]
+
+
+@pytest.mark.trio
+async def test_the_compacted_topic_is_a_table_for_every_other_door(broker: Broker, connect: ConnectRaw) -> None:
+    publisher = await connect("p")
+    await retain(publisher, "a", b"x")
+    await retain(publisher, "a", b"")
+    await publisher.ask(Pingreq())
+
+    records = [record async for record in broker.read("mqtt.retained", follow=False) if record.key == b"a"]
+    assert [(record.value, record.headers[-1]) for record in records] == [
+        (b"x", ("mqtt.source", b"0:0")),
+        (None, ("mqtt.source", b"0:1")),
+    ]
+    assert broker.topic("mqtt.retained").settings.is_compacted
+
+
+@pytest.mark.trio
+async def test_a_will_may_be_retained(broker: Broker, connect: ConnectRaw) -> None:
+    """MQTT 3.1.1, 3.1.2.7: [MQTT-3.1.2-17]."""
+    from trunkline_mqtt.packets import Will
+
+    watcher = await connect("w")
+    await watcher.ask(Subscribe(1, (Subscription("wills"),)))
+    leaving = await connect(Connect("c", will=Will("wills", b"gone", 1, True)))
+    await trio.aclose_forcefully(leaving.stream)
+    assert await watcher.receive() == Publish("wills", b"gone")
+
+    assert await got(await connect("s"), "wills") == [("wills", b"gone", True)]
+
+
+@pytest.mark.parametrize("store", ["segments", "sqlite"])
+@pytest.mark.trio
+async def test_they_survive_a_restart_whatever_retention_does_to_the_log(tmp_path: Path, store: str) -> None:
+    async with open_broker(tmp_path, store=store, listen={"mqtt": "127.0.0.1:0"}) as broker:
+        async with client(broker, "p") as publisher:
+            for topic, payload in (("a", b"1"), ("b", b"2"), ("a", b"3"), ("b", b"")):
+                await retain(publisher, topic, payload)
+        await broker.delete_records("mqtt", 0)
+
+    async with (
+        open_broker(tmp_path, store=store, listen={"mqtt": "127.0.0.1:0"}) as broker,
+        client(broker, "s") as subscriber,
+    ):
+        await subscriber.ask(Subscribe(1, (Subscription("#"),)))
+        assert await subscriber.receive() == Publish("a", b"3", retain=True)  # SQLite is read in a worker
+        assert await subscriber.ask(Pingreq()) == Pingresp()
+
+
+@pytest.mark.trio
+async def test_what_was_not_copied_before_a_crash_is_found_in_the_log(tmp_path: Path) -> None:
+    """As after kill -9 between the commit of a message and that of its copy: the copies are lost, the log is not."""
+    async with open_broker(tmp_path, store="segments", listen={"mqtt": "127.0.0.1:0"}) as broker:
+        async with client(broker, "p") as publisher:
+            await retain(publisher, "a", b"x")
+            await publisher.ask(Publish("a", b"later", 1, packet_id=1))
+        await broker.delete_topic("mqtt.retained")
+
+    async with (
+        open_broker(tmp_path, store="segments", listen={"mqtt": "127.0.0.1:0"}) as broker,
+        client(broker, "s") as subscriber,
+    ):
+        assert await got(subscriber, "#") == [("a", b"x", True)]
+
+
+@pytest.mark.trio
+async def test_many_are_sent_as_the_client_takes_them(broker: Broker, connect: ConnectRaw) -> None:
+    count = 500
+    publisher = await connect("p")
+    await publisher.send(*[Publish(f"t/{n}", b"%d" % n, 1, True, packet_id=n + 1) for n in range(count)])
+    for _ in range(count):
+        await publisher.receive()
+    subscriber = await connect(Connect("s", protocol_level=MQTT_5, properties=Properties(receive_maximum=5)))
+    assert await subscriber.ask(Subscribe(1, (Subscription("t/+", 1),))) == Suback(1, (1,))
+    await publisher.ask(Publish("t/live", b"live", 1, packet_id=1))  # comes between, and does not overrun the window
+
+    found: list[Publish] = []
+    unacknowledged: list[int] = []
+    while len(found) < count + 1:
+        packet = await subscriber.receive()
+        assert isinstance(packet, Publish)
+        found.append(packet)
+        unacknowledged.append(packet.packet_id)
+        if len(unacknowledged) == 3 or len(found) > count - 3:
+            await subscriber.send(*map(Puback, unacknowledged))
+            unacknowledged.clear()
+
+    retained = [packet for packet in found if packet.retain]
+    assert sorted(int(packet.payload) for packet in retained) == [*range(count)]
+    assert [packet.payload for packet in found if not packet.retain] == [b"live"]
+
+
+@pytest.mark.trio
+async def test_one_that_is_replaced_while_it_waits_is_left_to_its_successor(broker: Broker) -> None:
+    """No stale message after the newer one, and none twice."""
+    copies = await broker.create_topic("copies", partitions=1, settings={"cleanup.policy": "compact"})
+    log = await broker.create_topic("log", partitions=1)
+    view = RetainedView(log, copies, broker.now_ms)
+    await view.open()
+    for topic, payload in ((b"a", b"1"), (b"b", b"1"), (b"c", b"1")):
+        await broker.publish("log", payload, key=topic, headers=[("mqtt.retain", b"1")])
+    snapshot = view.snapshot("#")
+    assert isinstance(snapshot, RetainedSnapshot)
+    await broker.publish("log", b"2", key=b"a", headers=[("mqtt.retain", b"1")])
+    await broker.publish("log", b"", key=b"b", headers=[("mqtt.retain", b"1")])
+
+    record = snapshot.next_nowait()
+    assert record is not None
+    assert (record.key, record.value) == (b"c", b"1")  # type: ignore[union-attr]  # nothing waits in memory
+    assert snapshot.next_nowait() is None
+
+
+@pytest.mark.trio
+async def test_a_snapshot_is_taken_before_the_copies_are_committed(broker: Broker) -> None:
+    """In the round of the commit itself: it is served from memory."""
+    copies = await broker.create_topic("copies", partitions=1, settings={"cleanup.policy": "compact"})
+    log = await broker.create_topic("log", partitions=1)
+    view = RetainedView(log, copies, broker.now_ms)
+    await view.open()
+
+    class Looking:
+        def __init__(self) -> None:
+            self.found: list[bytes | None] = []
+
+        def records_committed(self, *args: object) -> None:
+            snapshot = view.snapshot("#")
+            assert snapshot is not None
+            record = snapshot.next_nowait()
+            self.found.append(record.value)  # type: ignore[union-attr]  # nothing waits in memory
+
+        def partition_closed(self, *args: object) -> None:
+            pass
+
+    looking = Looking()
+    log.partitions[0].add_listener(looking)
+    await broker.publish("log", b"x", key=b"a", headers=[("mqtt.retain", b"1")])
+
+    assert looking.found == [b"x"]
+
+
+@pytest.mark.trio
+async def test_positions_are_written_now_and_then(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trunkline_mqtt.retained.POSITION_BYTES", 1)
+    copies = await broker.create_topic("copies", partitions=1, settings={"cleanup.policy": "compact"})
+    log = await broker.create_topic("log", partitions=2)
+    view = RetainedView(log, copies, broker.now_ms)
+    await view.open()
+    for number in range(3):
+        await broker.publish("log", b"x", key=b"k%d" % number, partition=1)
+    await broker.publish("log", b"x", partition=0)
+
+    latest = {record.key: record.value async for record in broker.read("copies", follow=False)}
+    assert latest == {b"\0" + b"0": b"1", b"\0" + b"1": b"3"}
+    other = RetainedView(log, copies, broker.now_ms)
+    await other._replay()
+    assert other._positions == [1, 3]
