@@ -260,6 +260,9 @@ class SegmentLog(ReadableLog):
         self._recovery_point, self._gaps_end = point, gaps_end
 
     def close(self) -> None:
+        self._is_closed = True
+        for segment in self._segments:
+            segment.keys.retire()  # a search that goes on must not write into a log that is made anew here
         try:
             if not self._is_failed:
                 self.flush()

@@ -61,6 +61,7 @@ class ReadableLog(Log):
         self._marks: list[Mark] = []
         self._removals = 0
         self._keys_lock = threading.Lock()  # around writing key indexes
+        self._is_closed = False
 
     @property
     @abstractmethod
@@ -211,7 +212,7 @@ class ReadableLog(Log):
         if not self._start_offset <= offset <= log_end:
             raise self._out_of_range(offset, log_end)
         end_offset = min(end_offset, log_end)
-        search = KeySearch(offset, end_offset, wants, max_offsets, self._keys_lock, self._has)
+        search = KeySearch(offset, end_offset, wants, max_offsets, self._keys_lock, self._has, lambda: self._is_closed)
         segments = self._segments
         number = number_of(segments, offset)
         for segment, following in zip(segments[number:], [*segments[number + 1 :], None], strict=True):

@@ -36,6 +36,7 @@ class KeySearch:
     Args:
       lock: of the log; held while its index is written.
       is_current: whether a segment is still one of the log's.
+      is_closed: whether the log was closed meanwhile: then it stops where it is.
 
     Attributes:
       offset: how far it has looked.
@@ -50,6 +51,7 @@ class KeySearch:
         max_offsets: int,
         lock: threading.Lock,
         is_current: Callable[[Segment], bool],
+        is_closed: Callable[[], bool],
     ) -> None:
         self.offset = offset
         self.found: list[int] = []
@@ -59,10 +61,12 @@ class KeySearch:
         self._room = _MOST_BYTES
         self._lock = lock
         self._is_current = is_current
+        self._is_closed = is_closed
 
     @property
     def is_over(self) -> bool:
-        return self.offset >= self._end_offset or self._room <= 0 or len(self.found) >= self._max_offsets
+        is_enough = self._room <= 0 or len(self.found) >= self._max_offsets
+        return is_enough or self.offset >= self._end_offset or self._is_closed()
 
     def search(self, segment: Segment, end: SegmentEnd, indexable: SegmentEnd, *, is_finished: bool) -> None:
         """Look at a segment's records from ``offset`` on.

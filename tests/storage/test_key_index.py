@@ -248,3 +248,22 @@ def test_nothing_is_left_of_an_index_whose_segment_is_gone(workbench_of_three: W
     logs = {path.stem for path in workbench_of_three.directory.glob("*.log")}
     assert {path.stem for path in workbench_of_three.directory.glob("*.keys")} <= logs
     assert not stray.exists()
+
+
+def test_a_search_stops_when_its_log_is_closed(workbench_of_three: Workbench) -> None:
+    """What it would write then could end up beside another log of the same name."""
+    log = workbench_of_three.open()
+    fill(log, 0, 200)
+
+    def close_it(key: bytes) -> bool:
+        if not is_closed:
+            is_closed.append(True)
+            log.close()
+        return False
+
+    is_closed: list[bool] = []
+    found, following = log.find_keys(0, 200, close_it, 10)
+
+    assert found == []
+    assert following == 20, "it has looked at one block"
+    assert [end for _, _, end in blocks(workbench_of_three.path(0, KEYS))] == [20]
