@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from trunkline.testing.background import BackgroundBroker
@@ -12,10 +13,10 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 TIMEOUT_S = 60
 
 
-def run(name: str, *arguments: str) -> list[str]:
+def run(name: str, *arguments: str, options: Sequence[str] = ()) -> list[str]:
     """What an example prints, by line; it must end well and complain about nothing."""
     done = subprocess.run(
-        [sys.executable, "-W", "error", str(EXAMPLES / name), *arguments],
+        [sys.executable, "-W", "error", *options, str(EXAMPLES / name), *arguments],
         capture_output=True, text=True, timeout=TIMEOUT_S, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
@@ -78,6 +79,14 @@ def test_fan_out_and_workers(trunkline_broker: BackgroundBroker) -> None:
         "the screen in the office saw all 12 orders",
     ]
     assert packed == "packed, each once: order 1, order 11, order 3, order 5, order 7, order 9"
+
+
+def test_kafka_hello(trunkline_broker: BackgroundBroker) -> None:
+    host, port = trunkline_broker.addresses["kafka"]
+    options = ["-W", "ignore:read_text is:DeprecationWarning", "-W", "ignore:open_text is:DeprecationWarning"]
+    assert run("kafka_hello.py", f"{host}:{port}", options=options) == [
+        f"test-topic/0@{offset}: Hello Kafka!" for offset in range(3)
+    ]
 
 
 def test_embedded_broker() -> None:

@@ -41,7 +41,7 @@ __all__ = [
 GROUP = "trunkline"
 """The entry point group of plugins."""
 
-DEFAULT_PLUGINS = ("native", "mqtt", "segments")
+DEFAULT_PLUGINS = ("native", "mqtt", "kafka", "segments")
 """Loaded when the configuration names none."""
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]*\Z")

@@ -2,7 +2,8 @@
 
     codec        apis, fields, messages, codec: bytes and messages, nothing else
     connection   one client: requests begun in turn, answers in order; exchange: one of them
-    handlers     produce, fetch, metadata, offsets, epochs, topics, configs, storage: plain functions
+    handlers     which function answers which request; they are in versions, metadata, produce, fetch, offsets,
+                 epochs, topics, configs, storage, groups, group_offsets and group_admin
     bridge       Kafka's words and the core's
     serve        the door
 

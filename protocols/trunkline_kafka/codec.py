@@ -34,7 +34,6 @@ __all__ = [
     "encode_request",
     "encode_response",
     "frame",
-    "preload",
     "read_header",
     "read_request",
     "read_response",
@@ -158,12 +157,6 @@ def _load(api: Api) -> None:
         (_WRITE_REQUEST, module.WRITE_REQUEST),
     ):
         known.update({(api.key, version): function for version, function in table.items()})
-
-
-def preload(*keys: int) -> None:
-    """Import the codecs of some APIs now rather than in the middle of a round."""
-    for key in keys:
-        _load(APIS[key])
 
 
 def _function(table: dict[tuple[int, int], Any], key: int, version: int) -> Any:

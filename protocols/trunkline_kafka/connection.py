@@ -21,7 +21,6 @@ from trunkline_kafka.apis import APIS, PRODUCE
 from trunkline_kafka.codec import FrameDecoder, read_header, read_request
 from trunkline_kafka.exchange import WAITS, Exchange, Handler, Later
 from trunkline_kafka.fields import Reader
-from trunkline_kafka.produce import produce
 
 if TYPE_CHECKING:
     from trunkline_kafka.server import KafkaServer
@@ -42,6 +41,7 @@ class KafkaConnection(Connection):
         "_is_pumping",
         "_waiting",
         "_waiting_bytes",
+        "local",
         "server",
         "transport",
     )
@@ -49,6 +49,7 @@ class KafkaConnection(Connection):
     def __init__(self, server: KafkaServer, transport: Transport, handlers: Mapping[int, Handler]) -> None:
         self.server = server
         self.transport = transport
+        self.local = transport.local  # while there is a socket to ask
         self._handlers = handlers
         self._frames = FrameDecoder(FIRST_REQUEST_BYTES)
         self._exchanges: deque[Exchange] = deque()
@@ -88,7 +89,7 @@ class KafkaConnection(Connection):
         if key not in self._handlers:
             raise RemoteProtocolError(f"{APIS[key].name} is not offered here")
         self.server.requests += 1
-        is_readable = header.api_version <= APIS[key].last
+        is_readable = APIS[key].first <= header.api_version <= APIS[key].last
         request: Any = read_request(header, reader) if is_readable else None
         if self._frames.max_frame_bytes == FIRST_REQUEST_BYTES:
             self._frames.max_frame_bytes = self.server.settings.max_request_bytes
@@ -99,7 +100,7 @@ class KafkaConnection(Connection):
             if request.acks:
                 exchange.is_begun = True
                 self._exchanges.append(exchange)
-            produce(exchange)
+            self._handlers[PRODUCE](exchange)
             return
         self._waiting += 1
         self._waiting_bytes += exchange.size_bytes

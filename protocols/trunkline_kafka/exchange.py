@@ -53,7 +53,7 @@ class Exchange:
     @property
     def address(self) -> tuple[str, int]:
         """Where this client should be told to connect."""
-        return self.connection.server.advertised or self.connection.transport.local
+        return self.connection.server.advertised or self.connection.local
 
     def answer(self, message: Any, version: int | None = None) -> None:
         """Give the answer; it leaves once those before it have."""

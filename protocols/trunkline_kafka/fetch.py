@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from trunkline.errors import TrunklineError
+from trunkline.errors import BrokerClosing, TrunklineError
 from trunkline.records import HEADER_BYTES
 from trunkline_kafka.bridge import error_code
 from trunkline_kafka.epochs import check_epoch
@@ -213,8 +213,13 @@ class _Fetching:
 
     def partition_closed(self, partition: Partition, error: TrunklineError | None) -> None:
         """See :class:`trunkline.readable.TailListener`."""
-        if self._timer is not None:
-            self._wake()
+        if self._timer is None:
+            return
+        for position, wanted in enumerate(self._wanted):
+            if wanted.partition is partition:
+                self._fail(wanted.answer, error or BrokerClosing("the broker is closing"))
+                self._wanted[position] = wanted._replace(partition=None)
+        self._wake()
 
     def _wake(self) -> None:
         """There is enough, or the time is over: answer with what there is now."""

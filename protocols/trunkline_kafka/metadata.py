@@ -1,18 +1,16 @@
-"""What a client asks before it does anything: which APIs there are, which topics, and where."""
+"""What a client asks before it does anything: which topics there are, and where."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from trunkline.errors import RemoteProtocolError, TrunklineError, UnknownTopic
-from trunkline_kafka.apis import API_VERSIONS, APIS
 from trunkline_kafka.bridge import NODE_ID, error_code, topic_id
 from trunkline_kafka.error_codes import ErrorCode
-from trunkline_kafka.exchange import WAITS, Exchange, Later
+from trunkline_kafka.exchange import Exchange, Later
 from trunkline_kafka.fields import NO_UUID
-from trunkline_kafka.messages.api_versions import ApiVersion, ApiVersionsResponse
 from trunkline_kafka.messages.describe_cluster import DescribeClusterBroker, DescribeClusterResponse
 from trunkline_kafka.messages.find_coordinator import Coordinator, FindCoordinatorRequest, FindCoordinatorResponse
 from trunkline_kafka.messages.metadata import (
@@ -28,22 +26,11 @@ if TYPE_CHECKING:
     from trunkline.topic import Topic
     from trunkline_kafka.server import KafkaServer
 
-__all__ = ["api_versions", "describe_cluster", "find_coordinator", "metadata"]
+__all__ = ["describe_cluster", "find_coordinator", "metadata"]
 
 _NULL_IS_ALL_FROM: Final = 1  # before, no topics meant all of them
 _MANY_FROM: Final = 4  # FindCoordinator asks for several at a time
 _GROUP, _TRANSACTION = 0, 1
-
-
-def api_versions(offered: Sequence[int], exchange: Exchange) -> Any:
-    """The keys that have handlers. A version of the request itself that is not known is answered as version 0."""
-    keys = [ApiVersion(key, APIS[key].offered, APIS[key].last) for key in sorted(offered)]
-    if exchange.request is not None:
-        return ApiVersionsResponse(api_keys=keys)
-    own = APIS[API_VERSIONS]
-    only = [ApiVersion(own.key, own.offered, own.last)]
-    exchange.answer(ApiVersionsResponse(ErrorCode.UNSUPPORTED_VERSION, only), version=0)
-    return WAITS
 
 
 # -- topics ----------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from trunkline.errors import CorruptBatch, InvalidBatch, TrunklineError, Unsuppo
 from trunkline.records import HEADER_BYTES, Compression
 from trunkline_kafka.bridge import error_code
 from trunkline_kafka.error_codes import ErrorCode
-from trunkline_kafka.exchange import Exchange
+from trunkline_kafka.exchange import WAITS, Exchange
 from trunkline_kafka.fields import Buffer
 from trunkline_kafka.messages.produce import (
     PartitionProduceData,
@@ -56,7 +56,7 @@ class _Producing:
             self._exchange.answer(self._response)
 
 
-def produce(exchange: Exchange) -> None:
+def produce(exchange: Exchange) -> object:
     """Stage everything in a request, and answer when all of it is committed or refused.
 
     With acks=0 there is no answer; an error ends the connection, which is how Kafka says it.
@@ -83,6 +83,7 @@ def produce(exchange: Exchange) -> None:
         producing.done()
     elif any(answer.error_code for topic in response.responses for answer in topic.partition_responses):
         exchange.transport.close()
+    return WAITS
 
 
 def _refusal(request: ProduceRequest) -> tuple[ErrorCode, str] | None:

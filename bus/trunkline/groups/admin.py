@@ -99,14 +99,17 @@ class GroupAdministration(GroupDriver):
             await self._change(to, {partition: OffsetAndMetadata(offset) for partition, offset in targets.items()})
         return result
 
-    async def delete_offsets(self, group: str, topic: str) -> None:
-        """Forget what is committed for a topic. Raises UnknownGroup, GroupNotEmpty, LogStopped, StoreFull,
-        BrokerClosing. Cancellation: may have happened."""
+    async def delete_offsets(self, group: str, topic: str, *, partitions: Iterable[int] | None = None) -> None:
+        """Forget what is committed for a topic, or for some of its partitions.
+
+        Raises UnknownGroup, GroupNotEmpty, LogStopped, StoreFull, BrokerClosing. Cancellation: may have happened.
+        """
         found = self._known(group)
         self._check_empty(found)
-        partitions = self._offsets.all_of(found, topic)
-        if partitions:
-            await self._change(found, dict.fromkeys(partitions))
+        wanted = None if partitions is None else set(partitions)
+        chosen = [each for each in self._offsets.all_of(found, topic) if wanted is None or each.partition in wanted]
+        if chosen:
+            await self._change(found, dict.fromkeys(chosen))
         self._drop_if_nothing(found)
 
     async def delete(self, group: str) -> None:

@@ -35,7 +35,13 @@ def state_of(group: Group) -> str:
 
 
 def summarize(group: Group) -> GroupSummary:
-    return GroupSummary(group.name, group.kind, state_of(group), len(group.members), group.protocol_type)
+    return GroupSummary(group.name, group.kind, state_of(group), len(group.members), _protocol_type(group))
+
+
+def _protocol_type(group: Group) -> str:
+    """As the members give it, or the last ones that there were did."""
+    machine = group.machine
+    return (machine.protocol_type if isinstance(machine, ClassicGroup) else "") or group.protocol_type
 
 
 def describe_group(group: Group, catalog: TopicCatalog, now: float, now_ms: int) -> GroupDescription:
@@ -56,7 +62,7 @@ def describe_group(group: Group, catalog: TopicCatalog, now: float, now_ms: int)
         state=state_of(group),
         generation=group.current_generation,
         protocol=protocol,
-        protocol_type=group.protocol_type,
+        protocol_type=_protocol_type(group),
         members=members,
         offsets=_offsets(group, catalog),
         last_rebalance=_report(group, now, now_ms),

@@ -31,7 +31,7 @@ __all__ = ["BackgroundBroker"]
 
 _T = TypeVar("_T")
 
-_DOORS = ("native", "mqtt")
+_DOORS = ("native", "mqtt", "kafka")
 
 CALL_TIMEOUT_S: Final = 10.0
 """How long a call may take unless it says otherwise: what hangs should fail, in a test above all."""
@@ -64,7 +64,7 @@ class BackgroundBroker:
         Args:
           data: the data directory; None: a temporary one, removed in the end.
           store: for topics that name none.
-          listen: addresses by door; None: the native and the MQTT door, if they are installed, on free ports.
+          listen: addresses by door; None: the built-in doors, those that are installed, on free ports.
           config: everything else; what the other arguments say comes first.
           plugins: a host with plugins added that are not installed; None: installed ones.
         """

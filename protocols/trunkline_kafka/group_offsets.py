@@ -1,0 +1,224 @@
+"""OffsetCommit, OffsetFetch and OffsetDelete."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from functools import partial
+from typing import Any, Final
+
+from trunkline.errors import TrunklineError
+from trunkline.groups import OffsetAndMetadata
+from trunkline.groups.offsets import MAX_METADATA_BYTES
+from trunkline.log import TopicPartition
+from trunkline_kafka.bridge import error_code
+from trunkline_kafka.error_codes import ErrorCode
+from trunkline_kafka.exchange import WAITS, Exchange, Later
+from trunkline_kafka.groups import group_error
+from trunkline_kafka.messages.offset_commit import (
+    OffsetCommitRequest,
+    OffsetCommitRequestPartition,
+    OffsetCommitResponse,
+    OffsetCommitResponsePartition,
+    OffsetCommitResponseTopic,
+)
+from trunkline_kafka.messages.offset_delete import (
+    OffsetDeleteRequest,
+    OffsetDeleteRequestTopic,
+    OffsetDeleteResponse,
+    OffsetDeleteResponsePartition,
+    OffsetDeleteResponseTopic,
+)
+from trunkline_kafka.messages.offset_fetch import (
+    OffsetFetchRequest,
+    OffsetFetchResponse,
+    OffsetFetchResponseGroup,
+    OffsetFetchResponsePartition,
+    OffsetFetchResponsePartitions,
+    OffsetFetchResponseTopic,
+    OffsetFetchResponseTopics,
+)
+
+__all__ = ["offset_commit", "offset_delete", "offset_fetch"]
+
+_GROUP_ERROR_FROM: Final = 2  # before, OffsetFetch has no error of its own: each partition gets it
+_MANY_GROUPS_FROM: Final = 8
+_NO_OFFSET: Final = -1
+
+
+# -- committing ------------------------------------------------------------------------------------
+
+
+class _Committing:
+    """An OffsetCommit that is being made durable; the receiver of the append."""
+
+    __slots__ = ("_accepted", "_exchange", "_response")
+
+    def __init__(
+        self, exchange: Exchange, response: OffsetCommitResponse, accepted: list[OffsetCommitResponsePartition]
+    ) -> None:
+        self._exchange = exchange
+        self._response = response
+        self._accepted = accepted
+
+    def append_done(self, token: object, offset: int) -> None:
+        """See :class:`trunkline.pending.AppendReceiver`."""
+        self._exchange.answer(self._response)
+
+    def append_failed(self, token: object, error: TrunklineError) -> None:
+        """See :class:`trunkline.pending.AppendReceiver`."""
+        self.refuse(error)
+        self._exchange.answer(self._response)
+
+    def refuse(self, error: TrunklineError) -> None:
+        """What could have been committed was not."""
+        for answer in self._accepted:
+            answer.error_code = group_error(error)
+
+
+def offset_commit(exchange: Exchange) -> Any:
+    """Commit what can be: each partition has its own answer."""
+    request: OffsetCommitRequest = exchange.request
+    response = OffsetCommitResponse()
+    offsets: dict[TopicPartition, OffsetAndMetadata] = {}
+    accepted: list[OffsetCommitResponsePartition] = []
+    for topic in request.topics:
+        answers: list[OffsetCommitResponsePartition] = []
+        response.topics.append(OffsetCommitResponseTopic(topic.name, answers))
+        for asked in topic.partitions:
+            answer = OffsetCommitResponsePartition(asked.partition_index, _problem(exchange, topic.name, asked))
+            answers.append(answer)
+            if not answer.error_code:
+                accepted.append(answer)
+                offsets[TopicPartition(topic.name, asked.partition_index)] = OffsetAndMetadata(
+                    asked.committed_offset, asked.committed_metadata or "", asked.committed_leader_epoch
+                )
+    committing = _Committing(exchange, response, accepted)
+    try:
+        exchange.server.broker.groups.commit(
+            request.group_id,
+            offsets,
+            member_id=request.member_id,
+            generation=request.generation_id_or_member_epoch,
+            instance_id=request.group_instance_id,
+            receiver=committing,
+        )
+    except TrunklineError as error:
+        committing.refuse(error)
+        return response
+    return WAITS
+
+
+def _problem(exchange: Exchange, topic: str, asked: OffsetCommitRequestPartition) -> ErrorCode:
+    try:
+        exchange.server.broker.partition(topic, asked.partition_index)
+    except TrunklineError as error:
+        return error_code(error)
+    if len((asked.committed_metadata or "").encode()) > MAX_METADATA_BYTES:
+        return ErrorCode.OFFSET_METADATA_TOO_LARGE
+    return ErrorCode.OFFSET_OUT_OF_RANGE if asked.committed_offset < 0 else ErrorCode.NONE
+
+
+# -- fetching --------------------------------------------------------------------------------------
+
+
+def offset_fetch(exchange: Exchange) -> OffsetFetchResponse:
+    """Committed offsets; what was never committed is -1, without an error."""
+    request: OffsetFetchRequest = exchange.request
+    if exchange.version >= _MANY_GROUPS_FROM:
+        groups = [
+            OffsetFetchResponseGroup(group.group_id, *_fetch_group(exchange, group.group_id, group.topics))
+            for group in request.groups
+        ]
+        return OffsetFetchResponse(groups=groups)
+    found, code = _fetch_group(exchange, request.group_id, request.topics)
+    if code and exchange.version < _GROUP_ERROR_FROM:
+        found = [
+            OffsetFetchResponseTopics(
+                topic.name,
+                [
+                    OffsetFetchResponsePartitions(index, _NO_OFFSET, error_code=code)
+                    for index in topic.partition_indexes
+                ],
+            )
+            for topic in request.topics or ()
+        ]
+    topics = [
+        OffsetFetchResponseTopic(
+            topic.name,
+            [
+                OffsetFetchResponsePartition(
+                    each.partition_index,
+                    each.committed_offset,
+                    each.committed_leader_epoch,
+                    each.metadata,
+                    each.error_code,
+                )
+                for each in topic.partitions
+            ],
+        )
+        for topic in found
+    ]
+    return OffsetFetchResponse(topics=topics, error_code=code)
+
+
+def _fetch_group(
+    exchange: Exchange, group: str, asked: Iterable[Any] | None
+) -> tuple[list[OffsetFetchResponseTopics], ErrorCode]:
+    try:
+        committed = exchange.server.broker.groups.committed(group)
+    except TrunklineError as error:
+        return [], group_error(error)
+    if asked is None:
+        names = sorted({partition.topic for partition in committed})
+        wanted: Iterator[tuple[str, list[int]]] = (
+            (name, sorted(partition.partition for partition in committed if partition.topic == name)) for name in names
+        )
+    else:
+        wanted = ((topic.name, topic.partition_indexes) for topic in asked)
+    found = []
+    for name, indexes in wanted:
+        partitions = []
+        for index in indexes:
+            offset = committed.get(TopicPartition(name, index))
+            if offset is None:
+                partitions.append(OffsetFetchResponsePartitions(index, _NO_OFFSET))
+            else:
+                partitions.append(
+                    OffsetFetchResponsePartitions(index, offset.offset, offset.leader_epoch, offset.metadata)
+                )
+        found.append(OffsetFetchResponseTopics(name, partitions))
+    return found, ErrorCode.NONE
+
+
+# -- forgetting ------------------------------------------------------------------------------------
+
+
+def offset_delete(exchange: Exchange) -> Later:
+    """Forget committed offsets of a group without members."""
+    return Later(partial(_delete, exchange))
+
+
+async def _delete(exchange: Exchange) -> OffsetDeleteResponse:
+    request: OffsetDeleteRequest = exchange.request
+    try:
+        topics = [OffsetDeleteResponseTopic(topic.name, await _delete_of(exchange, topic)) for topic in request.topics]
+    except TrunklineError as error:
+        return OffsetDeleteResponse(group_error(error))
+    return OffsetDeleteResponse(topics=topics)
+
+
+async def _delete_of(exchange: Exchange, topic: OffsetDeleteRequestTopic) -> list[OffsetDeleteResponsePartition]:
+    """Raises what concerns the group as a whole."""
+    broker = exchange.server.broker
+    answers = []
+    known = []
+    for asked in topic.partitions:
+        try:
+            broker.partition(topic.name, asked.partition_index)
+        except TrunklineError as error:
+            answers.append(OffsetDeleteResponsePartition(asked.partition_index, error_code(error)))
+        else:
+            known.append(asked.partition_index)
+            answers.append(OffsetDeleteResponsePartition(asked.partition_index))
+    await broker.groups.delete_offsets(exchange.request.group_id, topic.name, partitions=known)
+    return answers
