@@ -85,7 +85,7 @@ class StoredBatch:
         if spans is None:
             spans = self._spans = read_spans(self.data, header)
         first, last = self._places(spans, offset, end_offset)
-        if first == last:
+        if first >= last:
             return b""
         delta = spans.spans[last - 1][2]
         part = header._replace(

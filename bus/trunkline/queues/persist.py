@@ -27,7 +27,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterable
 from struct import Struct
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import msgspec
 import trio
@@ -81,6 +81,12 @@ class Head(msgspec.Struct, frozen=True):
 
 
 _Entry = tuple[bytes, bytes | None, object]
+
+
+class _Source(NamedTuple):
+    """The token of a source's record."""
+
+    number: int
 
 
 class Persister:
@@ -146,7 +152,7 @@ class Persister:
         if self._entries or self.failure is not None:
             return
         state, queue_id = self._queue.state, self._queue.id
-        entries = self._entries
+        entries: list[_Entry] = []
         for number, data in state.take_sealed():
             self._index.add(number)
             entries.append((index_key(queue_id, number), data, number))
@@ -163,6 +169,8 @@ class Persister:
             self._add_snapshot(entries)
         self._waiting, self._next_waiting = self._next_waiting, []
         if entries:
+            sources = self._queue.context.sources.unsaved
+            self._entries = [(*entry, _Source(number)) for number, entry in sources.items()] + entries
             self._stage()
         else:
             self._answer()
@@ -189,7 +197,9 @@ class Persister:
             topic.write(key, value, self, token)
 
     def append_done(self, token: object, offset: int) -> None:
-        if token is not None and self._failed is None:
+        if isinstance(token, _Source):
+            self._queue.context.sources.unsaved.pop(token.number, None)
+        elif token is not None and self._failed is None:
             assert isinstance(token, int)
             self._queue.state.chunk_written(token, offset)
         self._answered()

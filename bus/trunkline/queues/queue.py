@@ -30,6 +30,7 @@ from trunkline.records import ConsumerRecord
 
 if TYPE_CHECKING:
     from trunkline.partition import Partition
+    from trunkline.queues.config import Definition
 
 __all__ = ["Position", "Queue"]
 
@@ -72,11 +73,13 @@ class Queue(ServedQueue):
         Cancellation: may have happened.
         """
         targets = [(feed, await _find_position(feed.partition, position)) for feed in self.feeds]
+        definition = self._started_at({feed.partition: offset for feed, offset in targets})
+        await self.context.topic.write_durable([definition.entry(self.name)])
+        self.definition = definition
         for consumption in self.consumers:
             self.state.release([(0, self.state.next_sequence)], consumption.holder, count=False)
             consumption.let_go(consumption.unacked)
         dropped = self.state.purge()
-        self._start_at({feed.partition: offset for feed, offset in targets})
         for feed, offset in targets:
             feed.detach(self)
             self.looked_at(feed.source, offset)
@@ -85,8 +88,8 @@ class Queue(ServedQueue):
         await self.wait_durable()
         return dropped
 
-    def _start_at(self, offsets: Mapping[Partition, int]) -> None:
-        """Sources begin there from now on."""
+    def _started_at(self, offsets: Mapping[Partition, int]) -> Definition:
+        """The definition with sources that begin there."""
         starts: dict[str, dict[int, int]] = {}
         ids: dict[str, str] = {}
         for partition, offset in offsets.items():
@@ -98,8 +101,7 @@ class Queue(ServedQueue):
             else source
             for source in self.config.sources
         )
-        self.definition = replace(self.definition, config=replace(self.config, sources=sources))
-        self.context.topic.write(*self.definition.entry(self.name))
+        return replace(self.definition, config=replace(self.config, sources=sources))
 
     async def move(self, to: str, limit: int | None = None) -> int:
         """Copy what is ready to another topic, each record settled once its copy is durable; how many.

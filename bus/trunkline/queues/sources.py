@@ -1,8 +1,8 @@
 """Numbers for partitions, so that an entry of a queue says in a few bits where its record is stored.
 
 Stored in ``__queues`` under ``t`` and the number (u32, big-endian) as JSON: ``{"topic", "topic_id", "partition"}``. A
-number is never given to another partition; a topic that is deleted and made again gets new ones. The record is written
-before anything that uses the number, into the same log, so it cannot be missing.
+number is never given to another partition; a topic that is deleted and made again gets new ones. Until the record is
+durable every queue writes it before its own state, into the same log, so that no number is ever met without it.
 """
 
 from __future__ import annotations
@@ -30,9 +30,13 @@ class _Source(msgspec.Struct, frozen=True):
 
 
 class SourceTable:
-    """The numbers of all partitions that queues take from. Belongs to the broker's thread."""
+    """The numbers of all partitions that queues take from. Belongs to the broker's thread.
 
-    __slots__ = ("_catalog", "_known", "_next", "_numbers", "_topic")
+    Attributes:
+      unsaved: records that are not durable yet, by number.
+    """
+
+    __slots__ = ("_catalog", "_known", "_next", "_numbers", "_topic", "unsaved")
 
     def __init__(self, topic: StateTopic, catalog: TopicCatalog) -> None:
         self._topic = topic
@@ -40,6 +44,7 @@ class SourceTable:
         self._known: dict[int, _Source] = {}
         self._numbers: dict[tuple[str, int], int] = {}
         self._next = 0
+        self.unsaved: dict[int, tuple[bytes, bytes]] = {}
 
     def replayed(self, key: bytes, value: bytes | None) -> None:
         """A stored number."""
@@ -60,7 +65,7 @@ class SourceTable:
             number = self._numbers[identity] = self._next
             self._next += 1
             source = self._known[number] = _Source(partition.topic.name, *identity)
-            self._topic.write(_KEY.pack(SOURCE_KIND, number), msgspec.json.encode(source))
+            self.unsaved[number] = _KEY.pack(SOURCE_KIND, number), msgspec.json.encode(source)
         return number
 
     def find(self, partition: Partition) -> int | None:
@@ -82,6 +87,7 @@ class SourceTable:
     def forget(self, number: int) -> None:
         """Nothing refers to this number any more."""
         source = self._known.pop(number, None)
+        self.unsaved.pop(number, None)
         if source is not None:
             self._numbers.pop((source.topic_id, source.partition), None)
             self._topic.write(_KEY.pack(SOURCE_KIND, number), None)
