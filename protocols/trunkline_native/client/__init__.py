@@ -32,7 +32,8 @@ from trunkline_native.group_frames import GroupDescription, GroupMember, GroupOf
 if TYPE_CHECKING:
     from trunkline_native.client.blocking import BlockingBus, BlockingDelivery, BlockingReader, connect_blocking
     from trunkline_native.client.blocking_group import BlockingGroup, BlockingGroupReader
-    from trunkline_native.client.blocking_queue import BlockingQueue, BlockingQueueReader, BlockingWorker
+    from trunkline_native.client.blocking_queue import BlockingQueue, BlockingQueueReader
+    from trunkline_native.client.blocking_worker import BlockingWorker
 
 __all__ = [
     "BlockingBus",
@@ -82,7 +83,7 @@ _BLOCKING = {
     "BlockingQueue": "blocking_queue",
     "BlockingQueueReader": "blocking_queue",
     "BlockingReader": "blocking",
-    "BlockingWorker": "blocking_queue",
+    "BlockingWorker": "blocking_worker",
     "connect_blocking": "blocking",
 }
 

@@ -22,7 +22,8 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 from trunkline.errors import ClientClosed, TrunklineError
 from trunkline.records import ConsumerRecord
 from trunkline_native.client.blocking_group import BlockingGroup
-from trunkline_native.client.blocking_queue import BlockingQueue, BlockingWorker
+from trunkline_native.client.blocking_queue import BlockingQueue
+from trunkline_native.client.blocking_worker import BlockingWorker
 from trunkline_native.client.bus import DEFAULT_READ_BUFFER_BYTES, Bus
 from trunkline_native.client.connecting import connect
 from trunkline_native.client.content import Content, Headers

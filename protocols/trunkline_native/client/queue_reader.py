@@ -16,12 +16,12 @@ from typing import NamedTuple
 import anyio
 import anyio.lowlevel
 
-from trunkline.errors import ConnectionFailed, CorruptBatch, DecompressionLimitExceeded, TrunklineError
-from trunkline.records import Record, decode_all, iter_headers
+from trunkline.errors import ConnectionFailed, TrunklineError
 from trunkline_native.client.consumption import Consumption, ConsumptionTable
+from trunkline_native.client.queue_chunks import decode_chunk
 from trunkline_native.client.queue_record import QueueRecord
 from trunkline_native.header import Header
-from trunkline_native.queue_frames import Consume, Consuming, Run, decode_runs
+from trunkline_native.queue_frames import Consume, Consuming, decode_runs
 
 __all__ = ["ConsumeOptions", "QueueReader"]
 
@@ -156,7 +156,7 @@ class QueueReader(AsyncIterator[QueueRecord]):
         await anyio.lowlevel.checkpoint()
         while True:
             while self._chunks:
-                records = _decode(*self._chunks.popleft())
+                records = decode_chunk(*self._chunks.popleft())
                 if records:
                     return records
             if self._error is not None:
@@ -282,52 +282,3 @@ class QueueReader(AsyncIterator[QueueRecord]):
 
 def _each(records: QueueRecord | Iterable[QueueRecord]) -> Iterable[QueueRecord]:
     return (records,) if isinstance(records, QueueRecord) else records
-
-
-def _decode(consumption: Consumption, count: int, body: bytes | memoryview) -> list[QueueRecord]:
-    """The records of a chunk. Those that cannot be read, because somebody wrote nonsense, are rejected."""
-    runs, batches = decode_runs(body, count)
-    data = bytes(batches)
-    try:
-        records = decode_all(data)
-    except (CorruptBatch, DecompressionLimitExceeded):
-        records = []
-    if len(records) == sum(run.records for run in runs):
-        return _with_runs(consumption, runs, records)
-    found = []
-    for run, (position, header) in zip(runs, iter_headers(data), strict=True):
-        try:
-            records = decode_all(data[position : position + header.size_bytes])
-        except (CorruptBatch, DecompressionLimitExceeded) as error:
-            logger.warning("queue record %d cannot be read and is rejected: %s", run.sequence, error)
-            for sequence in range(run.sequence, run.sequence + run.records):
-                consumption.reject(sequence, "unreadable")
-        else:
-            found += _with_runs(consumption, [run], records)
-    return found
-
-
-def _with_runs(consumption: Consumption, runs: list[Run], records: list[Record]) -> list[QueueRecord]:
-    found = []
-    place = 0
-    for run in runs:
-        topic, partition = consumption.source(run.source)
-        deliveries = run.deliveries
-        for sequence in range(run.sequence, run.sequence + run.records):
-            record = records[place]
-            place += 1
-            found.append(
-                QueueRecord(
-                    record.offset,
-                    record.timestamp,
-                    record.key,
-                    record.value,
-                    record.headers,
-                    topic=topic,
-                    partition=partition,
-                    sequence=sequence,
-                    deliveries=deliveries,
-                    holder=consumption,
-                )
-            )
-    return found
