@@ -18,7 +18,10 @@ from trunkline.errors import (
     TrunklineError,
     UnknownQueue,
 )
+from trunkline.records import HEADER_BYTES, encode, read_header, with_records
 from trunkline_native.client import Bus, QueueReader, QueueRecord, QueueSource, connect
+from trunkline_native.codec import encode_head
+from trunkline_native.frames import Ping, Produce
 
 if TYPE_CHECKING:
     from tests.native.conftest import RestartableBroker
@@ -282,6 +285,23 @@ async def test_priorities_delays_and_expiry_are_obeyed(bus: Bus) -> None:
     async with queue as jobs:
         assert numbers(await take(jobs, 2)) == [4, 1]
     assert (await queue.describe()).delayed == 1
+
+
+async def test_what_cannot_be_read_is_rejected_and_the_rest_goes_on(bus: Bus) -> None:
+    await bus.queue("emails").publish("0")
+    whole = encode([(0, None, b"nonsense", ())] * 3)
+    header = read_header(whole)
+    nonsense = with_records(header, b"\xff" * (len(whole) - HEADER_BYTES))  # its checksum is right
+    session = bus._link.session
+    assert session is not None
+    answers: list[object] = []
+    session.write(encode_head(Produce(10**6, "emails", 0), len(nonsense)) + nonsense)
+    session.call(Ping, lambda answer, body: answers.append(answer))
+    async with bus.queue("emails") as jobs:
+        await bus.queue("emails").publish("4")
+        assert numbers(await take(jobs, 2)) == [0, 4]
+    await wait_ready(bus, "emails", 2)
+    assert answers
 
 
 # -- several --------------------------------------------------------------------------------------
