@@ -121,3 +121,19 @@ async def test_the_home_topic_is_tidied_only_for_its_size(tmp_path: Path, bench:
         await broker.housekeeping.run_once()
         assert queue.state.peek(1)[0].offset == 50
         assert broker.partition("jobs", 0).log_start_offset > 0
+
+
+async def test_partitions_know_what_a_queue_still_needs(tmp_path: Path, bench: QueueBench) -> None:
+    async with open_broker(tmp_path) as broker:
+        queue = await broker.queues.declare("jobs")
+        await bench.publish(broker, "jobs", [b"%d" % n for n in range(10)])
+        taker = await bench.taker(queue).wait(10)
+        taker.settle(0, 1, 5)
+        await bench.durable(taker)
+        readers = broker.partition("jobs", 0).readers
+        assert readers == {"queue:jobs": 2}
+        assert broker.queues.hold(broker.partition("jobs", 0)) == 2
+        taker.hold.settle([(0, 10)])
+        assert broker.queues.hold(broker.partition("jobs", 0)) == readers["queue:jobs"] == 10
+        await broker.queues.delete("jobs")
+        assert readers == {}

@@ -81,6 +81,8 @@ class Queue(ServedQueue):
             consumption.let_go(consumption.unacked)
         dropped = self.state.purge()
         for feed, offset in targets:
+            if feed not in self.feeds:
+                continue  # its topic went meanwhile
             feed.detach(self)
             self.looked_at(feed.source, offset)
             feed.attach(self, self.config.sources_of(self.name, feed.partition.topic.name), offset)

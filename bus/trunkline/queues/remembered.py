@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import trio
 
@@ -32,6 +32,8 @@ __all__ = ["RememberedQueue"]
 
 logger = logging.getLogger("trunkline.queues")
 
+READERS_INTERVAL_MS: Final = 1000
+
 
 class RememberedQueue(ABC):
     """What :class:`trunkline.queues.queue.Queue` is to its sources and to ``__queues``.
@@ -51,6 +53,8 @@ class RememberedQueue(ABC):
         "_is_serving",
         "_is_timed",
         "_leaving",
+        "_readers_are_stale",
+        "_readers_ms",
         "_roster",
         "_timer_ms",
         "_written_ms",
@@ -87,6 +91,8 @@ class RememberedQueue(ABC):
         self.persister = persister
         self._leaving: Leaving | None = None
         self._timer_ms: int | None = None
+        self._readers_ms = 0  # when they may be told again
+        self._readers_are_stale = False
         self._written_ms = self._idle_ms = 0  # last written; when to look whether it is idle
         self._asked = False  # to serve
         self._is_timed = state is not None  # some entries may be delayed, expire, or be taken back
@@ -257,8 +263,25 @@ class RememberedQueue(ABC):
         """What was under way is durable."""
         if self._is_dirty:
             self.context.persist_soon(self)
+        if self._readers_ms:
+            self._readers_are_stale = True
+        else:
+            self._update_readers()
+
+    def _update_readers(self) -> None:
+        """Tell the partitions what is still needed, at most once a second: it takes a look at all that is held."""
         for feed in self.feeds:
             feed.partition.readers[self.reader_name] = self.needed_from(feed)
+        self._readers_are_stale = False
+        self._readers_ms = self.context.now_ms() + READERS_INTERVAL_MS
+        self.context.wake_at(self, self._readers_ms)
+
+    def keep_readers(self, now_ms: int) -> None:
+        """Called now and then: do what was put off."""
+        if 0 < self._readers_ms <= now_ms:
+            self._readers_ms = 0
+            if self._readers_are_stale:
+                self._update_readers()
 
     def needed_from(self, feed: SourceFeed) -> int:
         """The lowest offset of a source that the queue still has use for."""

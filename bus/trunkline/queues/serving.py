@@ -299,6 +299,7 @@ class ServedQueue(RememberedQueue):
             return
         self.serve()
         now = self.context.now_ms()
+        self.keep_readers(now)
         if 0 < self._idle_ms <= now:
             self._idle_ms = 0
             if now < self._written_ms + IDLE_MS:
