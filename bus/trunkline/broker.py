@@ -218,7 +218,9 @@ class Broker:
         watermark; nothing was removed), BrokerClosing. Cancellation: may have happened.
         """
         target = self.partition(topic, partition)
+        self.queues.hold(target)  # so that it is known who has not read what goes
         await target.trim(target.high_watermark if offset == -1 else offset)
+        self.queues.trimmed(target)
         return target.log_start_offset
 
     # -- for doors ---------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import trio
 from trio.testing import MockClock
 
 from trunkline import Broker, open_broker
-from trunkline.errors import QueueFull, UnknownTopic
+from trunkline.errors import QueueFull
 from trunkline.queues import QueueConfig
 from trunkline.testing import SimulatedDisk
 
@@ -272,14 +272,35 @@ async def test_a_reset_gives_everything_again_from_there_on(broker: Broker, benc
 
 async def test_records_that_are_removed_from_their_topic_are_counted(broker: Broker, bench: QueueBench) -> None:
     queue = await broker.queues.declare("jobs", bench.config("events"))
-    for n in range(4):
+    for n in range(5):
         await broker.publish("events", b"%d" % n)
+    held = await bench.taker(queue, prefetch=1).wait(1)
     await broker.delete_records("events", 0, 2)
-    assert (await bench.taker(queue).wait(2)).values == [b"2", b"3"]
-    assert queue.statistics().gone == 2
-    await broker.publish("jobs", b"home")
+    assert broker.partition("events", 0).removed_unread == {"queue:jobs": 2}
+    assert (queue.state.ready, queue.statistics().gone) == (3, 1)
+    held.hold.close()
+    taker = await bench.taker(queue).wait(3)
+    assert taker.values == [b"2", b"3", b"4"]
+    assert queue.statistics().gone == 2, "it was given back, and found missing when it was to be given out"
+    taker.hold.close()
     await broker.delete_topic("events")
+    assert (queue.state.ready, queue.statistics().gone) == (0, 5)
+
+
+async def test_what_compaction_takes_is_gone_too(broker: Broker, bench: QueueBench) -> None:
+    settings = {"cleanup.policy": "compact", "segment.bytes": "1024", "min.cleanable.dirty.ratio": "0"}
+    await broker.create_topic("events", settings=settings)
+    queue = await broker.queues.declare("jobs", bench.config("events"))
+    for n in range(30):
+        await broker.publish("events", b"%d" % n + bytes(100), key=b"%d" % (n % 2))
+    before = broker.partition("events", 0).statistics().size_bytes
+    await broker.housekeeping.run_once()
+    assert broker.partition("events", 0).statistics().size_bytes < before
+    taker = bench.taker(queue)
+    while queue.statistics().ready:
+        await bench.rounds(broker)
     await bench.rounds(broker)
-    assert queue.statistics().gone == 2
-    with pytest.raises(UnknownTopic):
-        broker.topic("events")
+    statistics = queue.statistics()
+    assert statistics.gone > 10
+    assert statistics.gone + len(taker.got) == 30
+    assert [sequence for sequence, _, _ in taker.got][-2:] == [28, 29]

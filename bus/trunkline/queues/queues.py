@@ -338,6 +338,14 @@ class Queues:
             partition.readers[queue.reader_name] = queue.needed_from(feed)
         return min((queue.needed_from(feed) for queue in feed.members), default=None)
 
+    def trimmed(self, partition: Partition) -> None:
+        """Records were removed from a partition, whatever queues still wanted of them."""
+        feed = self._feeds.get(partition)
+        if feed is not None:
+            self._context.cache.forget(feed.source)
+            for queue in feed.members:
+                queue.drop_below(feed.source, partition.log_start_offset)
+
     async def make_room(self, partition: Partition, offset: int) -> int:
         """Called before retention removes what is below ``offset``: how far it may go.
 

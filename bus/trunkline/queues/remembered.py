@@ -170,6 +170,14 @@ class RememberedQueue(ABC):
             logger.warning("queue %s: %d records went with their topic", self.name, gone)
         self.changed()
 
+    def drop_below(self, source: int, offset: int) -> None:
+        """Records were removed. Those that consumers hold are theirs to finish with."""
+        gone = self.state.drop_below(source, offset)
+        if gone:
+            self.gone += gone
+            logger.warning("queue %s: %d records were removed from their topic before their time", self.name, gone)
+            self.changed()
+
     @property
     def is_loading(self) -> bool:
         """Records that are there are still being looked at."""
