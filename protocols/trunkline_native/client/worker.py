@@ -35,9 +35,11 @@ Handler = Callable[[QueueRecord], object]
 """An async function, or a plain one, which is run in a thread."""
 
 FailureHandler = Callable[[QueueRecord, Exception, "float | None"], object]
-"""Told of each failure: the record, the error, and in how many seconds it is tried again (None: never)."""
+"""Told of each failure, in the event loop: the record, the error, and in how many seconds it is tried again (None:
+never). It may be async."""
 
 _EXTENSIONS: Final = 3  # of a lock, while it lasts
+_NO_LOCK_S: Final = 10.0  # until it is looked again whether there is one: it may be set while the worker runs
 _LAST_FLUSH_S: Final = 5.0
 
 
@@ -71,7 +73,6 @@ class Worker:
         self._queue = queue
         self._options = options
         self._call = _as_async(handle, options.concurrency)
-        self._on_failure = None if options.on_failure is None else _as_async(options.on_failure, 1)
         self._is_stopping = False
         self._taking = anyio.CancelScope()
         self._changed = anyio.Event()
@@ -125,8 +126,7 @@ class Worker:
         error: Exception | None = None
         try:
             async with anyio.create_task_group() as tasks:
-                if reader.lock_timeout_s:
-                    tasks.start_soon(self._keep_locks, reader)
+                tasks.start_soon(self._keep_locks, reader)
                 try:
                     await self._take_all(reader, tasks)
                 except Exception as failure:
@@ -167,8 +167,9 @@ class Worker:
     async def _keep_locks(self, reader: QueueReader) -> None:
         """Keep records for as long as their handling takes, where the queue would take them back."""
         while True:
-            await anyio.sleep(reader.lock_timeout_s / _EXTENSIONS)
-            reader.extend(list(self._held), reader.lock_timeout_s)
+            await anyio.sleep(reader.lock_timeout_s / _EXTENSIONS or _NO_LOCK_S)
+            if reader.lock_timeout_s:
+                reader.extend(list(self._held), reader.lock_timeout_s)
 
     # -- one record --------------------------------------------------------------------------------
 
@@ -195,9 +196,11 @@ class Worker:
             logger.error("%r failed for good and goes to the dead letters", record, exc_info=error)
         else:
             logger.warning("%r failed and is tried again in %.3g s: %s", record, delay_s, _named(error))
-        if self._on_failure is not None:
+        if self._options.on_failure is not None:
             try:
-                await self._on_failure(record, error, delay_s)
+                told = self._options.on_failure(record, error, delay_s)
+                if inspect.isawaitable(told):
+                    await told
             except Exception:
                 logger.exception("on_failure has failed itself, about %r", record)
         if delay_s is None:
