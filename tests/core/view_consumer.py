@@ -60,4 +60,5 @@ async def main(view: str, url: str, name: str) -> None:
 
 
 if __name__ == "__main__":
-    trio.run(main, *sys.argv[1:])
+    view, url, name = sys.argv[1:]
+    trio.run(main, view, url, name)
