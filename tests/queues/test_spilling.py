@@ -92,7 +92,7 @@ async def test_a_crash_while_spilling_neither_loses_nor_doubles(tmp_path: Path, 
             taker.hold.settle([(0, 5), (6, 33), (34, 60)])
             await bench.durable(taker)
             taker.hold.close()
-            disk.crash_after(random.randint(1, 16))
+            disk.crash_after(random.randint(8, 40))
             for _ in range(3):
                 await broker.housekeeping.run_once()
             disk.cut_power()
