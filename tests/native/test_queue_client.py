@@ -13,6 +13,7 @@ from trunkline.errors import (
     ClientClosed,
     InvalidFilter,
     InvalidSetting,
+    LocalProtocolError,
     QueueExists,
     QueueInUse,
     TrunklineError,
@@ -368,6 +369,16 @@ async def test_opening_a_queue_compares_what_is_said_with_what_is_there(bus: Bus
     assert raised.value.setting == "max.length"
 
 
+async def test_a_queue_is_opened_once_at_a_time(bus: Bus) -> None:
+    queue = bus.queue("emails")
+    async with queue, bus.queue("emails"):
+        with pytest.raises(LocalProtocolError, match="open another one"):
+            async with queue:
+                pass
+    async with queue:
+        pass
+
+
 async def test_opening_may_be_cancelled_and_leaves_nothing_behind(bus: Bus) -> None:
     await fill(bus, "emails", 3)
     await bus.create_queue("emails")
@@ -387,6 +398,8 @@ async def test_opening_may_be_cancelled_and_leaves_nothing_behind(bus: Bus) -> N
 
 
 async def test_what_makes_no_sense_is_refused(bus: Bus) -> None:
+    with pytest.raises(ValueError, match="about sources"):
+        bus.queue("emails", filter="mail.#")
     with pytest.raises(InvalidFilter):
         await bus.create_queue("emails", sources=[QueueSource("jobs", "a/#/b", "mqtt")])
     with pytest.raises(InvalidSetting, match=r"no setting 'max.len'.*max.length"):

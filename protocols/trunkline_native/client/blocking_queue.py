@@ -187,18 +187,18 @@ class BlockingQueue:
         self._owner = owner
         self._queue = queue
         self._auto_ack = auto_ack
-        self._readers: list[BlockingQueueReader] = []
+        self._reader: BlockingQueueReader | None = None
 
     def __enter__(self) -> BlockingQueueReader:
         reader = self._owner._call(self._queue.__aenter__)
-        self._readers.append(BlockingQueueReader(self._owner, reader, auto_ack=self._auto_ack))
-        return self._readers[-1]
+        self._reader = BlockingQueueReader(self._owner, reader, auto_ack=self._auto_ack)
+        return self._reader
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        reader = self._readers.pop()
-
+        reader, self._reader = self._reader, None
+        assert reader is not None
         reader.give_back()
 
         async def leave() -> None:

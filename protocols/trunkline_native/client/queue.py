@@ -8,6 +8,7 @@ from datetime import datetime
 from types import TracebackType
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from trunkline.errors import LocalProtocolError
 from trunkline_native.client.consumption import ConsumptionTable
 from trunkline_native.client.content import Content, Headers
 from trunkline_native.client.dead_letters import DeadLetter, list_dead_letters, remove_dead_letters
@@ -58,21 +59,28 @@ class Queue:
         self._sources = sources
         self._settings = settings
         self._options = options
-        self._readers: list[QueueReader] = []
+        self._reader: QueueReader | None = None
 
     # -- consuming ---------------------------------------------------------------------------------
 
     async def __aenter__(self) -> QueueReader:
-        await self._admin.create(self.name, self._sources, self._settings, attach=True)
-        reader = QueueReader(self._table, self.name, self._options)
-        await reader.__aenter__()
-        self._readers.append(reader)
+        if self._reader is not None:
+            raise LocalProtocolError(f"this is consuming queue {self.name} already; open another one: bus.queue(...)")
+        reader = self._reader = QueueReader(self._table, self.name, self._options)
+        try:
+            await self._admin.create(self.name, self._sources, self._settings, attach=True)
+            await reader.__aenter__()
+        except BaseException:
+            self._reader = None
+            raise
         return reader
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._readers.pop().__aexit__(kind, error, trace)
+        reader, self._reader = self._reader, None
+        assert reader is not None
+        await reader.__aexit__(kind, error, trace)
 
     # -- publishing --------------------------------------------------------------------------------
 

@@ -41,6 +41,8 @@ _PEEKED_AT_A_TIME = 1000
 def source_list(sources: Sources | None, filter: str, start: str) -> list[QueueSource] | None:
     """What ``sources``, ``filter`` and ``start`` of a call mean together; None: nothing was said of sources."""
     if sources is None:
+        if filter != "#" or start != "latest":
+            raise ValueError("filter and start are about sources, and there are none; name them")
         return None
     given: Iterable[str | QueueSource] = [sources] if isinstance(sources, (str, QueueSource)) else sources
     return [
