@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import trio
 from trio.testing import MockClock
 
 from trunkline import Broker, open_broker
@@ -156,6 +157,21 @@ async def test_declaring_again_must_agree_and_altering_lasts(tmp_path: Path, ben
         await broker.queues.alter("jobs", max_length=7)
     async with open_broker(tmp_path) as broker:
         assert broker.queues.get("jobs").config.max_length == 7
+
+
+async def test_many_may_declare_at_once(tmp_path: Path) -> None:
+    async with open_broker(tmp_path) as broker:
+        found = []
+
+        async def declare(name: str) -> None:
+            found.append(await broker.queues.declare(name))
+
+        async with trio.open_nursery() as nursery:
+            for number in range(60):
+                nursery.start_soon(declare, f"jobs-{number % 20}")
+        assert len({queue.id for queue in found}) == 20 == len({id(queue) for queue in found})
+    async with open_broker(tmp_path) as broker:
+        assert len(broker.queues) == 20
 
 
 async def test_new_filters_count_from_when_they_are_set_also_after_a_restart(tmp_path: Path, bench: QueueBench) -> None:
