@@ -38,7 +38,8 @@ class Contents(Entries):
     def lowest_live(self, source: int) -> int | None:
         """The lowest offset of ``source`` that has a live entry; None if there is none.
 
-        While chunks have not been in memory since a restart, it may be too low, never too high.
+        While chunks have not been in memory since a restart, it may be too low, never too high. What is leased of
+        records that are gone (:meth:`drop_below`) need not count.
         """
         found = [span.offset for entries in self._maps() for span in entries if span.source == source]
         for level in self._order:
