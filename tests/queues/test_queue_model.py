@@ -24,7 +24,7 @@ from trunkline.queues import Block, Consumption, Queue, QueueConfig, QueueConsum
 from trunkline.records import encode
 from trunkline.testing import SimulatedDisk
 
-EXAMPLES = int(os.environ.get("TRUNKLINE_MODEL_EXAMPLES", "25"))
+EXAMPLES = int(os.environ.get("TRUNKLINE_MODEL_EXAMPLES", "80"))
 READY, DONE, DEAD, DELAYED = "ready", "done", "dead", "delayed"
 
 Step = tuple[str, int, int]
