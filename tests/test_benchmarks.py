@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -83,6 +84,28 @@ def test_native_groups_counts_every_record(trunkline_broker: BackgroundBroker, a
 def test_native_queue_counts_every_record(trunkline_broker: BackgroundBroker, mode: str) -> None:
     found = figures("native_queue.py", mode, trunkline_broker, "--count", "500", "--batch", "50", "--conns", "2")
     assert found["records"] == 500
+
+
+@pytest.mark.parametrize(
+    ("server", "program", "rows"),
+    [
+        ("trunkline", None, 4),
+        ("redis", "redis-server", 2),
+        ("redis-fsync", "redis-server", 1),
+        ("nats", "nats-server", 2),
+        pytest.param("rabbitmq", "rabbitmq-server", 4, marks=pytest.mark.slow),
+    ],
+)
+def test_views_counts_every_record(server: str, program: str | None, rows: int, tmp_path: Path) -> None:
+    if program is not None and not shutil.which(program, path=os.environ["PATH"] + ":/usr/sbin"):
+        pytest.skip(f"{program} is not installed")
+    lines = tmp_path / "figures.jsonl"
+    scale = ["--reps", "1", "--scale", "0.00005", "--dir", str(tmp_path), "--json", str(lines)]
+    out = run("views.py", "--only", server, *scale)
+    found = [json.loads(line) for line in lines.read_text().splitlines()]
+    assert [line.get("records", line.get("msgs")) for line in found] == [500] * rows
+    assert out.count("\n| ") == rows + 1
+    assert [path.name for path in tmp_path.iterdir()] == ["figures.jsonl"]
 
 
 def test_queue_state_measures_each_case() -> None:
