@@ -116,6 +116,22 @@ async def test_records_that_nobody_saw_do_not_count_as_delivered(bus: Bus) -> No
         assert [job.deliveries for job in await take(jobs, 5)] == [1, 0, 0, 0, 0]
 
 
+async def test_a_program_that_is_cancelled_still_says_what_it_is_done_with(broker: RestartableBroker, bus: Bus) -> None:
+    await fill(bus, "emails", 5)
+
+    async def work() -> None:
+        async with connect(broker.url) as own, own.queue("emails") as jobs:
+            first, _ = await take(jobs, 2)
+            first.ack()
+            tasks.cancel_scope.cancel()
+            await anyio.sleep_forever()
+
+    async with anyio.create_task_group() as tasks:
+        tasks.start_soon(work)
+    await wait_ready(bus, "emails", 4)
+    assert [entry.deliveries for entry in await bus.queue("emails").peek()] == [1, 0, 0, 0]
+
+
 async def test_sources_filters_and_headers_choose_what_a_queue_takes(bus: Bus) -> None:
     for topic in ("jobs", "more"):
         await bus.create_topic(topic)

@@ -11,7 +11,7 @@ import logging
 from collections import deque
 from collections.abc import AsyncIterator, Iterable, Iterator
 from types import TracebackType
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 import anyio
 import anyio.lowlevel
@@ -26,6 +26,8 @@ from trunkline_native.queue_frames import Consume, Consuming, decode_runs
 __all__ = ["ConsumeOptions", "QueueReader"]
 
 logger = logging.getLogger("trunkline_native.client")
+
+_LEAVE_S: Final = 1.0  # for a few bytes to get into the socket's buffer
 
 
 class ConsumeOptions(NamedTuple):
@@ -275,9 +277,18 @@ class QueueReader(AsyncIterator[QueueRecord]):
             except TrunklineError as lost:
                 logger.info("%s", lost)
             except BaseException:
-                self.close()
+                await self._leave()
                 raise
-        await self.aclose()
+        await self._leave()
+
+    async def _leave(self) -> None:
+        """Say what there is left to say, also when cancelled: the client may be about to end."""
+        consumption = self._consumption
+        self.close()
+        if consumption is not None:
+            with anyio.move_on_after(_LEAVE_S, shield=True):
+                await consumption.session.wait_sent()
+        await anyio.lowlevel.checkpoint()
 
 
 def _each(records: QueueRecord | Iterable[QueueRecord]) -> Iterable[QueueRecord]:

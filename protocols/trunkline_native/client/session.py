@@ -107,6 +107,9 @@ class Session:
         self._outbound: list[bytes] = []
         self._late: list[Callable[[], None]] = []
         self._has_outbound = anyio.Event()
+        self._is_sending = False
+        self._is_over = False
+        self._sent_all = anyio.Event()
         self._last_word = ""
 
     # -- hello -------------------------------------------------------------------------------------
@@ -145,6 +148,12 @@ class Session:
         """Call ``function`` when bytes are about to leave: it writes what was collected until then, many in one."""
         self._late.append(function)
         self._has_outbound.set()
+
+    async def wait_sent(self) -> None:
+        """Wait until all that was written is on its way, or the session is over."""
+        while (self._outbound or self._late or self._is_sending) and not self._is_over:
+            self._sent_all = anyio.Event()
+            await self._sent_all.wait()
 
     def call(self, make: Callable[[int], Header], outcome: Outcome, body: bytes = b"") -> None:
         """Send a request; ``make`` is given its id."""
@@ -209,7 +218,10 @@ class Session:
                 function()
             parts, self._outbound = self._outbound, []
             if parts:
+                self._is_sending = True
                 await self._stream.send(b"".join(parts))
+                self._is_sending = False
+            self._sent_all.set()
 
     async def _watch(self) -> None:
         """Ping before the server finds us idle; end the connection when an answer is overdue."""
@@ -228,6 +240,8 @@ class Session:
 
     def end(self, error: TrunklineError) -> None:
         """The connection is over: calls fail; batches that were sent are the producer's business."""
+        self._is_over = True
+        self._sent_all.set()
         calls, self._calls = self._calls, {}
         self._sent.clear()
         for call in calls.values():
