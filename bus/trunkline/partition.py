@@ -30,7 +30,7 @@ from trunkline.pending import AppendReceiver, Pending
 from trunkline.producers import ProducerTable
 from trunkline.readable import TailListener
 from trunkline.records import EMPTY_HEADERS, BatchBuilder, BatchHeader, assign, iter_headers
-from trunkline.saved_state import decode_state, encode_state
+from trunkline.saved_state import StateSaver, decode_state, encode_state
 from trunkline.validation import check_key, check_new_batch, check_size
 
 if TYPE_CHECKING:
@@ -45,9 +45,6 @@ Buffer = bytes | bytearray | memoryview
 
 _RECORD_OVERHEAD = 40  # varints, attributes and count around one record: at most this many bytes
 _RECOVERY_READ_BYTES = 1024 * 1024
-STATE_INTERVAL_BYTES = 64 * 1024 * 1024
-"""Producer state is saved after so many appended bytes, which bounds what is read at start."""
-
 FLUSH_INTERVAL_BYTES = 16 * 1024 * 1024
 """With ``durability=os`` a log is flushed after so many bytes all the same."""
 
@@ -86,15 +83,13 @@ class Partition(MaintainedPartition):
     __slots__ = (
         "_builder",
         "_is_full",
-        "_is_saving",
         "_is_staged",
         "_limit_bytes",
         "_needs_keys",
         "_now_ms",
         "_producers",
         "_rounds",
-        "_saved_bytes",
-        "_saved_state",
+        "_saver",
         "_spawn",
         "_staged",
         "_uncommitted",
@@ -141,10 +136,8 @@ class Partition(MaintainedPartition):
         self._limit_bytes = 0  # of a batch, as of when the builder was opened; -1: each record has a gate to pass
         self._is_staged = False
         self._is_full = False
-        self._is_saving = False
-        self._saved_bytes = 0
         self._unflushed_bytes = 0  # with durability=os
-        self._saved_state: SavedState | None = None
+        self._saver = StateSaver(log, self._encode_state, spawn, self._wake_waiting)
 
     # -- opening -----------------------------------------------------------------------------------
 
@@ -374,7 +367,7 @@ class Partition(MaintainedPartition):
         self._staged.clear()
         self.next_offset = self.log_end_offset
         self._producers.forget_from(self.log_end_offset)
-        self._saved_state = None
+        self._saver.forget()
         self._rounds.unacknowledged_bytes -= sum(len(pending.batch) for pending in rejected)
         for pending in rejected:
             pending.fail(error)
@@ -401,35 +394,16 @@ class Partition(MaintainedPartition):
         assert done[0].base_offset == base_offset, "batches commit in order and without gaps"
         self.high_watermark = done[-1].next_offset
         self._rounds.unacknowledged_bytes -= freed
-        self._saved_bytes += freed
         for pending in done:
             pending.acknowledge()
         self._wake_waiting()
         if self._listeners:
             batches = [pending.batch for pending in done]
             self._tell_listeners(base_offset, batches)
-        self._save_producers()
-
-    def _save_producers(self) -> None:
-        """Save the producers' state now and then; it is written once what it speaks of is durable."""
-        if self._saved_state is not None:
-            if self._saved_state.offset <= self.high_watermark and not self._is_saving:
-                self._is_saving = True
-                self._spawn(self._save_state, self._saved_state)
-                self._saved_state = None
-        elif self._saved_bytes >= STATE_INTERVAL_BYTES:
-            self._saved_bytes = 0
-            self._saved_state = SavedState(self.next_offset, self._encode_state())
+        self._saver.committed(freed, self.high_watermark, self.next_offset)
 
     def _encode_state(self) -> bytes:
         return encode_state(self.cleaned_offset, self._producers)
-
-    async def _save_state(self, state: SavedState) -> None:
-        try:
-            await trio.to_thread.run_sync(self.log.save_state, state)
-        finally:
-            self._is_saving = False
-            self._wake_waiting()
 
     def stop(self, reason: Exception) -> None:
         """The log failed: take no more writes until it is opened again; fail everything unacknowledged."""
@@ -468,7 +442,7 @@ class Partition(MaintainedPartition):
     def note_cleaned(self, offset: int) -> None:
         """The log was compacted up to ``offset``; it is saved with the next state."""
         self.cleaned_offset = offset
-        self._saved_bytes = STATE_INTERVAL_BYTES
+        self._saver.save_soon()
 
     async def wait_idle(self) -> None:
         """Wait until nothing staged is unanswered; call it after ``refuse``."""
@@ -522,7 +496,7 @@ class Partition(MaintainedPartition):
     def is_idle(self) -> bool:
         """Nothing is staged or on its way to the disk."""
         is_staged = self._builder is not None or self._staged
-        is_busy = self._is_writing or self._is_saving or self._stop_beside is not None
+        is_busy = self._is_writing or self._saver.is_saving or self._stop_beside is not None
         return not (is_staged or self.is_flushing or is_busy)
 
     def statistics(self) -> PartitionStatistics:

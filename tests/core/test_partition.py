@@ -434,7 +434,7 @@ def test_a_repeat_is_recognised_after_a_restart(make_bench: Callable[..., Partit
 def test_only_batches_after_the_saved_state_are_read_at_start(
     make_bench: Callable[..., PartitionBench], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trunkline.partition.STATE_INTERVAL_BYTES", 1)
+    monkeypatch.setattr("trunkline.saved_state.STATE_INTERVAL_BYTES", 1)
     bench = make_bench()
     for sequence in range(6):
         bench.stage_batch(b"%d" % sequence, producer_id=1, producer_epoch=0, base_sequence=sequence)
@@ -454,7 +454,7 @@ def test_only_batches_after_the_saved_state_are_read_at_start(
 def test_saved_state_speaks_only_of_what_is_durable(
     make_bench: Callable[..., PartitionBench], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trunkline.partition.STATE_INTERVAL_BYTES", 1)
+    monkeypatch.setattr("trunkline.saved_state.STATE_INTERVAL_BYTES", 1)
     bench = make_bench()
     bench.stage_batch(b"0", producer_id=1, producer_epoch=0, base_sequence=0)
     bench.round()
@@ -471,7 +471,7 @@ def test_saved_state_speaks_only_of_what_is_durable(
 async def test_state_is_not_saved_twice_at_a_time_nor_while_the_log_is_closed(
     make_bench: Callable[..., PartitionBench], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trunkline.partition.STATE_INTERVAL_BYTES", 1)
+    monkeypatch.setattr("trunkline.saved_state.STATE_INTERVAL_BYTES", 1)
     bench = make_bench()
     bench.store.hold("save_state")
     async with trio.open_nursery() as nursery:
