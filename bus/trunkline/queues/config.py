@@ -18,7 +18,8 @@ from typing import Any, Final, Literal
 
 import msgspec
 
-from trunkline.errors import InvalidSetting
+from trunkline.catalog import INTERNAL_PREFIX
+from trunkline.errors import InvalidSetting, InvalidTopicName
 from trunkline.filters import RecordFilter
 from trunkline.settings import check_topic_name
 
@@ -92,9 +93,32 @@ class QueueConfig(msgspec.Struct, frozen=True, omit_defaults=True):
         for source in self.sources:
             check_topic_name(source.topic)
             source.filter.check()
-        if self.dead_letter_topic:
-            check_topic_name(self.dead_letter_topic)
+        self._check_dead_letters(name)
         return self
+
+    def _check_dead_letters(self, name: str) -> None:
+        """What cannot be copied stays for ever, and what comes back at once is never done with."""
+        topic = self.dead_letters_of(name)
+        if not topic:
+            return
+        try:
+            check_topic_name(topic)
+        except InvalidTopicName as error:
+            raise InvalidSetting(
+                f"queue {name}: its dead letters have no place; set dead_letter_topic: {error}",
+                setting="dead_letter_topic",
+            ) from None
+        if topic.startswith(INTERNAL_PREFIX):
+            raise InvalidSetting(
+                f"queue {name}: dead_letter_topic {topic} is one of the broker's own", setting="dead_letter_topic"
+            )
+        is_cut = self.overflow == "drop-head" and max(self.max_length, self.max_length_bytes) >= 0
+        if (is_cut or not self.ttl_ms) and topic in (name, *(source.topic for source in self.sources)):
+            raise InvalidSetting(
+                f"queue {name} takes records from {topic}: what it drops would come back at once, for ever; "
+                "use another dead_letter_topic",
+                setting="dead_letter_topic",
+            )
 
     def difference(self, other: QueueConfig) -> str | None:
         """The name of a setting in which another one asks for something else; None if there is none."""

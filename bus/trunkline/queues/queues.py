@@ -180,7 +180,7 @@ class Queues:
                         setting=setting,
                     )
                 return queue
-            return await self._make(name, config or DEFAULTS)
+            return await self._make(name, DEFAULTS.check(name) if config is None else config)
 
     @asynccontextmanager
     async def _holding(self, name: str) -> AsyncIterator[None]:
