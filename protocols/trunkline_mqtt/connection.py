@@ -15,11 +15,12 @@ A client of MQTT 5.0 is told why the connection ends: in CONNACK if it was not a
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from trunkline.door import Transport
-from trunkline.errors import RemoteProtocolError
+from trunkline.errors import RemoteProtocolError, TrunklineError
 from trunkline_mqtt.bridge import headers_block
 from trunkline_mqtt.decoder import Decoder
 from trunkline_mqtt.encoder import PINGRESP, encode
@@ -47,7 +48,8 @@ from trunkline_mqtt.packets import (
 from trunkline_mqtt.publishing import PublishingConnection, reason_properties
 from trunkline_mqtt.reasons import RETURN_CODES, Reason
 from trunkline_mqtt.session import Session
-from trunkline_mqtt.terms import agree
+from trunkline_mqtt.stored_session import StoredSession, session_name
+from trunkline_mqtt.terms import Terms, agree, limit_expiry
 from trunkline_mqtt.wills import PendingWill
 
 if TYPE_CHECKING:
@@ -61,6 +63,9 @@ CONNECT_BYTES: Final = 16 * 1024
 """Largest CONNECT: who is not known yet gets little memory. The largest part of a real one is a password or a will."""
 
 
+AnySession = Session | StoredSession
+
+
 class MqttConnection(PublishingConnection):
     """The server's side of one connection."""
 
@@ -69,8 +74,8 @@ class MqttConnection(PublishingConnection):
     def __init__(self, server: MqttServer, transport: Transport) -> None:
         super().__init__(server, transport)
         self._decoder = Decoder(min(CONNECT_BYTES, server.settings.max_packet_bytes), server.topic_names)
-        self._session: Session | None = None
-        self._session_expiry_s = 0
+        self._session: AnySession | None = None
+        self._session_expiry_s: float = 0
         self._will: Will | None = None
 
     def receive_data(self, data: bytes) -> None:
@@ -126,16 +131,36 @@ class MqttConnection(PublishingConnection):
         older = server.clients.get(terms.client_id)
         if older is not None:
             older.taken_over(self._transport.peer)
-        server.wills.session_ended(terms.client_id)
+        try:
+            session = self._open_session(packet, terms)
+        except TrunklineError as error:  # sessions are not known, or no more; or what is stored of this one is damaged
+            raise malformed("CONNECT", str(error), "3.1.4", "3.1.4", Reason.SERVER_UNAVAILABLE) from error
+        is_present = isinstance(session, StoredSession) and session.is_resumed
+        if is_present:
+            server.wills.session_resumed(terms.client_id)
+        else:
+            server.wills.session_ended(terms.client_id)
         server.clients[terms.client_id] = self
         self._greeted(terms)
-        self._session = Session(server, self._transport, terms)
+        self._session = session
         self._will = packet.will
-        self._session_expiry_s = 0  # whatever was asked for; CONNACK says so
+        self._session_expiry_s = math.inf if terms.session_expiry_s is None else terms.session_expiry_s
         self._decoder.max_packet_bytes = server.settings.max_packet_bytes
         self._transport.idle_timeout_s = terms.idle_timeout_s
         self._transport.established()
-        self._transport.write(encode(Connack(Reason.SUCCESS, False, terms.properties), terms.level))
+        is_told = is_present and terms.level != MQTT_3_1  # there the byte is reserved
+        self._transport.write(encode(Connack(Reason.SUCCESS, is_told, terms.properties), terms.level))
+        session.resume()
+
+    def _open_session(self, packet: Connect, terms: Terms) -> AnySession:
+        """The client's session: what is stored of it, a new one that will be, or one for this connection."""
+        sessions, name = self._server.sessions, session_name(terms.client_id)
+        if sessions is not None and (terms.session_expiry_s != 0 or (not packet.clean_start and name in sessions)):
+            expires_s = None if terms.session_expiry_s is None else float(terms.session_expiry_s)
+            return StoredSession(self._server, self._transport, terms, fresh=packet.clean_start, expires_s=expires_s)
+        if sessions is not None:
+            sessions.delete(name)
+        return Session(self._server, self._transport, terms)
 
     def _check_will(self, will: Will | None) -> None:
         if will is None:
@@ -151,7 +176,7 @@ class MqttConnection(PublishingConnection):
 
     # -- requests ----------------------------------------------------------------------------------
 
-    def _subscribe(self, session: Session, packet: Subscribe) -> None:
+    def _subscribe(self, session: AnySession, packet: Subscribe) -> None:
         identifiers = packet.properties.subscription_identifiers
         identifier = identifiers[0] if identifiers else 0
         codes = tuple([session.subscribe(entry, identifier) for entry in packet.filters])
@@ -160,32 +185,36 @@ class MqttConnection(PublishingConnection):
             if level == MQTT_3_1:
                 raise malformed("SUBSCRIBE", "is refused, which MQTT 3.1 has no words for", "3.9.3", None)
             codes = tuple([min(code, Reason.UNSPECIFIED_ERROR) for code in codes])
-        self._transport.write(encode(Suback(packet.packet_id, codes), level))
+        session.answer(encode(Suback(packet.packet_id, codes), level))
         session.resume()  # with what is retained
 
-    def _unsubscribe(self, session: Session, packet: Unsubscribe) -> None:
+    def _unsubscribe(self, session: AnySession, packet: Unsubscribe) -> None:
         codes = tuple([session.unsubscribe(topic_filter) for topic_filter in packet.filters])
-        self._transport.write(encode(Unsuback(packet.packet_id, codes), self._terms.level))
+        session.answer(encode(Unsuback(packet.packet_id, codes), self._terms.level))
 
-    def _pubrec(self, session: Session, packet: Pubrec) -> None:
+    def _pubrec(self, session: AnySession, packet: Pubrec) -> None:
         session.received(packet.packet_id, packet.reason_code)
 
-    def _released(self, session: Session, packet: Pubrel) -> None:
+    def _released(self, session: AnySession, packet: Pubrel) -> None:
         self._pubrel(packet.packet_id)
 
-    def _pubcomp(self, session: Session, packet: Pubcomp) -> None:
+    def _pubcomp(self, session: AnySession, packet: Pubcomp) -> None:
         session.completed(packet.packet_id)
 
-    def _pingreq(self, session: Session, packet: Pingreq) -> None:
+    def _pingreq(self, session: AnySession, packet: Pingreq) -> None:
         self._transport.write(PINGRESP)
 
-    def _auth(self, session: Session, packet: Auth) -> None:
+    def _auth(self, session: AnySession, packet: Auth) -> None:
         raise self._wrong("AUTH", "came, but CONNECT named no authentication method", "4.12")
 
-    def _disconnect(self, session: Session, packet: Disconnect) -> None:
+    def _disconnect(self, session: AnySession, packet: Disconnect) -> None:
         expiry = packet.properties.session_expiry_s
         if expiry and not self._session_expiry_s:
             raise self._wrong("DISCONNECT, session expiry interval", "is set, but was 0 in CONNECT", "3.14.2.2.2")
+        if expiry is not None and isinstance(session, StoredSession):
+            limited = limit_expiry(expiry, self._server.settings)
+            self._session_expiry_s = math.inf if limited is None else limited
+            session.set_expiry(limited)
         if packet.reason_code == Reason.SUCCESS:
             self._will = None
         self._end()
@@ -242,7 +271,7 @@ def pending_will(client_id: str, will: Will) -> PendingWill:
     return PendingWill(will.topic.encode(), will.payload, headers, will.properties.will_delay_s or 0)
 
 
-_HANDLERS: Final[dict[type[Packet], Callable[[MqttConnection, Session, Any], None]]] = {
+_HANDLERS: Final[dict[type[Packet], Callable[[MqttConnection, AnySession, Any], None]]] = {
     Subscribe: MqttConnection._subscribe,
     Unsubscribe: MqttConnection._unsubscribe,
     Pingreq: MqttConnection._pingreq,

@@ -27,6 +27,8 @@ import logging
 from collections.abc import Callable
 from typing import Final
 
+import msgspec
+
 from trunkline.errors import BrokerClosing, OffsetOutOfRange, TrunklineError
 from trunkline.partition import Partition
 from trunkline.records import Header, Record, decode_all, encode_headers, iter_headers
@@ -57,7 +59,7 @@ class RetainedEntry:
 
     Attributes:
       offset: of its copy; -1 until that is committed.
-      record: as it was in the log, until then.
+      record: as it was in the log, but for the offset (-1), until then.
       expires_ms: as in the record; 0: never.
       is_current: no later message has taken its place.
     """
@@ -72,11 +74,15 @@ class RetainedEntry:
 
 
 class RetainedView:
-    """All of them; a listener of the log's partitions. Belongs to the broker's thread."""
+    """All of them; a listener of the log's partitions. Belongs to the broker's thread.
+
+    Attributes:
+      copies: where they are kept.
+    """
 
     def __init__(self, log: Topic, copies: Topic, now_ms: Callable[[], int]) -> None:
         self._log = log
-        self._copies: Partition = copies.partitions[0]
+        self.copies: Partition = copies.partitions[0]
         self._now_ms = now_ms
         self._index: RetainedIndex[RetainedEntry] = RetainedIndex()
         self._positions = [0] * len(log.partitions)
@@ -100,7 +106,7 @@ class RetainedView:
         self._write_positions()
 
     async def _replay(self) -> None:
-        copies = self._copies
+        copies = self.copies
         offset = copies.log_start_offset
         while offset < copies.high_watermark:
             batches = await copies.read(offset, _READ_BYTES)
@@ -167,7 +173,7 @@ class RetainedView:
     def _retain(self, partition: Partition, topic: str, record: Record) -> None:
         source: Header = (SOURCE_HEADER, b"%d:%d" % (partition.index, record.offset))
         if record.value:
-            entry = RetainedEntry(-1, record, _expires(record))
+            entry = RetainedEntry(-1, msgspec.structs.replace(record, offset=-1), _expires(record))
             previous = self._index.set(topic, entry)
         else:
             entry = None
@@ -184,7 +190,7 @@ class RetainedView:
         """Stage a copy, or its removal."""
         record = None if entry is None else entry.record
         try:
-            self._copies.stage_record(
+            self.copies.stage_record(
                 self._now_ms() if record is None else record.timestamp,
                 topic.encode(),
                 None if record is None else record.value,
@@ -219,7 +225,7 @@ class RetainedView:
             return
         for index, position in enumerate(self._positions):
             try:
-                self._copies.stage_record(self._now_ms(), b"\0%d" % index, b"%d" % position)
+                self.copies.stage_record(self._now_ms(), b"\0%d" % index, b"%d" % position)
             except TrunklineError:  # the next one will do
                 return
 
@@ -229,7 +235,7 @@ class RetainedView:
         """The messages that a filter matches, as of now; None if there are none."""
         now = self._now_ms()
         found = [entry for entry in self._index.match(topic_filter) if not 0 < entry.expires_ms <= now]
-        return RetainedSnapshot(self._copies, found) if found else None
+        return RetainedSnapshot(self.copies, found) if found else None
 
 
 class RetainedSnapshot:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from trunkline.errors import TrunklineError
-from trunkline_mqtt.bridge import message_of
+from trunkline.records import Record
 from trunkline_mqtt.retained import NeedsRead, RetainedSnapshot
 from trunkline_mqtt.sender import Sender
 
@@ -24,17 +24,21 @@ class RetainedFeed:
     """What is still to be sent; it shares the client's window with what comes live.
 
     Args:
+      send: sends one, as the option of its subscription says.
       resume: called when it can go on after a wait for the disk; calls ``go_on`` in turn if there is room.
     """
 
-    __slots__ = ("_is_closed", "_is_reading", "_resume", "_sender", "_server", "_snapshots")
+    __slots__ = ("_is_closed", "_is_reading", "_resume", "_send", "_sender", "_server", "_snapshots")
 
-    def __init__(self, server: MqttServer, sender: Sender, resume: Callable[[], None]) -> None:
+    def __init__(
+        self, server: MqttServer, sender: Sender, send: Callable[[Record, int], None], resume: Callable[[], None]
+    ) -> None:
         self._server = server
         self._sender = sender
         self._snapshots: deque[tuple[RetainedSnapshot, int]] = deque()
         self._is_reading = False
         self._is_closed = False
+        self._send = send
         self._resume = resume
 
     @property
@@ -65,9 +69,8 @@ class RetainedFeed:
                 assert self._server.spawn is not None
                 self._server.spawn(self._read, snapshot)
             else:
-                message = message_of(record)
                 self._server.delivered += 1
-                self._sender.send(message, [option], is_retained=True, now_ms=self._server.now_ms())
+                self._send(record, option)
 
     async def _read(self, snapshot: RetainedSnapshot) -> None:
         """The pages are not cached: read in a worker, then go on."""

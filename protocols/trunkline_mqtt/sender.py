@@ -13,21 +13,24 @@ RETAIN_AS_PUBLISHED, and from bit 8 on the subscription identifier, 0 for none.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
+
+import msgspec
 
 from trunkline.door import Transport
 from trunkline.errors import RemoteProtocolError
 from trunkline_mqtt.encoder import encode, variable_integer
 from trunkline_mqtt.fields import malformed
 from trunkline_mqtt.message import OutgoingMessage
-from trunkline_mqtt.packets import MQTT_5, Publish, Pubrel, Subscription
+from trunkline_mqtt.packets import MQTT_3_1_1, MQTT_5, Publish, Pubrel, Subscription
 from trunkline_mqtt.reasons import Reason
 from trunkline_mqtt.terms import Terms
 
 if TYPE_CHECKING:
     from trunkline_mqtt.server import MqttServer
 
-__all__ = ["JOINED_PAYLOAD_BYTES", "NO_LOCAL", "RETAIN_AS_PUBLISHED", "Sender", "option_of"]
+__all__ = ["FAILED", "JOINED_PAYLOAD_BYTES", "NO_LOCAL", "RETAIN_AS_PUBLISHED", "RELEASED", "Sender", "option_of"]
 
 MAX_PACKET_ID: Final = 65_535
 
@@ -35,11 +38,11 @@ NO_LOCAL: Final = 0x04
 RETAIN_AS_PUBLISHED: Final = 0x08
 _IDENTIFIER: Final = 8
 
-_RELEASED: Final = 3
+RELEASED: Final = 3
 
 JOINED_PAYLOAD_BYTES: Final = 4096  # up to here a copy for each subscriber costs less than a second write
 
-_FAILED: Final = 0x80  # reason codes from here on, MQTT 5.0, 2.4
+FAILED: Final = 0x80  # reason codes from here on, MQTT 5.0, 2.4
 
 _SHORTEST_ALIASED: Final = 4  # bytes of topic; an alias takes three
 
@@ -55,16 +58,23 @@ def option_of(subscription: Subscription, identifier: int) -> int:
 
 
 class Sender:
-    """Sends messages to one client, and hears what becomes of them."""
+    """Sends messages to one client, and hears what becomes of them.
+
+    Args:
+      write: takes the packets; None: the transport.
+    """
 
     __slots__ = (
         "_aliases", "_client", "_last_packet_id", "_max_aliases", "_max_inflight", "_max_packet_bytes", "_server",
-        "_transport", "in_flight", "is_v5",
+        "_transport", "_write", "in_flight", "is_v5",
     )  # fmt: skip
 
-    def __init__(self, server: MqttServer, transport: Transport, terms: Terms) -> None:
+    def __init__(
+        self, server: MqttServer, transport: Transport, terms: Terms, write: Callable[[bytes], None] | None = None
+    ) -> None:
         self._server = server
         self._transport = transport
+        self._write = write or transport.write
         self._client = terms.client_id.encode()
         self._max_inflight = terms.max_inflight
         self._max_packet_bytes = terms.max_packet_bytes
@@ -93,7 +103,7 @@ class Sender:
         One that never acknowledges, but subscribes anew again and again, is cut off.
         """
         if not qos:
-            self._transport.write(message.qos_0())
+            self._write(message.qos_0())
             return 0
         packet_id = self.take_packet_id(qos)
         payload = message.payload
@@ -101,12 +111,12 @@ class Sender:
             return 0
         if qos == 2:
             publish = Publish(message.topic.decode(), payload, 2, packet_id=packet_id)
-            self._transport.write(encode(publish))
+            self._write(encode(publish))
         elif len(payload) <= JOINED_PAYLOAD_BYTES:
-            self._transport.write(message.qos_1_head() + packet_id.to_bytes(2) + payload)
+            self._write(message.qos_1_head() + packet_id.to_bytes(2) + payload)
         else:
-            self._transport.write(message.qos_1_head() + packet_id.to_bytes(2))
-            self._transport.write(payload)
+            self._write(message.qos_1_head() + packet_id.to_bytes(2))
+            self._write(payload)
         return packet_id
 
     def send(self, message: OutgoingMessage, options: list[int], *, is_retained: bool = False, now_ms: int) -> int:
@@ -144,7 +154,7 @@ class Sender:
         packet_id = self.take_packet_id(qos) if qos else 0
         if packet_id or not qos:
             publish = Publish(message.topic.decode(), message.payload, qos, retain=True, packet_id=packet_id)
-            self._transport.write(encode(publish))
+            self._write(encode(publish))
         return packet_id
 
     def _send_5(self, message: OutgoingMessage, qos: int, is_flagged: bool, extra: bytes) -> int:
@@ -169,10 +179,10 @@ class Sender:
         if qos:
             self._write_parts(head, packet_id, tail)
         elif len(tail) <= JOINED_PAYLOAD_BYTES:
-            self._transport.write(head + tail)
+            self._write(head + tail)
         else:
-            self._transport.write(head)
-            self._transport.write(tail)
+            self._write(head)
+            self._write(tail)
         return packet_id
 
     def _alias_for(self, topic: bytes) -> int:
@@ -184,10 +194,10 @@ class Sender:
 
     def _write_parts(self, head: bytes, packet_id: int, tail: bytes) -> None:
         if len(tail) <= JOINED_PAYLOAD_BYTES:
-            self._transport.write(head + packet_id.to_bytes(2) + tail)
+            self._write(head + packet_id.to_bytes(2) + tail)
         else:
-            self._transport.write(head + packet_id.to_bytes(2))
-            self._transport.write(tail)
+            self._write(head + packet_id.to_bytes(2))
+            self._write(tail)
 
     def take_packet_id(self, qos: int) -> int:
         """An identifier that is not in flight, which it is from now on; 0 if there is none, and the end."""
@@ -212,22 +222,47 @@ class Sender:
             raise self._mixed_up("PUBACK", packet_id)
         return phase == 1
 
-    def received(self, packet_id: int, code: int) -> bool:
-        """PUBREC: release the message, or be done with it if the client refused it; True if it was in flight."""
+    def received(self, packet_id: int, code: int) -> int:
+        """PUBREC: the message's phase now; 0: done with, as the client refused it, or never in flight.
+
+        Whoever calls answers with ``release``, unless the client refused it.
+        """
         phase = self.in_flight.get(packet_id, 0)
         if phase == 1:
             raise self._mixed_up("PUBREC", packet_id)
-        if code >= _FAILED:
+        if code >= FAILED:
             self.in_flight.pop(packet_id, None)
-            return phase > 0
+            return 0
         if phase:
-            self.in_flight[packet_id] = _RELEASED
-        self.release(packet_id, 0 if phase else Reason.PACKET_IDENTIFIER_NOT_FOUND)
-        return phase > 0
+            self.in_flight[packet_id] = RELEASED
+        return RELEASED if phase else 0
 
-    def release(self, packet_id: int, code: int = 0) -> None:
-        """Send PUBREL."""
-        self._transport.write(encode(Pubrel(packet_id, code), MQTT_5 if self.is_v5 else 4))
+    def release(self, packet_id: int) -> bytes:
+        """The PUBREL for a message; MQTT 5.0 has a word for one that is not in flight, 3.6.2.1."""
+        code = Reason.SUCCESS if packet_id in self.in_flight else Reason.PACKET_IDENTIFIER_NOT_FOUND
+        return encode(Pubrel(packet_id, code), MQTT_5 if self.is_v5 else MQTT_3_1_1)
+
+    def send_again(self, message: OutgoingMessage, packet_id: int, options: list[int], *, is_retained: bool) -> bool:
+        """Send an unfinished message with its identifier and DUP; False: it is too large for this client now.
+
+        Topic aliases are not used: those of the connection on which it was sent first are gone.
+        """
+        identifiers = tuple(option >> _IDENTIFIER for option in options if option >> _IDENTIFIER)
+        is_flagged = is_retained or (message.is_retained and any(option & RETAIN_AS_PUBLISHED for option in options))
+        properties = message.properties
+        if identifiers or message.expires_ms:
+            left = message.seconds_left(self._server.now_ms()) if message.expires_ms else None
+            changes = {"subscription_identifiers": identifiers, "message_expiry_s": left}
+            properties = msgspec.structs.replace(properties, **changes)
+        publish = Publish(
+            message.topic.decode(), message.payload, self.in_flight[packet_id], is_flagged, True, packet_id, properties
+        )
+        packet = encode(publish, MQTT_5 if self.is_v5 else MQTT_3_1_1)
+        if len(packet) > self._max_packet_bytes:
+            self._server.oversized += 1
+            return False
+        self._write(packet)
+        return True
 
     def completed(self, packet_id: int) -> bool:
         """PUBCOMP; False if that message is not in flight, which changes nothing."""

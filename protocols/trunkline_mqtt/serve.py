@@ -67,6 +67,7 @@ class MqttDoor(Door):
             timers_changed=lambda: self._timers_changed.set(),
             retained=retained,
             spawn=self._broker.start_soon,
+            sessions=self._broker.sessions,
         )
         self._broker.start_soon(self._run_timers)
 

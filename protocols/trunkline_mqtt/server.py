@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from trunkline.errors import TrunklineError
 from trunkline.live import LiveTail
+from trunkline.sessions import Sessions
 from trunkline.topic import Topic
 from trunkline_mqtt.fields import TopicKeys, TopicNames
 from trunkline_mqtt.retained import RetainedView
@@ -33,6 +34,7 @@ class MqttServer:
       clock: the time in seconds, for delays.
       timers_changed: called when something is due earlier than before.
       retained: the retained messages; None: there are never any.
+      sessions: the core's; None: no session outlives its connection.
       spawn: runs an async function as a task of the broker.
     """
 
@@ -48,6 +50,7 @@ class MqttServer:
         "partition_for",
         "received",
         "retained",
+        "sessions",
         "settings",
         "spawn",
         "tails",
@@ -69,6 +72,7 @@ class MqttServer:
         timers_changed: Callable[[], None] = lambda: None,
         retained: RetainedView | None = None,
         spawn: Callable[..., None] | None = None,
+        sessions: Sessions | None = None,
     ) -> None:
         self.settings = settings
         self.topic = topic
@@ -83,6 +87,7 @@ class MqttServer:
         self.wills = Wills(self._publish_will, clock, timers_changed)
         self.retained = retained
         self.spawn = spawn
+        self.sessions = sessions
         self.received = 0
         self.delivered = 0
         self.missed = 0

@@ -14,6 +14,7 @@ Such a session is clean: it ends with the connection, and unacknowledged message
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any, Final
 
 from trunkline.door import Transport
@@ -21,23 +22,36 @@ from trunkline.errors import TrunklineError
 from trunkline.filters import MAX_FILTER_LEVELS
 from trunkline.live import Delivery, LiveSubscriber, LiveTail
 from trunkline.partition import Partition
-from trunkline_mqtt.bridge import outgoing
+from trunkline.records import Record
+from trunkline_mqtt.bridge import message_of, outgoing
 from trunkline_mqtt.packets import Subscription
 from trunkline_mqtt.reasons import Reason
 from trunkline_mqtt.retained_feed import RetainedFeed
-from trunkline_mqtt.sender import JOINED_PAYLOAD_BYTES, Sender, option_of
+from trunkline_mqtt.sender import FAILED, JOINED_PAYLOAD_BYTES, Sender, option_of
+from trunkline_mqtt.settings import MqttSettings
 from trunkline_mqtt.terms import Terms
 
 if TYPE_CHECKING:
     from trunkline_mqtt.server import MqttServer
 
-__all__ = ["Session"]
+__all__ = ["Session", "refusal_of"]
 
 MAX_FILTER_BYTES: Final = 1024
 """So that max_subscriptions bounds a client's memory; the standard's 65,535 would allow 64 MiB for a thousand."""
 
 MAX_RESUBSCRIPTIONS: Final = 16
 """Who subscribes anew is live at once, whatever is unacknowledged; so often it may, before it is cut off."""
+
+
+def refusal_of(topic_filter: str, filters: Collection[str], settings: MqttSettings) -> int:
+    """Why a client with these filters may not have another one; the reason code, 0 if it may."""
+    if topic_filter.startswith("$share/"):  # in 3.1.1 an ordinary filter, but meant otherwise
+        return Reason.SHARED_SUBSCRIPTIONS_NOT_SUPPORTED
+    if len(topic_filter.encode()) > MAX_FILTER_BYTES or topic_filter.count("/") >= MAX_FILTER_LEVELS:
+        return Reason.TOPIC_FILTER_INVALID
+    if len(filters) >= settings.max_subscriptions and topic_filter not in filters:
+        return Reason.QUOTA_EXCEEDED
+    return 0
 
 
 class Session(LiveSubscriber):
@@ -64,7 +78,7 @@ class Session(LiveSubscriber):
         self.is_v5 = self._sender.is_v5
         self._in_flight = self._sender.in_flight
         self._max_inflight = terms.max_inflight
-        self._feed = RetainedFeed(server, self._sender, self.resume)
+        self._feed = RetainedFeed(server, self._sender, self._send_retained, self.resume)
         self._behind: list[LiveTail] = []
         self._is_held = False  # nothing may be sent until resume
         self._parked: list[tuple[Delivery, list[Any]]] = []  # given all the same: one by each partition
@@ -75,7 +89,7 @@ class Session(LiveSubscriber):
     def subscribe(self, subscription: Subscription, identifier: int = 0) -> int:
         """Subscribe, or change what is wanted of a filter; the reason code for SUBACK."""
         topic_filter = subscription.topic_filter
-        refusal = self._refusal(topic_filter)
+        refusal = refusal_of(topic_filter, self.filters, self._server.settings)
         if refusal:
             return refusal
         is_new = topic_filter not in self.filters
@@ -87,17 +101,6 @@ class Session(LiveSubscriber):
             self._feed.add(topic_filter, option)
         return subscription.qos
 
-    def _refusal(self, topic_filter: str) -> int:
-        if topic_filter.startswith(
-            "$share/"
-        ):  # in 3.1.1 an ordinary filter, but meant otherwise, and would get nothing
-            return Reason.SHARED_SUBSCRIPTIONS_NOT_SUPPORTED
-        if len(topic_filter.encode()) > MAX_FILTER_BYTES or topic_filter.count("/") >= MAX_FILTER_LEVELS:
-            return Reason.TOPIC_FILTER_INVALID
-        if len(self.filters) >= self._server.settings.max_subscriptions and topic_filter not in self.filters:
-            return Reason.QUOTA_EXCEEDED
-        return 0
-
     def unsubscribe(self, topic_filter: str) -> int:
         """Nothing more matches this filter from now on; the reason code for UNSUBACK."""
         if self.filters.pop(topic_filter, None) is None:
@@ -105,6 +108,10 @@ class Session(LiveSubscriber):
         for tail in self._server.tails:
             tail.unsubscribe(self, topic_filter)
         return Reason.SUCCESS
+
+    def answer(self, data: bytes) -> None:
+        """Send an answer to SUBSCRIBE or UNSUBSCRIBE."""
+        self._transport.write(data)
 
     def close(self) -> None:
         """Forget all subscriptions."""
@@ -154,6 +161,9 @@ class Session(LiveSubscriber):
         self._behind.append(self._server.tails[delivery.partition.index])
         return False
 
+    def _send_retained(self, record: Record, option: int) -> None:
+        self._sender.send(message_of(record), [option], is_retained=True, now_ms=self._server.now_ms())
+
     def acknowledge(self, packet_id: int) -> None:
         """PUBACK."""
         self._sender.acknowledged(packet_id)
@@ -163,7 +173,9 @@ class Session(LiveSubscriber):
     def received(self, packet_id: int, code: int) -> None:
         """PUBREC."""
         self._sender.received(packet_id, code)
-        if code and (self._is_held or self._feed.is_waiting):
+        if code < FAILED:
+            self._transport.write(self._sender.release(packet_id))
+        elif self._is_held or self._feed.is_waiting:
             self.resume()
 
     def completed(self, packet_id: int) -> None:

@@ -21,9 +21,11 @@ from trunkline_mqtt.properties import Properties
 from trunkline_mqtt.reasons import Reason
 from trunkline_mqtt.settings import MqttSettings
 
-__all__ = ["Terms", "agree"]
+__all__ = ["Terms", "agree", "limit_expiry"]
 
 KEEP_ALIVE_FACTOR: Final = 1.5  # MQTT 3.1.1, 3.1.2.10; 5.0, 3.1.2.10
+
+FOR_EVER: Final = 0xFFFFFFFF  # as a session expiry interval, MQTT 5.0, 3.1.2.11.2
 
 _NO_LIMIT: Final = MAX_REMAINING_LENGTH + 5
 
@@ -36,6 +38,7 @@ class Terms(msgspec.Struct, frozen=True):
       max_inflight: QoS 1 and 2 messages on their way to the client.
       max_packet_bytes: largest packet for the client.
       topic_alias_maximum: aliases we may use towards it.
+      session_expiry_s: how long the session outlives its connection; 0: not at all, None: for ever.
       tells_problems: reason strings may be sent with every packet.
       properties: of the CONNACK.
     """
@@ -46,6 +49,7 @@ class Terms(msgspec.Struct, frozen=True):
     max_inflight: int = 1
     max_packet_bytes: int = _NO_LIMIT
     topic_alias_maximum: int = 0
+    session_expiry_s: int | None = 0
     tells_problems: bool = False
     properties: Properties = Properties()
 
@@ -61,7 +65,10 @@ def agree(connect: Connect, settings: MqttSettings, new_client_id: Callable[[], 
         keep_alive = limit
     idle_timeout_s = keep_alive * KEEP_ALIVE_FACTOR if keep_alive else math.inf
     if connect.protocol_level != MQTT_5:
-        return Terms(connect.protocol_level, client_id, idle_timeout_s, settings.max_inflight)
+        expiry_s = 0 if connect.clean_start else settings.max_session_expiry_s or None
+        return Terms(
+            connect.protocol_level, client_id, idle_timeout_s, settings.max_inflight, session_expiry_s=expiry_s
+        )
     asked = connect.properties
     if asked.authentication_method is not None:
         raise malformed(
@@ -81,8 +88,9 @@ def agree(connect: Connect, settings: MqttSettings, new_client_id: Callable[[], 
         answer["server_keep_alive_s"] = keep_alive
     if not connect.client_id:
         answer["assigned_client_id"] = client_id
-    if asked.session_expiry_s:
-        answer["session_expiry_s"] = 0
+    expiry_s = limit_expiry(asked.session_expiry_s or 0, settings)
+    if expiry_s is not None and expiry_s != (asked.session_expiry_s or 0):
+        answer["session_expiry_s"] = expiry_s
     return Terms(
         level=MQTT_5,
         client_id=client_id,
@@ -90,9 +98,18 @@ def agree(connect: Connect, settings: MqttSettings, new_client_id: Callable[[], 
         max_inflight=min(settings.max_inflight, asked.receive_maximum or settings.max_inflight),
         max_packet_bytes=asked.maximum_packet_size or _NO_LIMIT,
         topic_alias_maximum=min(asked.topic_alias_maximum or 0, settings.max_topic_aliases),
+        session_expiry_s=expiry_s,
         tells_problems=asked.request_problem_information != 0,
         properties=Properties(**answer),
     )
+
+
+def limit_expiry(asked_s: int, settings: MqttSettings) -> int | None:
+    """What a client gets that asks for this session expiry interval; None: for ever. MQTT 5.0, 3.1.2.11.2."""
+    limit = settings.max_session_expiry_s
+    if asked_s == FOR_EVER:
+        return limit or None
+    return min(asked_s, limit) if limit else asked_s
 
 
 def _client_id_for(connect: Connect, new_client_id: Callable[[], str]) -> str:

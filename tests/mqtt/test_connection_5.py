@@ -122,16 +122,20 @@ async def test_connack_says_what_the_server_can(serve: Serve, transport: Remembe
     assert transport.idle_timeout_s == 45.0
 
 
-@pytest.mark.parametrize("asked", [1, 0xFFFFFFFF])
-async def test_a_session_that_will_not_be_kept_is_not_promised(
-    serve: Serve, transport: RememberingTransport, asked: int
+@pytest.mark.parametrize(
+    ("asked", "limit", "granted"),
+    [(5, 10, None), (11, 10, 10), (0xFFFFFFFF, 10, 10), (0xFFFFFFFF, 0, None), (0, 10, None)],
+)
+async def test_a_session_is_kept_no_longer_than_allowed_and_the_client_knows(
+    serve: Serve, transport: RememberingTransport, asked: int, limit: int, granted: int | None
 ) -> None:
-    """MQTT 5.0, 3.2.2.3.2."""
-    say(MqttConnection(serve(), transport), hello(properties=Properties(session_expiry_s=asked)))
+    """MQTT 5.0, 3.2.2.3.2: only a value that differs is told."""
+    server = serve(max_session_expiry_s=limit)
+    say(MqttConnection(server, transport), hello(properties=Properties(session_expiry_s=asked)))
 
     (connack,) = transport.take(MQTT_5)
     assert isinstance(connack, Connack)
-    assert connack.properties.session_expiry_s == 0
+    assert connack.properties.session_expiry_s == granted
 
 
 @pytest.mark.parametrize(

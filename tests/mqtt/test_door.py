@@ -155,19 +155,6 @@ async def test_a_refused_connect_is_answered_then_closed(connect: ConnectRaw, pa
     assert await client.until_closed() == [Connack(return_code)]
 
 
-async def test_a_persistent_session_is_taken_but_not_kept(broker: Broker, connect: ConnectRaw) -> None:
-    packet = Connect("c", clean_start=False)
-    first = await connect(packet)
-    await first.ask(Subscribe(1, (Subscription("t", 1),)))
-    await first.send(Disconnect())
-    await first.until_closed()
-
-    second = await connect(packet)  # checks that CONNACK says: no session present
-    await broker.publish("mqtt", b"x", key=b"t")
-
-    assert await second.ask(Pingreq()) == Pingresp()
-
-
 @pytest.mark.slow
 async def test_a_silent_client_is_closed_after_its_keep_alive(broker: Broker, connect: ConnectRaw) -> None:
     """MQTT 3.1.1, 3.1.2.10: [MQTT-3.1.2-24]. One second is the shortest there is."""

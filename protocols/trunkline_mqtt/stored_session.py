@@ -1,0 +1,311 @@
+"""A session that outlives its connection, and the broker: the core's session in MQTT's words.
+
+What the client wants, how far it is, and which messages are on their way to it with which packet identifiers is kept by
+:mod:`trunkline.sessions`. A delivery's state there is its phase (:mod:`~trunkline_mqtt.sender`).
+
+QoS 2 is exactly once only if nothing is said to the client that a crash could make the broker forget. So these wait
+for a checkpoint, and what is written after them waits behind them (:class:`_Outbox`):
+
+    PUBLISH with QoS 2   its identifier: sent again under another one it would be another message
+    PUBREL               that it was received: a PUBLISH instead would be a second message
+    SUBACK, UNSUBACK     what it answers
+
+Checkpoints of a round share one sync, with each other and with what was published. QoS 0 and 1 wait for none: after a
+crash what was sent since the last checkpoint, a second ago or less, is sent again, which QoS 1 allows.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+
+from trunkline.door import Transport
+from trunkline.errors import BrokerClosing, SessionFenced, TrunklineError
+from trunkline.live import Delivery
+from trunkline.partition import Partition
+from trunkline.records import Record
+from trunkline.sessions import Session as CoreSession
+from trunkline.sessions import SessionOwner, Unfinished
+from trunkline_mqtt.bridge import message_of, outgoing
+from trunkline_mqtt.message import OutgoingMessage
+from trunkline_mqtt.packets import Subscription
+from trunkline_mqtt.reasons import Reason
+from trunkline_mqtt.retained_feed import RetainedFeed
+from trunkline_mqtt.sender import FAILED, RELEASED, Sender, option_of
+from trunkline_mqtt.session import refusal_of
+from trunkline_mqtt.terms import Terms
+
+if TYPE_CHECKING:
+    from trunkline_mqtt.server import MqttServer
+
+__all__ = ["StoredSession", "session_name"]
+
+logger = logging.getLogger("trunkline.mqtt")
+
+_OPTION_BYTES: Final = 5  # 28 bits of subscription identifier above 8
+_MAX_WAITING_BYTES: Final = 1024 * 1024
+"""What may wait for a checkpoint before the session takes no more records; or one message, if it is larger."""
+
+
+def session_name(client_id: str) -> str:
+    """What a client's session is called in the core, where other protocols may have sessions too."""
+    return f"mqtt:{client_id}"
+
+
+class StoredSession(SessionOwner):
+    """The client's end of a session, for as long as one connection lasts."""
+
+    __slots__ = ("_core", "_feed", "_filters", "_outbox", "_sender", "_server", "_to_send_again", "_transport")
+
+    def __init__(
+        self, server: MqttServer, transport: Transport, terms: Terms, *, fresh: bool, expires_s: float | None
+    ) -> None:
+        self._server = server
+        self._transport = transport
+        assert server.sessions is not None
+        self._core: CoreSession = server.sessions.attach(
+            session_name(terms.client_id), self, fresh=fresh, expires_s=expires_s, hold=True
+        )
+        self._outbox = _Outbox(transport, self._core, self._outbox_empty)
+        self._sender = Sender(server, transport, terms, self._outbox.write)
+        self._to_send_again = len(self._core.unfinished)  # their identifiers are taken, so nothing new goes first
+        self._filters = {name.pattern for name in self._core.filters}
+        self._feed = RetainedFeed(server, self._sender, self._send_retained, self.resume)
+
+    @property
+    def is_resumed(self) -> bool:
+        """The session was there before: CONNACK says so."""
+        return self._core.is_resumed
+
+    # -- subscriptions -----------------------------------------------------------------------------
+
+    def subscribe(self, subscription: Subscription, identifier: int = 0) -> int:
+        """As :meth:`trunkline_mqtt.session.Session.subscribe`."""
+        topic_filter = subscription.topic_filter
+        refusal = refusal_of(topic_filter, self._filters, self._server.settings)
+        if refusal:
+            return refusal
+        is_new = topic_filter not in self._filters
+        self._filters.add(topic_filter)
+        option = option_of(subscription, identifier)
+        self._core.subscribe(self._server.topic.name, topic_filter, option.to_bytes(_OPTION_BYTES))
+        if subscription.retain_handling == 0 or (subscription.retain_handling == 1 and is_new):
+            self._feed.add(topic_filter, option)
+        return subscription.qos
+
+    def unsubscribe(self, topic_filter: str) -> int:
+        """As :meth:`trunkline_mqtt.session.Session.unsubscribe`."""
+        if topic_filter not in self._filters:
+            return Reason.NO_SUBSCRIPTION_EXISTED
+        self._filters.discard(topic_filter)
+        self._core.unsubscribe(self._server.topic.name, topic_filter)
+        return Reason.SUCCESS
+
+    def answer(self, data: bytes) -> None:
+        """Send an answer to SUBSCRIBE or UNSUBSCRIBE, once what it says is stored."""
+        self._outbox.write_durable(data)
+
+    def close(self) -> None:
+        """The connection is over. What is unfinished waits for the next one."""
+        self._feed.close()
+        self._outbox.close()
+        self._core.detach()
+
+    def set_expiry(self, expires_s: float | None) -> None:
+        """The client has thought better of it, in DISCONNECT."""
+        self._core.set_expiry(expires_s)
+
+    # -- deliveries --------------------------------------------------------------------------------
+
+    def deliver(self, delivery: Delivery, options: list[bytes]) -> bool:
+        message = outgoing(delivery, self._server.topic_names)
+        if message is None:
+            return True
+        self._server.delivered += 1
+        chosen = [int.from_bytes(option) for option in options]
+        self._send(message, chosen, delivery.partition, delivery.record.offset, is_retained=False)
+        return not self._is_full
+
+    def _send_retained(self, record: Record, option: int) -> None:
+        assert self._server.retained is not None
+        copies = self._server.retained.copies
+        self._send(message_of(record), [option], copies, record.offset, is_retained=True)
+
+    def _send(
+        self, message: OutgoingMessage, options: list[int], partition: Partition, offset: int, *, is_retained: bool
+    ) -> None:
+        with self._outbox.hold():
+            packet_id = self._sender.send(message, options, is_retained=is_retained, now_ms=self._server.now_ms())
+            # One that was retained a moment ago may have no place in the log yet; it will not be sent again.
+            if packet_id and offset >= 0:
+                phase = self._sender.in_flight[packet_id]
+                self._core.track(packet_id, partition, offset, phase)
+                if phase == 2:
+                    self._outbox.needs_checkpoint()
+
+    def deliver_again(self, entry: Unfinished, delivery: Delivery | None, options: list[bytes]) -> bool:
+        """4.4: with its identifier, and in its order."""
+        self._to_send_again -= 1
+        self._sender.in_flight[entry.id] = entry.state
+        if entry.state == RELEASED:
+            self._outbox.write_durable(self._sender.release(entry.id))
+        elif delivery is None:  # retention took it, and the core has counted it
+            self._finish(entry.id)
+        else:
+            with self._outbox.hold():
+                if entry.state == 2:
+                    self._outbox.needs_checkpoint()
+                is_retained = delivery.partition.topic is not self._server.topic
+                chosen = [int.from_bytes(option) for option in options]
+                message = message_of(delivery.record)
+                if not self._sender.send_again(message, entry.id, chosen, is_retained=is_retained):
+                    self._finish(entry.id)
+        return not self._is_full
+
+    def _finish(self, packet_id: int) -> None:
+        self._sender.in_flight.pop(packet_id, None)
+        self._core.finish(packet_id)
+
+    def acknowledge(self, packet_id: int) -> None:
+        """PUBACK."""
+        if self._sender.acknowledged(packet_id):
+            self._core.finish(packet_id)
+            self.resume()
+
+    def received(self, packet_id: int, code: int) -> None:
+        """PUBREC."""
+        phase = self._sender.received(packet_id, code)
+        if code >= FAILED:
+            self._core.finish(packet_id)
+            self.resume()
+            return
+        if phase:
+            self._core.set_state(packet_id, phase)
+        self._outbox.write_durable(self._sender.release(packet_id))
+
+    def completed(self, packet_id: int) -> None:
+        """PUBCOMP."""
+        if self._sender.completed(packet_id):
+            self._core.finish(packet_id)
+            self.resume()
+
+    @property
+    def _is_full(self) -> bool:
+        return self._sender.is_full or self._outbox.is_full
+
+    def resume(self) -> None:
+        """Begin, or go on if there is room again."""
+        if self._outbox.is_closed or self._outbox.is_full or not self._sender.has_room:
+            return
+        if self._to_send_again <= 0:
+            self._feed.go_on()
+        if not self._is_full:
+            self._core.resume()
+
+    def _outbox_empty(self) -> None:
+        if not self._transport.is_closing:
+            self.resume()
+
+    # -- the core's other calls --------------------------------------------------------------------
+
+    def missed(self, partition: Partition, records: int) -> None:
+        """Retention was faster than this client; the core has logged it."""
+        self._server.missed += records
+
+    def fenced(self, error: SessionFenced) -> None:
+        """Another connection has it, or it was deleted."""
+        self._outbox.close()
+        self._transport.close()
+
+    def failed(self, error: TrunklineError) -> None:
+        """Its messages cannot be read; end the connection, so that the client notices."""
+        self._outbox.close()
+        self._transport.close()
+
+
+class _Outbox:
+    """Packets that wait for checkpoints, in order; an AppendReceiver. Mostly it is empty and passes them on."""
+
+    __slots__ = ("_core", "_emptied", "_held", "_is_durable", "_number", "_size", "_transport", "_waiting", "is_closed")
+
+    def __init__(self, transport: Transport, core: CoreSession, emptied: Callable[[], None]) -> None:
+        self._transport = transport
+        self._core = core
+        self._emptied = emptied
+        self._number = 0  # of the last checkpoint that was asked for
+        self._waiting: deque[tuple[int, bytes]] = deque()  # number of the checkpoint it waits for, packet
+        self._size = 0
+        self._held: list[bytes] | None = None
+        self._is_durable = False
+        self.is_closed = False
+
+    @property
+    def is_full(self) -> bool:
+        """Enough waits."""
+        return self._size > _MAX_WAITING_BYTES
+
+    def write(self, data: bytes) -> None:
+        """Send, behind what waits."""
+        if self._held is not None:
+            self._held.append(data)
+        elif self._waiting:
+            self._waiting.append((self._number, data))
+            self._size += len(data)
+        else:
+            self._transport.write(data)
+
+    def write_durable(self, data: bytes) -> None:
+        """Send once everything that the session knows now is stored."""
+        if self.is_closed:
+            return
+        self._number += 1
+        self._waiting.append((self._number, data))
+        self._size += len(data)
+        self._core.checkpoint(self, self._number)
+
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        """What is written inside leaves at the end of the block, so that ``needs_checkpoint`` can still be said."""
+        held: list[bytes] = []
+        self._held = held
+        self._is_durable = False
+        yield
+        self._held = None
+        write = self.write_durable if self._is_durable else self.write
+        for data in held[:1]:
+            write(data)
+        for data in held[1:]:
+            self.write(data)
+
+    def needs_checkpoint(self) -> None:
+        """What is held waits for one."""
+        self._is_durable = True
+
+    def append_done(self, token: object, offset: int) -> None:
+        assert isinstance(token, int)
+        waiting = self._waiting
+        if self.is_closed or not waiting:
+            return
+        while waiting and waiting[0][0] <= token:
+            _, data = waiting.popleft()
+            self._size -= len(data)
+            self._transport.write(data)
+        if not waiting:
+            self._emptied()
+
+    def append_failed(self, token: object, error: TrunklineError) -> None:
+        if self.is_closed:
+            return
+        level = logging.DEBUG if isinstance(error, BrokerClosing) else logging.WARNING
+        logger.log(level, "%s: closing a client whose session cannot be stored: %s", self._transport.peer, error)
+        self.close()
+        self._transport.close()
+
+    def close(self) -> None:
+        """Forget what waits; whoever has the session next is told anew."""
+        self.is_closed = True
+        self._waiting.clear()
+        self._size = 0

@@ -1,0 +1,368 @@
+"""Sessions that outlive their connections: what comes when a client is back, after a loss, a restart, a kill."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+import trio.lowlevel
+from tests.mqtt.conftest import WAIT_S, RawClient
+
+from trunkline.broker import Broker, open_broker
+from trunkline.config import BrokerConfig
+from trunkline.demo.broker_process import BrokerProcess
+from trunkline_mqtt.packets import (
+    MQTT_5,
+    Connack,
+    Connect,
+    Disconnect,
+    Packet,
+    Pingreq,
+    Pingresp,
+    Puback,
+    Pubcomp,
+    Publish,
+    Pubrec,
+    Pubrel,
+    Suback,
+    Subscribe,
+    Subscription,
+    Unsuback,
+    Unsubscribe,
+)
+from trunkline_mqtt.properties import NO_PROPERTIES, Properties
+
+pytestmark = pytest.mark.trio
+
+
+def hello(level: int = 4, client_id: str = "c", *, clean: bool = False, **properties: Any) -> Connect:
+    """With a session that is kept."""
+    if level == MQTT_5:
+        properties.setdefault("session_expiry_s", 1000)
+    found = Properties(**properties) if properties else NO_PROPERTIES
+    return Connect(client_id, clean, protocol_level=level, properties=found)
+
+
+async def open_client(address: tuple[str, int], packet: Connect, *, is_present: bool | None = None) -> RawClient:
+    with trio.fail_after(WAIT_S):
+        stream = await trio.open_tcp_stream(*address)
+    client = RawClient(stream, packet.protocol_level)
+    answer = await client.ask(packet)
+    assert isinstance(answer, Connack)
+    assert answer.reason_code == 0
+    if is_present is not None:
+        assert answer.session_present == is_present
+    return client
+
+
+Dial = Callable[..., Awaitable[RawClient]]
+
+
+@pytest.fixture
+async def dial() -> AsyncIterator[Dial]:
+    """``await dial(address, packet)``: a client that is closed at the end of the test, if it is not before."""
+    streams = []
+
+    async def dial(address: tuple[str, int], packet: Connect, *, is_present: bool | None = None) -> RawClient:
+        peer = await open_client(address, packet, is_present=is_present)
+        streams.append(peer.stream)
+        return peer
+
+    yield dial
+    for stream in streams:
+        await trio.aclose_forcefully(stream)
+
+
+async def left_alone(broker: Broker) -> None:
+    """The broker has noticed that all clients are gone."""
+    while broker.statistics().net.connections:
+        await broker._reactor.wait_round()
+
+
+@asynccontextmanager
+async def client(
+    broker: Broker, packet: Connect | None = None, *, is_present: bool | None = None
+) -> AsyncIterator[RawClient]:
+    """A client whose connection is lost at the end of the block."""
+    peer = await open_client(broker.addresses["mqtt"], packet or hello(), is_present=is_present)
+    async with peer.stream:
+        yield peer
+    while broker.statistics().net.connections:  # the broker has noticed
+        await trio.lowlevel.checkpoint()
+
+
+async def publish(broker: Broker, *payloads: bytes, qos: bytes = b"2") -> None:
+    for payload in payloads:
+        await broker.publish("mqtt", payload, key=b"t", headers=[("mqtt.qos", qos)])
+
+
+async def messages(peer: RawClient, count: int) -> list[Publish]:
+    found: list[Publish] = []
+    while len(found) < count:
+        packet = await peer.receive()
+        assert isinstance(packet, Publish)
+        found.append(packet)
+    return found
+
+
+@pytest.mark.parametrize("level", [3, 4, 5])
+@pytest.mark.parametrize("qos", [0, 1, 2])
+async def test_what_comes_while_a_client_is_away_comes_when_it_is_back(broker: Broker, level: int, qos: int) -> None:
+    """MQTT 3.1.1, 3.1.2.4: [MQTT-3.1.2-4], [MQTT-3.1.2-5]; the same for all versions, but 3.1 has no flag for it."""
+    async with client(broker, hello(level), is_present=False) as peer:
+        assert await peer.ask(Subscribe(1, (Subscription("t", qos),))) == Suback(1, (qos,))
+    payloads = [b"%d" % number for number in range(20)]
+    await publish(broker, *payloads)
+
+    async with client(broker, hello(level), is_present=level != 3) as peer:
+        found = await messages(peer, 20)
+        assert [(message.payload, message.qos, message.dup) for message in found] == [(p, qos, False) for p in payloads]
+        assert await peer.ask(Pingreq()) == Pingresp()
+
+
+@pytest.mark.parametrize("qos", [1, 2])
+async def test_what_is_unacknowledged_is_sent_again_with_its_identifier_in_order(broker: Broker, qos: int) -> None:
+    """MQTT 3.1.1, 4.4: [MQTT-4.4.0-1], and 4.6: [MQTT-4.6.0-1]."""
+    async with client(broker) as peer:
+        await peer.ask(Subscribe(1, (Subscription("t", qos),)))
+        await publish(broker, b"1", b"2", b"3")
+        first = await messages(peer, 3)
+        answer = Puback if qos == 1 else Pubrec
+        await peer.send(answer(first[1].packet_id), Pingreq())
+        while await peer.receive() != Pingresp():
+            """What comes before is the PUBREL, or nothing."""
+    await publish(broker, b"4")
+
+    async with client(broker, is_present=True) as peer:
+        packets = [await peer.receive() for _ in range(3 + (qos == 2))]
+    ids = [message.packet_id for message in first]
+    expected: list[Packet] = [
+        Publish("t", b"1", qos, dup=True, packet_id=ids[0]),
+        Publish("t", b"3", qos, dup=True, packet_id=ids[2]),
+    ]
+    if qos == 2:
+        expected.insert(1, Pubrel(ids[1]))
+    assert packets[:-1] == expected
+    new = packets[-1]
+    assert isinstance(new, Publish)
+    assert (new.payload, new.dup) == (b"4", False)
+    assert new.packet_id not in {ids[0], ids[2]}
+
+
+async def test_what_is_acknowledged_is_not_sent_again(broker: Broker) -> None:
+    async with client(broker) as peer:
+        await peer.ask(Subscribe(1, (Subscription("t", 2),)))
+        await publish(broker, b"1")
+        (message,) = await messages(peer, 1)
+        assert await peer.ask(Pubrec(message.packet_id)) == Pubrel(message.packet_id)
+        await peer.send(Pubcomp(message.packet_id))
+        assert await peer.ask(Pingreq()) == Pingresp()
+
+    async with client(broker, is_present=True) as peer:
+        assert await peer.ask(Pingreq()) == Pingresp()
+
+
+async def test_no_more_is_sent_again_at_a_time_than_the_client_takes_now(broker: Broker) -> None:
+    """MQTT 5.0, 4.9: its receive maximum may be smaller than when they were sent first."""
+    async with client(broker, hello(5)) as peer:
+        await peer.ask(Subscribe(1, (Subscription("t", 1),)))
+        await publish(broker, b"1", b"2", b"3", b"4", b"5")
+        await messages(peer, 5)
+
+    async with client(broker, hello(5, receive_maximum=2)) as peer:
+        found = await messages(peer, 2)
+        assert await peer.ask(Pingreq()) == Pingresp()
+        while len(found) < 5:
+            await peer.send(Puback(found[-2].packet_id), Puback(found[-1].packet_id))
+            found += await messages(peer, min(2, 5 - len(found)))
+        assert [message.payload for message in found] == [b"1", b"2", b"3", b"4", b"5"]
+
+
+async def test_filters_are_kept_with_all_they_ask_for(broker: Broker) -> None:
+    async with client(broker, hello(5)) as peer:
+        identifier = Properties(subscription_identifiers=(268_435_455,))
+        await peer.ask(Subscribe(1, (Subscription("t", 1, retain_as_published=True),), identifier))
+        await peer.ask(Subscribe(2, (Subscription("gone", 1),)))
+        assert await peer.ask(Unsubscribe(3, ("gone", "never"))) == Unsuback(3, (0, 0x11))
+    await broker.publish("mqtt", b"x", key=b"t", headers=[("mqtt.retain", b"1")])
+    await broker.publish("mqtt", b"x", key=b"gone")
+
+    async with client(broker, hello(5), is_present=True) as peer:
+        (message,) = await messages(peer, 1)
+        assert (message.qos, message.retain) == (1, True)
+        assert message.properties.subscription_identifiers == (268_435_455,)
+        assert await peer.ask(Unsubscribe(1, ("t",))) == Unsuback(1, (0,))
+
+
+@pytest.mark.parametrize("level", [4, 5])
+async def test_a_clean_start_forgets_the_session(broker: Broker, level: int) -> None:
+    """MQTT 3.1.1, 3.1.2.4: [MQTT-3.1.2-6]; 5.0: [MQTT-3.1.2-4]."""
+    async with client(broker, hello(level)) as peer:
+        await peer.ask(Subscribe(1, (Subscription("t", 1),)))
+    await publish(broker, b"1")
+    async with client(broker, hello(level, clean=True), is_present=False) as peer:
+        await publish(broker, b"2")
+        assert await peer.ask(Pingreq()) == Pingresp()
+
+    async with client(broker, hello(level), is_present=level == 5) as peer:  # 3.1.1: a clean one is not kept either
+        assert await peer.ask(Pingreq()) == Pingresp()
+
+
+async def test_disconnect_may_end_the_session(broker: Broker) -> None:
+    """MQTT 5.0, 3.14.2.2.2."""
+    async with client(broker, hello(5)) as peer:
+        await peer.send(Disconnect(0, Properties(session_expiry_s=0)))
+        assert await peer.until_closed() == []
+
+    async with client(broker, hello(5), is_present=False):
+        assert broker.sessions.names() == ["mqtt:c"]
+
+
+async def test_an_expiry_of_0_takes_the_session_up_and_ends_it(broker: Broker) -> None:
+    """MQTT 5.0, 3.1.2.11.2."""
+    async with client(broker, hello(5)):
+        pass
+    async with client(broker, hello(5, session_expiry_s=0), is_present=True):
+        pass
+
+    assert broker.sessions.names() == []
+
+
+async def test_a_session_ends_when_its_time_is_over(tmp_path: Path, autojump_clock: trio.testing.MockClock) -> None:
+    """MQTT 5.0, 3.1.2.11.2: [MQTT-3.1.2-23]. Before 5.0 the setting decides."""
+    config = BrokerConfig(listen={"mqtt": "127.0.0.1:0"}, storage="memory", door={"mqtt": {"max_session_expiry_s": 60}})
+    async with open_broker(tmp_path, config=config) as broker:
+        with trio.CancelScope(shield=True):
+            for packet in (hello(5, "short", session_expiry_s=10), hello(5, "long"), hello(4, "old")):
+                peer = await open_client(broker.addresses["mqtt"], packet)
+                await trio.aclose_forcefully(peer.stream)
+        await left_alone(broker)
+        await trio.sleep(11)
+        assert sorted(broker.sessions.names()) == ["mqtt:long", "mqtt:old"]
+        await trio.sleep(60)
+        assert broker.sessions.names() == []
+
+
+async def test_a_second_connection_takes_the_session_over(broker: Broker, dial: Dial) -> None:
+    """MQTT 5.0, 3.1.4: [MQTT-3.1.4-3]."""
+    first = await dial(broker.addresses["mqtt"], hello(5), is_present=False)
+    await first.ask(Subscribe(1, (Subscription("t", 1),)))
+    await publish(broker, b"1")
+    (sent,) = await messages(first, 1)
+
+    second = await dial(broker.addresses["mqtt"], hello(5), is_present=True)
+
+    assert await first.until_closed() == [Disconnect(0x8E)]
+    (again,) = await messages(second, 1)
+    assert (again.payload, again.packet_id, again.dup) == (b"1", sent.packet_id, True)
+
+
+async def test_a_session_that_is_deleted_by_hand_ends_its_connection(broker: Broker, dial: Dial) -> None:
+    peer = await dial(broker.addresses["mqtt"], hello())
+
+    assert broker.sessions.delete("mqtt:c")
+
+    assert await peer.until_closed() == []
+
+
+async def test_retained_messages_are_part_of_a_session_once_they_are_sent(broker: Broker) -> None:
+    await broker.publish("mqtt", b"x", key=b"t", headers=[("mqtt.retain", b"1")])
+    await broker.publish("mqtt", b"y", key=b"other")
+    async with client(broker) as peer:
+        await peer.send(Subscribe(1, (Subscription("t", 1),)))
+        first = next(packet for packet in [await peer.receive(), await peer.receive()] if isinstance(packet, Publish))
+
+    async with client(broker, is_present=True) as peer:
+        (again,) = await messages(peer, 1)
+        assert again == Publish("t", b"x", 1, True, True, first.packet_id)
+
+
+async def test_sessions_survive_a_restart(tmp_path: Path) -> None:
+    async with open_broker(tmp_path, store="segments", listen={"mqtt": "127.0.0.1:0"}) as broker:
+        async with client(broker) as peer:
+            await peer.ask(Subscribe(1, (Subscription("t", 2),)))
+            await publish(broker, b"1")
+            (sent,) = await messages(peer, 1)
+        await publish(broker, b"2")
+
+    async with (
+        open_broker(tmp_path, store="segments", listen={"mqtt": "127.0.0.1:0"}) as broker,
+        client(broker, is_present=True) as peer,
+    ):
+        again, new = await messages(peer, 2)
+        assert (again.payload, again.packet_id, again.dup) == (b"1", sent.packet_id, True)
+        assert (new.payload, new.dup) == (b"2", False)
+
+
+async def test_a_backlog_streams_under_the_receive_maximum(broker: Broker) -> None:
+    async with client(broker, hello(5)) as peer:
+        await peer.ask(Subscribe(1, (Subscription("t/#", 1),)))
+    async with client(broker, Connect("p")) as publisher:
+        count = 12_000  # more than the core keeps references to
+        for start in range(0, count, 1000):
+            ids = range(start + 1, start + 1001)
+            await publisher.send(*[Publish(f"t/{n % 7}", b"%d" % n, 1, packet_id=n) for n in ids])
+            for _ in ids:
+                await publisher.receive()
+
+    async with client(broker, hello(5, receive_maximum=100), is_present=True) as peer:
+        for number in range(1, count + 1):
+            (message,) = await messages(peer, 1)
+            assert int(message.payload) == number
+            await peer.send(Puback(message.packet_id))
+
+
+async def test_qos_2_to_a_client_is_exactly_once_across_kills_of_the_broker(tmp_path: Path, dial: Dial) -> None:
+    """MQTT 3.1.1, 4.3.3. The client is the judge: it takes a message when its identifier is new to it (method B)."""
+    taken: list[bytes] = []
+    known: set[int] = set()  # identifiers received and not released
+
+    def take(packet: Publish) -> None:
+        if packet.packet_id not in known:
+            known.add(packet.packet_id)
+            taken.append(packet.payload)
+
+    async with BrokerProcess.open(tmp_path) as process:
+        address = process.address("mqtt")
+        peer = await dial(address, hello(), is_present=False)
+        assert await peer.ask(Subscribe(1, (Subscription("t", 2),))) == Suback(1, (2,))
+        publisher = await dial(address, Connect("p"))
+        for number in range(1, 7):
+            assert await publisher.ask(Publish("t", b"%d" % number, 2, packet_id=number)) == Pubrec(number)
+        for message in await messages(peer, 6):
+            take(message)
+        await peer.send(*[Pubrec(packet_id) for packet_id in sorted(known)[:4]])
+        released = [await peer.receive() for _ in range(4)]
+        for packet in released[:2]:
+            assert isinstance(packet, Pubrel)
+            known.remove(packet.packet_id)
+            await peer.send(Pubcomp(packet.packet_id))
+        process.kill()
+        await process.wait_ended()
+        await process.start()
+
+        peer = await dial(address, hello(), is_present=True)
+        process.kill()  # before or after it has sent something: all the same
+        await process.wait_ended()
+        await process.start()
+
+        peer = await dial(address, hello(), is_present=True)
+        publisher = await dial(address, Connect("p"))
+        assert await publisher.ask(Publish("t", b"7", 2, packet_id=1)) == Pubrec(1)
+        while len(taken) < 7 or known:
+            packet = await peer.receive()
+            if isinstance(packet, Publish):
+                take(packet)
+                await peer.send(Pubrec(packet.packet_id))
+            else:
+                assert isinstance(packet, Pubrel)
+                known.discard(packet.packet_id)
+                await peer.send(Pubcomp(packet.packet_id))
+        process.kill()
+        await process.wait_ended()
+
+    assert taken == [b"%d" % number for number in range(1, 8)]
