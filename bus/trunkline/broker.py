@@ -15,7 +15,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mappin
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any, Final
+from typing import Any
 
 import msgspec
 import trio
@@ -29,13 +29,15 @@ from trunkline.groups import GroupCoordinator
 from trunkline.housekeeping import Housekeeping
 from trunkline.live import LiveTail
 from trunkline.lock import lock_directory
-from trunkline.metadata import FileMetadata, MetadataConflict, MetadataStore
+from trunkline.metadata import FileMetadata, MetadataStore
 from trunkline.net.reactor import Reactor, ReactorStatistics
 from trunkline.partition import Partition
 from trunkline.plugins import PluginHost
+from trunkline.producer_ids import ProducerIds
+from trunkline.publishing import PublishedRecord, append_record
 from trunkline.queues import Queues
 from trunkline.reading import RecordReader, Start
-from trunkline.records import EMPTY_HEADERS, ConsumerRecord, Header, encode_headers
+from trunkline.records import ConsumerRecord, Header
 from trunkline.rounds import wall_clock_ms
 from trunkline.sessions import Sessions
 from trunkline.state_topic import StateTopic
@@ -47,16 +49,6 @@ __all__ = ["Broker", "BrokerStatistics", "PublishedRecord", "open_broker"]
 
 logger = logging.getLogger("trunkline.broker")
 
-_PRODUCER_IDS_AT_A_TIME: Final = 1000  # so that a metadata write is needed for one in a thousand
-
-
-class PublishedRecord(msgspec.Struct, frozen=True):
-    """Where a record went: it is committed at this offset."""
-
-    topic: str
-    partition: int
-    offset: int
-
 
 class BrokerStatistics(msgspec.Struct, frozen=True):
     """A snapshot. ``doors`` holds each door's own counters."""
@@ -65,25 +57,6 @@ class BrokerStatistics(msgspec.Struct, frozen=True):
     partitions: int
     net: ReactorStatistics
     doors: dict[str, dict[str, int | float]]
-
-
-class _Publishing:
-    """Waits for one staged record; an :class:`~trunkline.partition.AppendReceiver`."""
-
-    __slots__ = ("done", "error", "offset")
-
-    def __init__(self) -> None:
-        self.done = trio.Event()
-        self.offset = -1
-        self.error: TrunklineError | None = None
-
-    def append_done(self, token: object, offset: int) -> None:
-        self.offset = offset
-        self.done.set()
-
-    def append_failed(self, token: object, error: TrunklineError) -> None:
-        self.error = error
-        self.done.set()
 
 
 class Broker:
@@ -126,7 +99,7 @@ class Broker:
         self._catalog = catalog
         self._doors: dict[str, Door] = {}
         self._live: dict[Partition, LiveTail] = {}
-        self._producer_ids: Iterable[int] = iter(())
+        self._producer_ids = ProducerIds(metadata)
         rounds = reactor.rounds
         self.views = services = ViewServices(
             config=config,
@@ -234,18 +207,7 @@ class Broker:
 
     async def new_producer_id(self) -> int:
         """A producer id that this broker has never given out before, also not before a restart."""
-        for producer_id in self._producer_ids:
-            return producer_id
-        while True:
-            entry = await self._metadata.get("producer-ids")
-            first, revision = (entry.value["next"], entry.revision) if entry else (0, 0)
-            try:
-                following = {"next": first + _PRODUCER_IDS_AT_A_TIME}
-                await self._metadata.compare_and_set("producer-ids", following, revision)
-            except MetadataConflict:
-                continue
-            self._producer_ids = iter(range(first + 1, first + _PRODUCER_IDS_AT_A_TIME))
-            return int(first)
+        return await self._producer_ids.new()
 
     # -- in process --------------------------------------------------------------------------------
 
@@ -272,23 +234,9 @@ class Broker:
 
         Cancellation: may have happened.
         """
-        _check_bytes("key", key)
-        _check_bytes("value", value)
         found = await self.ensure_topic(topic)
         target = found.partition_for(key) if partition is None else found.partition(partition)
-        waiting = _Publishing()
-        headers = tuple(headers)
-        target.stage_record(
-            self.now_ms() if timestamp is None else timestamp,
-            key,
-            value,
-            encode_headers(headers) if headers else EMPTY_HEADERS,
-            waiting,
-        )
-        await waiting.done.wait()
-        if waiting.error is not None:
-            raise waiting.error
-        return PublishedRecord(topic, target.index, waiting.offset)
+        return await append_record(target, self.now_ms() if timestamp is None else timestamp, key, value, headers)
 
     def read(
         self,
@@ -389,11 +337,6 @@ class Broker:
                 await door.close()
             except Exception:  # the boundary: one door's failure must not keep logs from being closed
                 logger.exception("door %s could not be closed cleanly", name)
-
-
-def _check_bytes(what: str, given: object) -> None:
-    if given is not None and not isinstance(given, bytes):
-        raise TypeError(f"{what} must be bytes or None, not {type(given).__name__}")
 
 
 async def _guarded(function: Callable[..., Awaitable[Any]], *args: Any) -> None:
