@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import trio
 
 from trunkline import open_broker
+from trunkline.errors import InvalidSetting, UnknownQueue
 
 if TYPE_CHECKING:
     from tests.queues.conftest import QueueBench
@@ -41,3 +44,40 @@ async def test_what_was_settled_does_not_come_back_after_a_restart(tmp_path: Pat
         assert queue.state.ready == 5
         taker = await bench.taker(queue).wait(5)
         assert taker.got == [(3, b"3", 1), (4, b"4", 1), (6, b"6", 1), (7, b"7", 1), (8, b"8", 1)]
+
+
+async def test_a_queue_that_is_deleted_while_it_is_reset_stays_deleted(tmp_path: Path, bench: QueueBench) -> None:
+    async with open_broker(tmp_path) as broker:
+        queue = await broker.queues.declare("jobs", bench.config("orders"))
+        await bench.publish(broker, "orders", [b"a"])
+        async with trio.open_nursery() as nursery:
+
+            async def reset() -> None:
+                with suppress(UnknownQueue):
+                    await queue.reset({"timestamp": 1000})
+
+            nursery.start_soon(reset)
+            nursery.start_soon(broker.queues.delete, "jobs")
+        assert "jobs" not in broker.queues
+    async with open_broker(tmp_path) as broker:
+        assert broker.queues.names() == []
+
+
+async def test_a_queue_keeps_what_was_changed_while_it_was_reset(tmp_path: Path, bench: QueueBench) -> None:
+    async with open_broker(tmp_path) as broker:
+        queue = await broker.queues.declare("jobs", bench.config("orders"))
+        await bench.publish(broker, "orders", [b"a"])
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(queue.reset, {"timestamp": 1000})
+            nursery.start_soon(lambda: broker.queues.alter("jobs", max_length=7))
+        assert queue.config.max_length == 7
+
+
+async def test_a_position_that_is_none_is_refused(tmp_path: Path, bench: QueueBench) -> None:
+    async with open_broker(tmp_path) as broker:
+        queue = await broker.queues.declare("jobs", bench.config("orders"))
+        await bench.publish(broker, "orders", [b"a"])
+        for position in ("middle", {"time": 5}):
+            with pytest.raises(InvalidSetting):
+                await queue.reset(position)  # type: ignore[arg-type]
+        assert queue.statistics().ready == 1

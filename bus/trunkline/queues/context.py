@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import heapq
 import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -45,6 +47,7 @@ class QueueContext:
         "_dirty",
         "_due",
         "_holder",
+        "_locks",
         "_serving",
         "_turn",
         "_woken",
@@ -62,6 +65,7 @@ class QueueContext:
         self.cache = BatchCache()
         self.is_closing = False
         self._holder = 0
+        self._locks: dict[str, trio.Lock] = {}  # of queues that are being made, changed or deleted
         self._dirty: list[RememberedQueue] = []
         self._serving: list[RememberedQueue] = []
         self._due: list[tuple[int, int, RememberedQueue]] = []  # a heap: ms, to tell equals apart, queue
@@ -74,6 +78,17 @@ class QueueContext:
     def new_holder(self) -> int:
         self._holder += 1
         return self._holder
+
+    @asynccontextmanager
+    async def holding(self, name: str) -> AsyncIterator[None]:
+        """One change of a queue at a time; those of others go on, and share their fsyncs."""
+        lock = self._locks.setdefault(name, trio.Lock())
+        try:
+            async with lock:
+                yield
+        finally:
+            if not lock.locked():
+                self._locks.pop(name, None)
 
     # -- once a round ------------------------------------------------------------------------------
 

@@ -14,11 +14,13 @@ their offsets; between partitions it is the order of arrival. What is released r
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Literal
 
+import trio
 from msgspec.structs import replace
 
+from trunkline.errors import InvalidSetting, UnknownQueue
 from trunkline.queues.blocks import Block
 from trunkline.queues.context import ENGINE
 from trunkline.queues.explain import explain
@@ -31,6 +33,7 @@ from trunkline.records import ConsumerRecord
 if TYPE_CHECKING:
     from trunkline.partition import Partition
     from trunkline.queues.config import Definition
+    from trunkline.queues.feeds import SourceFeed
 
 __all__ = ["Position", "Queue"]
 
@@ -70,24 +73,34 @@ class Queue(ServedQueue):
         Args:
           position: ``earliest``, ``latest``, an offset (of every partition), or ``{"timestamp": ms}``.
 
-        Cancellation: may have happened.
+        Raises UnknownQueue (it was deleted), InvalidSetting (there is no such position). Cancellation: may have
+        happened.
         """
-        targets = [(feed, await _find_position(feed.partition, position)) for feed in self.feeds]
-        definition = self._started_at({feed.partition: offset for feed, offset in targets})
-        await self.context.topic.write_durable([definition.entry(self.name)])
-        self.definition = definition
+        async with self.context.holding(self.name):
+            self._check_there()
+            targets = [(feed, await _find_position(feed.partition, position)) for feed in self.feeds]
+            definition = self._started_at({feed.partition: offset for feed, offset in targets})
+            with trio.CancelScope(shield=True):  # what is stored must not begin elsewhere than what is here
+                await self.context.topic.write_durable([definition.entry(self.name)])
+                self.definition = definition
+                dropped = self._begin_at([target for target in targets if target[0] in self.feeds])  # topics go
+        await self.wait_durable()
+        return dropped
+
+    def _check_there(self) -> None:
+        if self.is_deleted:
+            raise UnknownQueue(f"queue {self.name} was deleted", queue=self.name)
+
+    def _begin_at(self, targets: Iterable[tuple[SourceFeed, int]]) -> int:
         for consumption in self.consumers:
             self.state.release([(0, self.state.next_sequence)], consumption.holder, count=False)
             consumption.let_go(consumption.unacked)
         dropped = self.state.purge()
         for feed, offset in targets:
-            if feed not in self.feeds:
-                continue  # its topic went meanwhile
             feed.detach(self)
             self.looked_at(feed.source, offset)
             feed.attach(self, self.config.sources_of(self.name, feed.partition.topic.name), offset)
         self.changed()
-        await self.wait_durable()
         return dropped
 
     def _started_at(self, offsets: Mapping[Partition, int]) -> Definition:
@@ -161,10 +174,13 @@ async def _find_position(partition: Partition, position: Position) -> int:
         return start
     if position == "latest":
         return end
-    if isinstance(position, Mapping):
+    if isinstance(position, Mapping) and isinstance(position.get("timestamp"), int):
         found = await partition.find_timestamp(position["timestamp"])
         return end if found is None else found
-    assert isinstance(position, int)
+    if not isinstance(position, int):
+        raise InvalidSetting(
+            f"there is no position {position!r}; use earliest, latest, an offset or a time", setting="position"
+        )
     return min(max(position, start), end)
 
 

@@ -7,8 +7,7 @@ topics that there are: topics that appear later are attached when they do, those
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Iterable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
@@ -57,7 +56,6 @@ class Queues:
         self._by_topic: dict[str, dict[Queue, None]] = {}  # those that name it as a source
         self._feeds: dict[Partition, SourceFeed] = {}
         self._next_id = 1
-        self._locks: dict[str, trio.Lock] = {}  # of queues that are being made, changed or deleted
         self._timers = trio.CancelScope()
         self._is_open = False
 
@@ -169,7 +167,7 @@ class Queues:
             )
         if config is not None:
             config.check(name)
-        async with self._holding(name):
+        async with self._context.holding(name):
             queue = self._queues.get(name)
             if queue is not None:
                 setting = None if config is None else queue.config.difference(config)
@@ -181,17 +179,6 @@ class Queues:
                     )
                 return queue
             return await self._make(name, DEFAULTS.check(name) if config is None else config)
-
-    @asynccontextmanager
-    async def _holding(self, name: str) -> AsyncIterator[None]:
-        """One change of a queue at a time; those of others go on, and share their fsyncs."""
-        lock = self._locks.setdefault(name, trio.Lock())
-        try:
-            async with lock:
-                yield
-        finally:
-            if not lock.locked():
-                self._locks.pop(name, None)
 
     async def _make(self, name: str, config: QueueConfig) -> Queue:
         queue_id, self._next_id = self._next_id, self._next_id + 1
@@ -223,7 +210,7 @@ class Queues:
 
         Raises UnknownQueue, InvalidSetting, InvalidFilter. Cancellation: may have happened.
         """
-        async with self._holding(name):
+        async with self._context.holding(name):
             queue = self.get(name)
             try:
                 config = msgspec.structs.replace(queue.config, **changes)
@@ -248,7 +235,7 @@ class Queues:
         Raises UnknownQueue, QueueInUse (``if_unused``: it has consumers; ``if_empty``: it has records).
         Cancellation: may have happened.
         """
-        async with self._holding(name):
+        async with self._context.holding(name):
             queue = self.get(name)
             state = queue.state
             count = state.ready + state.unacked + state.delayed
