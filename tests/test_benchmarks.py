@@ -26,7 +26,7 @@ def run(script: str, *arguments: str) -> str:
 
 
 def figures(script: str, mode: str, broker: BackgroundBroker, *arguments: str) -> dict[str, Any]:
-    port = broker.addresses["mqtt" if script == "mqtt_load.py" else "native"][1]
+    port = broker.addresses[script.partition("_")[0]][1]
     found: dict[str, Any] = json.loads(run(script, mode, "--port", str(port), "--pid", str(os.getpid()), *arguments))
     return found
 
@@ -70,6 +70,13 @@ def test_native_load_counts_every_batch_and_fetches_them(trunkline_broker: Backg
     assert (small["requests"], large["requests"]) == (80, 8)
     fetched = figures("native_load.py", "fetch", trunkline_broker)
     assert fetched["MB_s"] > 0
+
+
+def test_kafka_load_counts_every_batch_and_fetches_them(trunkline_broker: BackgroundBroker) -> None:
+    small = figures("kafka_load.py", "produce-small", trunkline_broker, "--count", "80", "--conns", "2")
+    large = figures("kafka_load.py", "produce-large", trunkline_broker, "--count", "8", "--conns", "2")
+    fetched = figures("kafka_load.py", "fetch", trunkline_broker, "--fetch-bytes", "1")
+    assert (small["msgs"], large["msgs"], fetched["msgs"]) == (80, 8, 8)
 
 
 @pytest.mark.parametrize("arguments", [[], ["--client"]])

@@ -22,7 +22,9 @@ from __future__ import annotations
 
 import importlib
 import struct
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, NoReturn
+
+import msgspec
 
 from trunkline.errors import RemoteProtocolError
 from trunkline_kafka.apis import API_VERSIONS, APIS, Api
@@ -66,13 +68,6 @@ class FrameDecoder:
 
     def receive_data(self, data: bytes) -> None:
         """Bytes arrived. Take all frames out of it before the next call."""
-        if self._chunks:
-            self._chunks.append(data)
-            self._have += len(data)
-            if self._have < self._need:
-                return
-            data = b"".join(self._chunks)
-            self._chunks.clear()
         self._data = data
         self._at = 0
 
@@ -82,30 +77,55 @@ class FrameDecoder:
         Raises RemoteProtocolError for a length that is negative, too small for a header, or over the limit.
         """
         data, at = self._data, self._at
-        if not data:
-            return None
+        if self._chunks:
+            return self._complete(data, at)
         left = len(data) - at
         if left >= _LENGTH_BYTES:
             length: int = _LENGTH.unpack_from(data, at)[0]
             if not _HEAD_BYTES <= length <= self.max_frame_bytes:
-                raise RemoteProtocolError(
-                    f"a frame of {length} bytes; {_HEAD_BYTES} to {self.max_frame_bytes} are taken"
-                )
-            stop = at + _LENGTH_BYTES + length
+                self._refuse(length)
+            start = at + _LENGTH_BYTES
+            stop = start + length
             if stop <= len(data):
                 self._at = stop
-                return data, at + _LENGTH_BYTES, stop
+                return data, start, stop
             self._need = _LENGTH_BYTES + length
+        elif not left:
+            return None
         else:
             self._need = _LENGTH_BYTES
-        if left:
-            self._chunks.append(data[at:])
-            self._have = left
+        self._chunks.append(data[at:])
+        self._have = left
         self._data = b""
+        self._at = 0
         return None
 
+    def _complete(self, data: bytes, at: int) -> tuple[bytes, int, int] | None:
+        """Go on with a frame that began earlier. It alone is joined: what follows it is not copied again."""
+        while True:
+            take = min(self._need - self._have, len(data) - at)
+            if take:
+                self._chunks.append(data[at : at + take])
+                self._have += take
+                at += take
+            self._at = at
+            if self._have < self._need:
+                return None
+            whole = b"".join(self._chunks)
+            if self._need > _LENGTH_BYTES:
+                self._chunks.clear()
+                return whole, _LENGTH_BYTES, len(whole)
+            length: int = _LENGTH.unpack(whole)[0]  # it was the length itself that came in pieces
+            if not _HEAD_BYTES <= length <= self.max_frame_bytes:
+                self._refuse(length)
+            self._chunks[:] = [whole]
+            self._need = _LENGTH_BYTES + length
 
-class RequestHeader(NamedTuple):
+    def _refuse(self, length: int) -> NoReturn:
+        raise RemoteProtocolError(f"a frame of {length} bytes; {_HEAD_BYTES} to {self.max_frame_bytes} are taken")
+
+
+class RequestHeader(msgspec.Struct, frozen=True, gc=False):
     """What comes before the message of a request."""
 
     api_key: int
@@ -134,11 +154,11 @@ def read_header(reader: Reader) -> RequestHeader:
         client_id = reader.nullable_string()
         if version >= api.flexible:
             reader.tags()
+        return RequestHeader(key, version, correlation_id, client_id)
     except (IndexError, struct.error):
         raise RemoteProtocolError("a request ends within its header") from None
     except UnicodeDecodeError:
         raise RemoteProtocolError("a client id is not UTF-8") from None
-    return RequestHeader(key, version, correlation_id, client_id)
 
 
 _READ_REQUEST: Final[dict[tuple[int, int], Any]] = {}
@@ -230,8 +250,8 @@ def frame(correlation_id: int, parts: list[Buffer]) -> list[Buffer]:
 
 def encode_request(header: RequestHeader, message: Any) -> bytes:
     """The frame of a request."""
-    key, version, correlation_id, client_id = header
-    parts: list[Buffer] = [_HEAD.pack(key, version, correlation_id), string(client_id)]
+    key, version = header.api_key, header.api_version
+    parts: list[Buffer] = [_HEAD.pack(key, version, header.correlation_id), string(header.client_id)]
     if version >= APIS[key].flexible:
         parts.append(b"\x00")
     _function(_WRITE_REQUEST, key, version)(parts.append, message)

@@ -12,14 +12,14 @@ there is no answer that the client could read. ApiVersions of an unknown version
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from trunkline.door import Connection, Transport
 from trunkline.errors import RemoteProtocolError
 from trunkline_kafka.apis import APIS, PRODUCE
 from trunkline_kafka.codec import FrameDecoder, read_header, read_request
-from trunkline_kafka.exchange import WAITS, Exchange, Handler, Later
+from trunkline_kafka.exchange import WAITS, Exchange, Later
 from trunkline_kafka.fields import Reader
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ class KafkaConnection(Connection):
         "transport",
     )
 
-    def __init__(self, server: KafkaServer, transport: Transport, handlers: Mapping[int, Handler]) -> None:
+    def __init__(self, server: KafkaServer, transport: Transport, handlers: Mapping[int, Callable[..., Any]]) -> None:
         self.server = server
         self.transport = transport
         self.local = transport.local  # while there is a socket to ask
@@ -95,13 +95,10 @@ class KafkaConnection(Connection):
             self._frames.max_frame_bytes = self.server.settings.max_request_bytes
             self.transport.idle_timeout_s = self.server.settings.idle_timeout_s
             self.transport.established()
-        exchange = Exchange(self, header, request, stop - at)
         if key == PRODUCE:
-            if request.acks:
-                exchange.is_begun = True
-                self._exchanges.append(exchange)
-            self._handlers[PRODUCE](exchange)
+            self._handlers[PRODUCE](self, header, request)
             return
+        exchange = Exchange(self, header, request, stop - at)
         self._waiting += 1
         self._waiting_bytes += exchange.size_bytes
         self._exchanges.append(exchange)
@@ -111,6 +108,10 @@ class KafkaConnection(Connection):
             raise RemoteProtocolError(
                 f"{self._waiting} requests of {self._waiting_bytes} bytes wait for their turn; send fewer ahead"
             )
+
+    def promise(self, exchange: Exchange) -> None:
+        """Keep a place for an answer that somebody is at already."""
+        self._exchanges.append(exchange)
 
     def _pump(self) -> None:
         """Send the answers that are due, and begin the next request."""

@@ -58,8 +58,10 @@ class Exchange:
     def answer(self, message: Any, version: int | None = None) -> None:
         """Give the answer; it leaves once those before it have."""
         self.cancel = None
-        self.parts = encode_response(self.header, message, version)
-        self.connection.answered(self)
+        connection = self.connection
+        if not connection.transport.is_closing:
+            self.parts = encode_response(self.header, message, version)
+            connection.answered(self)
 
 
 class Later(NamedTuple):

@@ -77,12 +77,12 @@ class _Fetching:
     def begin(self) -> Any:
         """The answer, Later, or WAITS."""
         request: FetchRequest = self._exchange.request
+        topics = []
         for topic in request.topics:
-            found = FetchableTopicResponse(topic.topic, topic.topic_id)
-            self._response.responses.append(found)
-            for wanted in self._resolve(topic):
-                found.partitions.append(wanted.answer)
-                self._wanted.append(wanted)
+            found = list(self._resolve(topic))
+            topics.append(FetchableTopicResponse(topic.topic, topic.topic_id, [wanted.answer for wanted in found]))
+            self._wanted += found
+        self._response.responses = topics
         self._start_reading()
         position = self._read()
         if position < len(self._wanted):

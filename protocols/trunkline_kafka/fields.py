@@ -131,14 +131,24 @@ class Reader:
         return None if length < 0 else self._take(length).decode()
 
     def compact_string(self) -> str:
+        at = self.at
+        length = self.data[at]
+        if 0 < length < 0x80:  # nearly all of them
+            start = at + 1
+            stop = self.at = at + length
+            if stop <= self.end:
+                return self.data[start:stop].decode()
+            self.at = at
         length = self.uvarint() - 1
         if length < 0:
             _refuse_null()
         return self._take(length).decode()
 
     def compact_nullable_string(self) -> str | None:
-        length = self.uvarint() - 1
-        return None if length < 0 else self._take(length).decode()
+        if not self.data[self.at]:
+            self.at += 1
+            return None
+        return self.compact_string()
 
     def binary(self) -> bytes:
         length = self._length(_I32)
@@ -187,8 +197,16 @@ class Reader:
         return self._count(self._length(_I32), least)
 
     def compact_array(self, least: int) -> int:
-        count = self.compact_nullable_array(least)
-        return _refuse_null() if count is None else count
+        at = self.at
+        count = self.data[at] - 1
+        if 0 <= count < 0x7F and count * least < self.end - at:  # nearly all of them
+            self.at = at + 1
+            self._entries -= count
+            if self._entries < 0:
+                _refuse_entries()
+            return count
+        found = self._count(self.uvarint() - 1, least)
+        return _refuse_null() if found is None else found
 
     def compact_nullable_array(self, least: int) -> int | None:
         return self._count(self.uvarint() - 1, least)
@@ -200,7 +218,7 @@ class Reader:
             raise RemoteProtocolError(f"an array of {count} entries begins {self.end - self.at} bytes before the end")
         self._entries -= count
         if self._entries < 0:
-            raise RemoteProtocolError(f"a message has more than {MAX_ENTRIES} entries in its arrays")
+            _refuse_entries()
         return count
 
     def numbers(self, count: int, code: str) -> list[int]:
@@ -237,14 +255,21 @@ def _refuse_null() -> NoReturn:
     raise RemoteProtocolError("null where there must be a value")
 
 
+def _refuse_entries() -> NoReturn:
+    raise RemoteProtocolError(f"a message has more than {MAX_ENTRIES} entries in its arrays")
+
+
 _SIZES: Final = {"h": 2, "i": 4, "q": 8}
 
 # -- writing ---------------------------------------------------------------------------------------
 
 
+_SHORT: Final = tuple([bytes([value]) for value in range(0x80)])
+
+
 def uvarint(value: int) -> bytes:
     if value < 0x80:
-        return value.to_bytes(1, "big")
+        return _SHORT[value]
     encoded = bytearray()
     while value > 0x7F:
         encoded.append(value & 0x7F | 0x80)
@@ -269,7 +294,8 @@ def compact_string(value: str | None) -> bytes:
     if value is None:
         return b"\x00"
     encoded = value.encode()
-    return uvarint(len(encoded) + 1) + encoded
+    length = len(encoded) + 1
+    return (_SHORT[length] if length < 0x80 else uvarint(length)) + encoded
 
 
 def put_bytes(put: Put, value: Buffer | None) -> None:
@@ -299,8 +325,8 @@ def put_array(put: Put, values: Sequence[_T] | None, write: Callable[[Put, _T], 
 
 
 def put_compact_array(put: Put, values: Sequence[_T] | None, write: Callable[[Put, _T], None]) -> None:
-    if values is None:
-        put(b"\x00")
+    if not values:
+        put(b"\x00" if values is None else b"\x01")
         return
     put(uvarint(len(values) + 1))
     for value in values:

@@ -78,12 +78,13 @@ class _Committing:
 def offset_commit(exchange: Exchange) -> Any:
     """Commit what can be: each partition has its own answer."""
     request: OffsetCommitRequest = exchange.request
-    response = OffsetCommitResponse()
+    topics: list[OffsetCommitResponseTopic] = []
+    response = OffsetCommitResponse(topics=topics)
     offsets: dict[TopicPartition, OffsetAndMetadata] = {}
     accepted: list[OffsetCommitResponsePartition] = []
     for topic in request.topics:
         answers: list[OffsetCommitResponsePartition] = []
-        response.topics.append(OffsetCommitResponseTopic(topic.name, answers))
+        topics.append(OffsetCommitResponseTopic(topic.name, answers))
         for asked in topic.partitions:
             answer = OffsetCommitResponsePartition(asked.partition_index, _problem(exchange, topic.name, asked))
             answers.append(answer)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from trunkline.errors import CorruptBatch, InvalidBatch, TrunklineError, UnsupportedCompression
 from trunkline.records import HEADER_BYTES, Compression
 from trunkline_kafka.bridge import error_code
+from trunkline_kafka.codec import RequestHeader
 from trunkline_kafka.error_codes import ErrorCode
-from trunkline_kafka.exchange import WAITS, Exchange
+from trunkline_kafka.exchange import Exchange
 from trunkline_kafka.fields import Buffer
 from trunkline_kafka.messages.produce import (
     PartitionProduceData,
@@ -18,103 +19,107 @@ from trunkline_kafka.messages.produce import (
     TopicProduceResponse,
 )
 
+if TYPE_CHECKING:
+    from trunkline_kafka.connection import KafkaConnection
+
 __all__ = ["produce"]
 
 _ZSTD_FROM: Final = 7  # before this version a broker has to refuse zstd (KIP-110)
 _ATTRIBUTES_AT: Final = 22  # the low byte
 
 
-class _Producing:
-    """A Produce request whose batches are on their way; the receiver of their appends."""
+class _Producing(Exchange):
+    """A Produce request whose batches are on their way; the receiver of their appends.
 
-    __slots__ = ("_exchange", "_response", "_waiting")
+    While it waits it holds nothing of the request, whose batches have been copied.
+    """
 
-    def __init__(self, exchange: Exchange, response: ProduceResponse) -> None:
-        self._exchange = exchange
-        self._response = response
-        self._waiting = 1  # for the request to be staged as a whole
+    __slots__ = ("_answers", "_waiting")
 
-    def staged(self) -> None:
-        """One more batch is staged."""
+    def __init__(self, connection: KafkaConnection, header: RequestHeader) -> None:
+        super().__init__(connection, header, None, 0)
+        self._answers: list[TopicProduceResponse] = []
+        self._waiting = 1  # batches that are not committed yet, and one more until all are staged
+        self.is_begun = True
+
+    def stage(self, request: ProduceRequest) -> None:
+        """Stage what can be; what cannot has its answer already."""
+        refusal = _refusal(request)
+        receiver = self if request.acks else None
+        for topic in request.topic_data:
+            answers = []
+            for data in topic.partition_data:
+                answer = PartitionProduceResponse(data.index)
+                answers.append(answer)
+                try:
+                    if refusal is not None:
+                        raise refusal
+                    self._stage(topic.name, data, answer, receiver)
+                except TrunklineError as error:
+                    _fail(answer, error)
+            self._answers.append(TopicProduceResponse(topic.name, tuple(answers)))
+        if receiver is not None:
+            self._one_done()
+        elif any(answer.error_code for topic in self._answers for answer in topic.partition_responses):
+            self.connection.transport.close()
+
+    def _stage(
+        self, topic: str, data: PartitionProduceData, answer: PartitionProduceResponse, receiver: _Producing | None
+    ) -> None:
+        broker = self.connection.server.broker
+        partition = broker.partition(topic, data.index)
+        records = data.records
+        if not records:
+            raise InvalidBatch(f"{partition.name}: there is no batch")
+        version = self.header.api_version
+        if version < _ZSTD_FROM:
+            _check_compression(partition.name, records, version)
+        partition.stage_batch(records, receiver, answer)
         self._waiting += 1
+        answer.log_start_offset = partition.log.start_offset
+        if partition.topic.settings.message_timestamp_type == "LogAppendTime":
+            answer.log_append_time_ms = broker.now_ms()
 
     def append_done(self, token: object, offset: int) -> None:
         """See :class:`trunkline.pending.AppendReceiver`."""
-        assert isinstance(token, PartitionProduceResponse)
+        assert type(token) is PartitionProduceResponse
         token.base_offset = offset
-        self.done()
+        self._one_done()
 
     def append_failed(self, token: object, error: TrunklineError) -> None:
         """See :class:`trunkline.pending.AppendReceiver`."""
-        assert isinstance(token, PartitionProduceResponse)
+        assert type(token) is PartitionProduceResponse
         _fail(token, error)
-        self.done()
+        self._one_done()
 
-    def done(self) -> None:
+    def _one_done(self) -> None:
         self._waiting -= 1
-        if not self._waiting and not self._exchange.transport.is_closing:
-            self._exchange.answer(self._response)
+        if not self._waiting:
+            self.answer(ProduceResponse(self._answers))
 
 
-def produce(exchange: Exchange) -> object:
+def produce(connection: KafkaConnection, header: RequestHeader, request: ProduceRequest) -> None:
     """Stage everything in a request, and answer when all of it is committed or refused.
 
     With acks=0 there is no answer; an error ends the connection, which is how Kafka says it.
     """
-    request: ProduceRequest = exchange.request
-    response = ProduceResponse()
-    producing = _Producing(exchange, response) if request.acks else None
-    refusal = _refusal(request)
-    for topic in request.topic_data:
-        answers: list[PartitionProduceResponse] = []
-        response.responses.append(TopicProduceResponse(topic.name, answers))
-        for data in topic.partition_data:
-            answer = PartitionProduceResponse(data.index)
-            answers.append(answer)
-            if refusal is not None:
-                answer.error_code, answer.error_message = refusal
-                answer.base_offset = -1
-                continue
-            try:
-                _stage(exchange, topic.name, data, producing, answer)
-            except TrunklineError as error:
-                _fail(answer, error)
-    if producing is not None:
-        producing.done()
-    elif any(answer.error_code for topic in response.responses for answer in topic.partition_responses):
-        exchange.transport.close()
-    return WAITS
+    producing = _Producing(connection, header)
+    if request.acks:
+        connection.promise(producing)
+    producing.stage(request)
 
 
-def _refusal(request: ProduceRequest) -> tuple[ErrorCode, str] | None:
-    """Why nothing of a request is taken."""
-    if request.acks not in (-1, 0, 1):
-        return ErrorCode.INVALID_REQUIRED_ACKS, f"acks must be -1, 0 or 1, not {request.acks}"
+class _Refused(TrunklineError):
+    """Nothing of a request is taken. ``error_code``."""
+
+
+def _refusal(request: ProduceRequest) -> _Refused | None:
     if request.transactional_id is not None:
-        return ErrorCode.TRANSACTIONAL_ID_AUTHORIZATION_FAILED, "transactions are not offered yet"
-    return None
-
-
-def _stage(
-    exchange: Exchange,
-    topic: str,
-    data: PartitionProduceData,
-    producing: _Producing | None,
-    answer: PartitionProduceResponse,
-) -> None:
-    broker = exchange.server.broker
-    partition = broker.partition(topic, data.index)
-    records = data.records
-    if not records:
-        raise InvalidBatch(f"{partition.name}: there is no batch")
-    if exchange.version < _ZSTD_FROM:
-        _check_compression(partition.name, records, exchange.version)
-    partition.stage_batch(records, producing, answer)
-    if producing is not None:
-        producing.staged()
-        answer.log_start_offset = partition.log_start_offset
-        if partition.topic.settings.message_timestamp_type == "LogAppendTime":
-            answer.log_append_time_ms = broker.now_ms()
+        code = ErrorCode.TRANSACTIONAL_ID_AUTHORIZATION_FAILED
+        return _Refused("transactions are not offered yet", error_code=code)
+    if -1 <= request.acks <= 1:
+        return None
+    return _Refused(f"acks must be -1, 0 or 1, not {request.acks}", error_code=ErrorCode.INVALID_REQUIRED_ACKS)
 
 
 def _check_compression(name: str, batch: Buffer, version: int) -> None:
@@ -125,6 +130,6 @@ def _check_compression(name: str, batch: Buffer, version: int) -> None:
 
 
 def _fail(answer: PartitionProduceResponse, error: TrunklineError) -> None:
-    answer.error_code = error_code(error)
+    answer.error_code = error.error_code if isinstance(error, _Refused) else error_code(error)
     answer.error_message = str(error)
     answer.base_offset = -1

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from struct import Struct as _Pack
 from typing import Final
 
@@ -19,29 +19,29 @@ _h: Final = _Pack(">h")
 _i: Final = _Pack(">i")
 
 
-class AlterableConfig(Struct):
+class AlterableConfig(Struct, gc=False):
     """Part of AlterConfigsRequest."""
 
     name: str = ""
     value: str | None = ""
 
 
-class AlterConfigsResource(Struct):
+class AlterConfigsResource(Struct, gc=False):
     """Part of AlterConfigsRequest."""
 
     resource_type: int = 0
     resource_name: str = ""
-    configs: list[AlterableConfig] = []
+    configs: Sequence[AlterableConfig] = ()
 
 
-class AlterConfigsRequest(Struct):
+class AlterConfigsRequest(Struct, gc=False):
     """The message."""
 
-    resources: list[AlterConfigsResource] = []
+    resources: Sequence[AlterConfigsResource] = ()
     validate_only: bool = False
 
 
-class AlterConfigsResourceResponse(Struct):
+class AlterConfigsResourceResponse(Struct, gc=False):
     """Part of AlterConfigsResponse."""
 
     error_code: int = 0
@@ -50,11 +50,11 @@ class AlterConfigsResourceResponse(Struct):
     resource_name: str = ""
 
 
-class AlterConfigsResponse(Struct):
+class AlterConfigsResponse(Struct, gc=False):
     """The message."""
 
     throttle_time_ms: int = 0
-    responses: list[AlterConfigsResourceResponse] = []
+    responses: Sequence[AlterConfigsResourceResponse] = ()
 
 
 def _read_alterable_config_0(r: Reader) -> AlterableConfig:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from struct import Struct as _Pack
 from typing import Final
 
@@ -30,14 +30,14 @@ _i: Final = _Pack(">i")
 _q: Final = _Pack(">q")
 
 
-class ApiVersionsRequest(Struct):
+class ApiVersionsRequest(Struct, gc=False):
     """The message."""
 
     client_software_name: str = ""
     client_software_version: str = ""
 
 
-class ApiVersion(Struct):
+class ApiVersion(Struct, gc=False):
     """Part of ApiVersionsResponse."""
 
     api_key: int = 0
@@ -45,7 +45,7 @@ class ApiVersion(Struct):
     max_version: int = 0
 
 
-class SupportedFeatureKey(Struct):
+class SupportedFeatureKey(Struct, gc=False):
     """Part of ApiVersionsResponse."""
 
     name: str = ""
@@ -53,7 +53,7 @@ class SupportedFeatureKey(Struct):
     max_version: int = 0
 
 
-class FinalizedFeatureKey(Struct):
+class FinalizedFeatureKey(Struct, gc=False):
     """Part of ApiVersionsResponse."""
 
     name: str = ""
@@ -61,15 +61,15 @@ class FinalizedFeatureKey(Struct):
     min_version_level: int = 0
 
 
-class ApiVersionsResponse(Struct):
+class ApiVersionsResponse(Struct, gc=False):
     """The message."""
 
     error_code: int = 0
-    api_keys: list[ApiVersion] = []
+    api_keys: Sequence[ApiVersion] = ()
     throttle_time_ms: int = 0
-    supported_features: list[SupportedFeatureKey] = []
+    supported_features: Sequence[SupportedFeatureKey] = ()
     finalized_features_epoch: int = -1
-    finalized_features: list[FinalizedFeatureKey] = []
+    finalized_features: Sequence[FinalizedFeatureKey] = ()
     zk_migration_ready: bool = False
 
 
@@ -157,9 +157,9 @@ def _read_api_versions_response_3(r: Reader) -> ApiVersionsResponse:
     (error_code,) = r.unpack(_h)
     api_keys = [_read_api_version_3(r) for _ in range(r.compact_array(7))]
     (throttle_time_ms,) = r.unpack(_i)
-    supported_features: list[SupportedFeatureKey] = []
+    supported_features: Sequence[SupportedFeatureKey] = ()
     finalized_features_epoch: int = -1
-    finalized_features: list[FinalizedFeatureKey] = []
+    finalized_features: Sequence[FinalizedFeatureKey] = ()
     zk_migration_ready: bool = False
     for _ in range(r.uvarint()):
         tag, stop = r.tag()

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from struct import Struct as _Pack
 from typing import Final
 
@@ -28,29 +28,29 @@ _i: Final = _Pack(">i")
 _iz: Final = _Pack(">i?")
 
 
-class CreatePartitionsAssignment(Struct):
+class CreatePartitionsAssignment(Struct, gc=False):
     """Part of CreatePartitionsRequest."""
 
-    broker_ids: list[int] = []
+    broker_ids: Sequence[int] = ()
 
 
-class CreatePartitionsTopic(Struct):
+class CreatePartitionsTopic(Struct, gc=False):
     """Part of CreatePartitionsRequest."""
 
     name: str = ""
     count: int = 0
-    assignments: list[CreatePartitionsAssignment] | None = []
+    assignments: Sequence[CreatePartitionsAssignment] | None = ()
 
 
-class CreatePartitionsRequest(Struct):
+class CreatePartitionsRequest(Struct, gc=False):
     """The message."""
 
-    topics: list[CreatePartitionsTopic] = []
+    topics: Sequence[CreatePartitionsTopic] = ()
     timeout_ms: int = 0
     validate_only: bool = False
 
 
-class CreatePartitionsTopicResult(Struct):
+class CreatePartitionsTopicResult(Struct, gc=False):
     """Part of CreatePartitionsResponse."""
 
     name: str = ""
@@ -58,11 +58,11 @@ class CreatePartitionsTopicResult(Struct):
     error_message: str | None = None
 
 
-class CreatePartitionsResponse(Struct):
+class CreatePartitionsResponse(Struct, gc=False):
     """The message."""
 
     throttle_time_ms: int = 0
-    results: list[CreatePartitionsTopicResult] = []
+    results: Sequence[CreatePartitionsTopicResult] = ()
 
 
 def _read_create_partitions_assignment_0(r: Reader) -> CreatePartitionsAssignment:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from struct import Struct as _Pack
 from typing import Final
 
@@ -34,39 +34,39 @@ _iz: Final = _Pack(">i?")
 _ih: Final = _Pack(">ih")
 
 
-class CreatableReplicaAssignment(Struct):
+class CreatableReplicaAssignment(Struct, gc=False):
     """Part of CreateTopicsRequest."""
 
     partition_index: int = 0
-    broker_ids: list[int] = []
+    broker_ids: Sequence[int] = ()
 
 
-class CreatableTopicConfig(Struct):
+class CreatableTopicConfig(Struct, gc=False):
     """Part of CreateTopicsRequest."""
 
     name: str = ""
     value: str | None = ""
 
 
-class CreatableTopic(Struct):
+class CreatableTopic(Struct, gc=False):
     """Part of CreateTopicsRequest."""
 
     name: str = ""
     num_partitions: int = 0
     replication_factor: int = 0
-    assignments: list[CreatableReplicaAssignment] = []
-    configs: list[CreatableTopicConfig] = []
+    assignments: Sequence[CreatableReplicaAssignment] = ()
+    configs: Sequence[CreatableTopicConfig] = ()
 
 
-class CreateTopicsRequest(Struct):
+class CreateTopicsRequest(Struct, gc=False):
     """The message."""
 
-    topics: list[CreatableTopic] = []
+    topics: Sequence[CreatableTopic] = ()
     timeout_ms: int = 60000
     validate_only: bool = False
 
 
-class CreatableTopicConfigs(Struct):
+class CreatableTopicConfigs(Struct, gc=False):
     """Part of CreateTopicsResponse."""
 
     name: str = ""
@@ -76,7 +76,7 @@ class CreatableTopicConfigs(Struct):
     is_sensitive: bool = False
 
 
-class CreatableTopicResult(Struct):
+class CreatableTopicResult(Struct, gc=False):
     """Part of CreateTopicsResponse."""
 
     name: str = ""
@@ -86,14 +86,14 @@ class CreatableTopicResult(Struct):
     topic_config_error_code: int = 0
     num_partitions: int = -1
     replication_factor: int = -1
-    configs: list[CreatableTopicConfigs] | None = []
+    configs: Sequence[CreatableTopicConfigs] | None = ()
 
 
-class CreateTopicsResponse(Struct):
+class CreateTopicsResponse(Struct, gc=False):
     """The message."""
 
     throttle_time_ms: int = 0
-    topics: list[CreatableTopicResult] = []
+    topics: Sequence[CreatableTopicResult] = ()
 
 
 def _read_creatable_replica_assignment_2(r: Reader) -> CreatableReplicaAssignment:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from struct import Struct as _Pack
 from typing import Final
 
@@ -27,24 +27,24 @@ _h: Final = _Pack(">h")
 _i: Final = _Pack(">i")
 
 
-class DeleteGroupsRequest(Struct):
+class DeleteGroupsRequest(Struct, gc=False):
     """The message."""
 
-    groups_names: list[str] = []
+    groups_names: Sequence[str] = ()
 
 
-class DeletableGroupResult(Struct):
+class DeletableGroupResult(Struct, gc=False):
     """Part of DeleteGroupsResponse."""
 
     group_id: str = ""
     error_code: int = 0
 
 
-class DeleteGroupsResponse(Struct):
+class DeleteGroupsResponse(Struct, gc=False):
     """The message."""
 
     throttle_time_ms: int = 0
-    results: list[DeletableGroupResult] = []
+    results: Sequence[DeletableGroupResult] = ()
 
 
 def _read_delete_groups_request_0(r: Reader) -> DeleteGroupsRequest:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from struct import Struct as _Pack
 from typing import Final
 
@@ -18,28 +18,28 @@ _iq: Final = _Pack(">iq")
 _iqh: Final = _Pack(">iqh")
 
 
-class DeleteRecordsPartition(Struct):
+class DeleteRecordsPartition(Struct, gc=False):
     """Part of DeleteRecordsRequest."""
 
     partition_index: int = 0
     offset: int = 0
 
 
-class DeleteRecordsTopic(Struct):
+class DeleteRecordsTopic(Struct, gc=False):
     """Part of DeleteRecordsRequest."""
 
     name: str = ""
-    partitions: list[DeleteRecordsPartition] = []
+    partitions: Sequence[DeleteRecordsPartition] = ()
 
 
-class DeleteRecordsRequest(Struct):
+class DeleteRecordsRequest(Struct, gc=False):
     """The message."""
 
-    topics: list[DeleteRecordsTopic] = []
+    topics: Sequence[DeleteRecordsTopic] = ()
     timeout_ms: int = 0
 
 
-class DeleteRecordsPartitionResult(Struct):
+class DeleteRecordsPartitionResult(Struct, gc=False):
     """Part of DeleteRecordsResponse."""
 
     partition_index: int = 0
@@ -47,18 +47,18 @@ class DeleteRecordsPartitionResult(Struct):
     error_code: int = 0
 
 
-class DeleteRecordsTopicResult(Struct):
+class DeleteRecordsTopicResult(Struct, gc=False):
     """Part of DeleteRecordsResponse."""
 
     name: str = ""
-    partitions: list[DeleteRecordsPartitionResult] = []
+    partitions: Sequence[DeleteRecordsPartitionResult] = ()
 
 
-class DeleteRecordsResponse(Struct):
+class DeleteRecordsResponse(Struct, gc=False):
     """The message."""
 
     throttle_time_ms: int = 0
-    topics: list[DeleteRecordsTopicResult] = []
+    topics: Sequence[DeleteRecordsTopicResult] = ()
 
 
 def _read_delete_records_partition_0(r: Reader) -> DeleteRecordsPartition:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from struct import Struct as _Pack
 from typing import Final
 
@@ -30,22 +30,22 @@ _h: Final = _Pack(">h")
 _i: Final = _Pack(">i")
 
 
-class DeleteTopicState(Struct):
+class DeleteTopicState(Struct, gc=False):
     """Part of DeleteTopicsRequest."""
 
     name: str | None = None
     topic_id: bytes = NO_UUID
 
 
-class DeleteTopicsRequest(Struct):
+class DeleteTopicsRequest(Struct, gc=False):
     """The message."""
 
-    topics: list[DeleteTopicState] = []
-    topic_names: list[str] = []
+    topics: Sequence[DeleteTopicState] = ()
+    topic_names: Sequence[str] = ()
     timeout_ms: int = 0
 
 
-class DeletableTopicResult(Struct):
+class DeletableTopicResult(Struct, gc=False):
     """Part of DeleteTopicsResponse."""
 
     name: str | None = ""
@@ -54,11 +54,11 @@ class DeletableTopicResult(Struct):
     error_message: str | None = None
 
 
-class DeleteTopicsResponse(Struct):
+class DeleteTopicsResponse(Struct, gc=False):
     """The message."""
 
     throttle_time_ms: int = 0
-    responses: list[DeletableTopicResult] = []
+    responses: Sequence[DeletableTopicResult] = ()
 
 
 def _read_delete_topic_state_6(r: Reader) -> DeleteTopicState:

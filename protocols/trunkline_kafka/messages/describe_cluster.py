@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from struct import Struct as _Pack
 from typing import Final
 
@@ -21,7 +21,7 @@ _i: Final = _Pack(">i")
 _ih: Final = _Pack(">ih")
 
 
-class DescribeClusterRequest(Struct):
+class DescribeClusterRequest(Struct, gc=False):
     """The message."""
 
     include_cluster_authorized_operations: bool = False
@@ -29,7 +29,7 @@ class DescribeClusterRequest(Struct):
     include_fenced_brokers: bool = False
 
 
-class DescribeClusterBroker(Struct):
+class DescribeClusterBroker(Struct, gc=False):
     """Part of DescribeClusterResponse."""
 
     broker_id: int = 0
@@ -39,7 +39,7 @@ class DescribeClusterBroker(Struct):
     is_fenced: bool = False
 
 
-class DescribeClusterResponse(Struct):
+class DescribeClusterResponse(Struct, gc=False):
     """The message."""
 
     throttle_time_ms: int = 0
@@ -48,7 +48,7 @@ class DescribeClusterResponse(Struct):
     endpoint_type: int = 1
     cluster_id: str = ""
     controller_id: int = -1
-    brokers: list[DescribeClusterBroker] = []
+    brokers: Sequence[DescribeClusterBroker] = ()
     cluster_authorized_operations: int = -2147483648
 
 

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from struct import Struct as _Pack
 from typing import Final
 
@@ -31,23 +31,23 @@ _h: Final = _Pack(">h")
 _i: Final = _Pack(">i")
 
 
-class DescribeConfigsResource(Struct):
+class DescribeConfigsResource(Struct, gc=False):
     """Part of DescribeConfigsRequest."""
 
     resource_type: int = 0
     resource_name: str = ""
-    configuration_keys: list[str] | None = []
+    configuration_keys: Sequence[str] | None = ()
 
 
-class DescribeConfigsRequest(Struct):
+class DescribeConfigsRequest(Struct, gc=False):
     """The message."""
 
-    resources: list[DescribeConfigsResource] = []
+    resources: Sequence[DescribeConfigsResource] = ()
     include_synonyms: bool = False
     include_documentation: bool = False
 
 
-class DescribeConfigsSynonym(Struct):
+class DescribeConfigsSynonym(Struct, gc=False):
     """Part of DescribeConfigsResponse."""
 
     name: str = ""
@@ -55,7 +55,7 @@ class DescribeConfigsSynonym(Struct):
     source: int = 0
 
 
-class DescribeConfigsResourceResult(Struct):
+class DescribeConfigsResourceResult(Struct, gc=False):
     """Part of DescribeConfigsResponse."""
 
     name: str = ""
@@ -63,26 +63,26 @@ class DescribeConfigsResourceResult(Struct):
     read_only: bool = False
     config_source: int = -1
     is_sensitive: bool = False
-    synonyms: list[DescribeConfigsSynonym] = []
+    synonyms: Sequence[DescribeConfigsSynonym] = ()
     config_type: int = 0
     documentation: str | None = ""
 
 
-class DescribeConfigsResult(Struct):
+class DescribeConfigsResult(Struct, gc=False):
     """Part of DescribeConfigsResponse."""
 
     error_code: int = 0
     error_message: str | None = ""
     resource_type: int = 0
     resource_name: str = ""
-    configs: list[DescribeConfigsResourceResult] = []
+    configs: Sequence[DescribeConfigsResourceResult] = ()
 
 
-class DescribeConfigsResponse(Struct):
+class DescribeConfigsResponse(Struct, gc=False):
     """The message."""
 
     throttle_time_ms: int = 0
-    results: list[DescribeConfigsResult] = []
+    results: Sequence[DescribeConfigsResult] = ()
 
 
 def _read_describe_configs_resource_1(r: Reader) -> DescribeConfigsResource:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from struct import Struct as _Pack
 from typing import Final
 
@@ -30,14 +30,14 @@ _h: Final = _Pack(">h")
 _i: Final = _Pack(">i")
 
 
-class DescribeGroupsRequest(Struct):
+class DescribeGroupsRequest(Struct, gc=False):
     """The message."""
 
-    groups: list[str] = []
+    groups: Sequence[str] = ()
     include_authorized_operations: bool = False
 
 
-class DescribedGroupMember(Struct):
+class DescribedGroupMember(Struct, gc=False):
     """Part of DescribeGroupsResponse."""
 
     member_id: str = ""
@@ -48,7 +48,7 @@ class DescribedGroupMember(Struct):
     member_assignment: bytes = b""
 
 
-class DescribedGroup(Struct):
+class DescribedGroup(Struct, gc=False):
     """Part of DescribeGroupsResponse."""
 
     error_code: int = 0
@@ -57,15 +57,15 @@ class DescribedGroup(Struct):
     group_state: str = ""
     protocol_type: str = ""
     protocol_data: str = ""
-    members: list[DescribedGroupMember] = []
+    members: Sequence[DescribedGroupMember] = ()
     authorized_operations: int = -2147483648
 
 
-class DescribeGroupsResponse(Struct):
+class DescribeGroupsResponse(Struct, gc=False):
     """The message."""
 
     throttle_time_ms: int = 0
-    groups: list[DescribedGroup] = []
+    groups: Sequence[DescribedGroup] = ()
 
 
 def _read_describe_groups_request_0(r: Reader) -> DescribeGroupsRequest:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from struct import Struct as _Pack
 from typing import Final
 
@@ -30,20 +30,20 @@ _iqqz: Final = _Pack(">iqq?")
 _qq: Final = _Pack(">qq")
 
 
-class DescribableLogDirTopic(Struct):
+class DescribableLogDirTopic(Struct, gc=False):
     """Part of DescribeLogDirsRequest."""
 
     topic: str = ""
-    partitions: list[int] = []
+    partitions: Sequence[int] = ()
 
 
-class DescribeLogDirsRequest(Struct):
+class DescribeLogDirsRequest(Struct, gc=False):
     """The message."""
 
-    topics: list[DescribableLogDirTopic] | None = []
+    topics: Sequence[DescribableLogDirTopic] | None = ()
 
 
-class DescribeLogDirsPartition(Struct):
+class DescribeLogDirsPartition(Struct, gc=False):
     """Part of DescribeLogDirsResponse."""
 
     partition_index: int = 0
@@ -52,29 +52,29 @@ class DescribeLogDirsPartition(Struct):
     is_future_key: bool = False
 
 
-class DescribeLogDirsTopic(Struct):
+class DescribeLogDirsTopic(Struct, gc=False):
     """Part of DescribeLogDirsResponse."""
 
     name: str = ""
-    partitions: list[DescribeLogDirsPartition] = []
+    partitions: Sequence[DescribeLogDirsPartition] = ()
 
 
-class DescribeLogDirsResult(Struct):
+class DescribeLogDirsResult(Struct, gc=False):
     """Part of DescribeLogDirsResponse."""
 
     error_code: int = 0
     log_dir: str = ""
-    topics: list[DescribeLogDirsTopic] = []
+    topics: Sequence[DescribeLogDirsTopic] = ()
     total_bytes: int = -1
     usable_bytes: int = -1
 
 
-class DescribeLogDirsResponse(Struct):
+class DescribeLogDirsResponse(Struct, gc=False):
     """The message."""
 
     throttle_time_ms: int = 0
     error_code: int = 0
-    results: list[DescribeLogDirsResult] = []
+    results: Sequence[DescribeLogDirsResult] = ()
 
 
 def _read_describable_log_dir_topic_1(r: Reader) -> DescribableLogDirTopic:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from struct import Struct as _Pack
 from typing import Final
 
@@ -46,14 +46,14 @@ _qi: Final = _Pack(">qi")
 _qq: Final = _Pack(">qq")
 
 
-class ReplicaState(Struct):
+class ReplicaState(Struct, gc=False):
     """Part of FetchRequest."""
 
     replica_id: int = -1
     replica_epoch: int = -1
 
 
-class FetchPartition(Struct):
+class FetchPartition(Struct, gc=False):
     """Part of FetchRequest."""
 
     partition: int = 0
@@ -64,23 +64,23 @@ class FetchPartition(Struct):
     partition_max_bytes: int = 0
 
 
-class FetchTopic(Struct):
+class FetchTopic(Struct, gc=False):
     """Part of FetchRequest."""
 
     topic: str = ""
     topic_id: bytes = NO_UUID
-    partitions: list[FetchPartition] = []
+    partitions: Sequence[FetchPartition] = ()
 
 
-class ForgottenTopic(Struct):
+class ForgottenTopic(Struct, gc=False):
     """Part of FetchRequest."""
 
     topic: str = ""
     topic_id: bytes = NO_UUID
-    partitions: list[int] = []
+    partitions: Sequence[int] = ()
 
 
-class FetchRequest(Struct):
+class FetchRequest(Struct, gc=False):
     """The message."""
 
     cluster_id: str | None = None
@@ -92,40 +92,40 @@ class FetchRequest(Struct):
     isolation_level: int = 0
     session_id: int = 0
     session_epoch: int = -1
-    topics: list[FetchTopic] = []
-    forgotten_topics_data: list[ForgottenTopic] = []
+    topics: Sequence[FetchTopic] = ()
+    forgotten_topics_data: Sequence[ForgottenTopic] = ()
     rack_id: str = ""
 
 
-class EpochEndOffset(Struct):
+class EpochEndOffset(Struct, gc=False):
     """Part of FetchResponse."""
 
     epoch: int = -1
     end_offset: int = -1
 
 
-class LeaderIdAndEpoch(Struct):
+class LeaderIdAndEpoch(Struct, gc=False):
     """Part of FetchResponse."""
 
     leader_id: int = -1
     leader_epoch: int = -1
 
 
-class SnapshotId(Struct):
+class SnapshotId(Struct, gc=False):
     """Part of FetchResponse."""
 
     end_offset: int = -1
     epoch: int = -1
 
 
-class AbortedTransaction(Struct):
+class AbortedTransaction(Struct, gc=False):
     """Part of FetchResponse."""
 
     producer_id: int = 0
     first_offset: int = 0
 
 
-class PartitionData(Struct):
+class PartitionData(Struct, gc=False):
     """Part of FetchResponse."""
 
     partition_index: int = 0
@@ -136,20 +136,20 @@ class PartitionData(Struct):
     diverging_epoch: EpochEndOffset | None = None
     current_leader: LeaderIdAndEpoch | None = None
     snapshot_id: SnapshotId | None = None
-    aborted_transactions: list[AbortedTransaction] | None = []
+    aborted_transactions: Sequence[AbortedTransaction] | None = ()
     preferred_read_replica: int = -1
     records: Buffer | None = b""
 
 
-class FetchableTopicResponse(Struct):
+class FetchableTopicResponse(Struct, gc=False):
     """Part of FetchResponse."""
 
     topic: str = ""
     topic_id: bytes = NO_UUID
-    partitions: list[PartitionData] = []
+    partitions: Sequence[PartitionData] = ()
 
 
-class NodeEndpoint(Struct):
+class NodeEndpoint(Struct, gc=False):
     """Part of FetchResponse."""
 
     node_id: int = 0
@@ -158,14 +158,14 @@ class NodeEndpoint(Struct):
     rack: str | None = None
 
 
-class FetchResponse(Struct):
+class FetchResponse(Struct, gc=False):
     """The message."""
 
     throttle_time_ms: int = 0
     error_code: int = 0
     session_id: int = 0
-    responses: list[FetchableTopicResponse] = []
-    node_endpoints: list[NodeEndpoint] = []
+    responses: Sequence[FetchableTopicResponse] = ()
+    node_endpoints: Sequence[NodeEndpoint] = ()
 
 
 def _read_replica_state_15(r: Reader) -> ReplicaState:
@@ -903,7 +903,7 @@ def _read_fetch_response_13(r: Reader) -> FetchResponse:
 def _read_fetch_response_16(r: Reader) -> FetchResponse:
     throttle_time_ms, error_code, session_id = r.unpack(_ihi)
     responses = [_read_fetchable_topic_response_13(r) for _ in range(r.compact_array(18))]
-    node_endpoints: list[NodeEndpoint] = []
+    node_endpoints: Sequence[NodeEndpoint] = ()
     for _ in range(r.uvarint()):
         tag, stop = r.tag()
         if tag == 0:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from struct import Struct as _Pack
 from typing import Final
 
@@ -19,15 +19,15 @@ _i: Final = _Pack(">i")
 _ih: Final = _Pack(">ih")
 
 
-class FindCoordinatorRequest(Struct):
+class FindCoordinatorRequest(Struct, gc=False):
     """The message."""
 
     key: str = ""
     key_type: int = 0
-    coordinator_keys: list[str] = []
+    coordinator_keys: Sequence[str] = ()
 
 
-class Coordinator(Struct):
+class Coordinator(Struct, gc=False):
     """Part of FindCoordinatorResponse."""
 
     key: str = ""
@@ -38,7 +38,7 @@ class Coordinator(Struct):
     error_message: str | None = ""
 
 
-class FindCoordinatorResponse(Struct):
+class FindCoordinatorResponse(Struct, gc=False):
     """The message."""
 
     throttle_time_ms: int = 0
@@ -47,7 +47,7 @@ class FindCoordinatorResponse(Struct):
     node_id: int = 0
     host: str = ""
     port: int = 0
-    coordinators: list[Coordinator] = []
+    coordinators: Sequence[Coordinator] = ()
 
 
 def _read_find_coordinator_request_0(r: Reader) -> FindCoordinatorRequest:

@@ -18,7 +18,7 @@ _i: Final = _Pack(">i")
 _ih: Final = _Pack(">ih")
 
 
-class HeartbeatRequest(Struct):
+class HeartbeatRequest(Struct, gc=False):
     """The message."""
 
     group_id: str = ""
@@ -27,7 +27,7 @@ class HeartbeatRequest(Struct):
     group_instance_id: str | None = None
 
 
-class HeartbeatResponse(Struct):
+class HeartbeatResponse(Struct, gc=False):
     """The message."""
 
     throttle_time_ms: int = 0

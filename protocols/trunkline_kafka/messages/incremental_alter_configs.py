@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from struct import Struct as _Pack
 from typing import Final
 
@@ -19,7 +19,7 @@ _h: Final = _Pack(">h")
 _i: Final = _Pack(">i")
 
 
-class AlterableConfig(Struct):
+class AlterableConfig(Struct, gc=False):
     """Part of IncrementalAlterConfigsRequest."""
 
     name: str = ""
@@ -27,22 +27,22 @@ class AlterableConfig(Struct):
     value: str | None = ""
 
 
-class AlterConfigsResource(Struct):
+class AlterConfigsResource(Struct, gc=False):
     """Part of IncrementalAlterConfigsRequest."""
 
     resource_type: int = 0
     resource_name: str = ""
-    configs: list[AlterableConfig] = []
+    configs: Sequence[AlterableConfig] = ()
 
 
-class IncrementalAlterConfigsRequest(Struct):
+class IncrementalAlterConfigsRequest(Struct, gc=False):
     """The message."""
 
-    resources: list[AlterConfigsResource] = []
+    resources: Sequence[AlterConfigsResource] = ()
     validate_only: bool = False
 
 
-class AlterConfigsResourceResponse(Struct):
+class AlterConfigsResourceResponse(Struct, gc=False):
     """Part of IncrementalAlterConfigsResponse."""
 
     error_code: int = 0
@@ -51,11 +51,11 @@ class AlterConfigsResourceResponse(Struct):
     resource_name: str = ""
 
 
-class IncrementalAlterConfigsResponse(Struct):
+class IncrementalAlterConfigsResponse(Struct, gc=False):
     """The message."""
 
     throttle_time_ms: int = 0
-    responses: list[AlterConfigsResourceResponse] = []
+    responses: Sequence[AlterConfigsResourceResponse] = ()
 
 
 def _read_alterable_config_0(r: Reader) -> AlterableConfig:

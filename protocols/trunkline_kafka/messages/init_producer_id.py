@@ -18,7 +18,7 @@ _ihqh: Final = _Pack(">ihqh")
 _iqh: Final = _Pack(">iqh")
 
 
-class InitProducerIdRequest(Struct):
+class InitProducerIdRequest(Struct, gc=False):
     """The message."""
 
     transactional_id: str | None = ""
@@ -27,7 +27,7 @@ class InitProducerIdRequest(Struct):
     producer_epoch: int = -1
 
 
-class InitProducerIdResponse(Struct):
+class InitProducerIdResponse(Struct, gc=False):
     """The message."""
 
     throttle_time_ms: int = 0

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from struct import Struct as _Pack
 from typing import Final
 
@@ -30,14 +30,14 @@ _ihi: Final = _Pack(">ihi")
 _ii: Final = _Pack(">ii")
 
 
-class JoinGroupRequestProtocol(Struct):
+class JoinGroupRequestProtocol(Struct, gc=False):
     """Part of JoinGroupRequest."""
 
     name: str = ""
     metadata: bytes = b""
 
 
-class JoinGroupRequest(Struct):
+class JoinGroupRequest(Struct, gc=False):
     """The message."""
 
     group_id: str = ""
@@ -46,11 +46,11 @@ class JoinGroupRequest(Struct):
     member_id: str = ""
     group_instance_id: str | None = None
     protocol_type: str = ""
-    protocols: list[JoinGroupRequestProtocol] = []
+    protocols: Sequence[JoinGroupRequestProtocol] = ()
     reason: str | None = None
 
 
-class JoinGroupResponseMember(Struct):
+class JoinGroupResponseMember(Struct, gc=False):
     """Part of JoinGroupResponse."""
 
     member_id: str = ""
@@ -58,7 +58,7 @@ class JoinGroupResponseMember(Struct):
     metadata: bytes = b""
 
 
-class JoinGroupResponse(Struct):
+class JoinGroupResponse(Struct, gc=False):
     """The message."""
 
     throttle_time_ms: int = 0
@@ -69,7 +69,7 @@ class JoinGroupResponse(Struct):
     leader: str = ""
     skip_assignment: bool = False
     member_id: str = ""
-    members: list[JoinGroupResponseMember] = []
+    members: Sequence[JoinGroupResponseMember] = ()
 
 
 def _read_join_group_request_protocol_0(r: Reader) -> JoinGroupRequestProtocol:

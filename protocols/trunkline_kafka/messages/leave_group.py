@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from struct import Struct as _Pack
 from typing import Final
 
@@ -17,7 +17,7 @@ _h: Final = _Pack(">h")
 _ih: Final = _Pack(">ih")
 
 
-class MemberIdentity(Struct):
+class MemberIdentity(Struct, gc=False):
     """Part of LeaveGroupRequest."""
 
     member_id: str = ""
@@ -25,15 +25,15 @@ class MemberIdentity(Struct):
     reason: str | None = None
 
 
-class LeaveGroupRequest(Struct):
+class LeaveGroupRequest(Struct, gc=False):
     """The message."""
 
     group_id: str = ""
     member_id: str = ""
-    members: list[MemberIdentity] = []
+    members: Sequence[MemberIdentity] = ()
 
 
-class MemberResponse(Struct):
+class MemberResponse(Struct, gc=False):
     """Part of LeaveGroupResponse."""
 
     member_id: str = ""
@@ -41,12 +41,12 @@ class MemberResponse(Struct):
     error_code: int = 0
 
 
-class LeaveGroupResponse(Struct):
+class LeaveGroupResponse(Struct, gc=False):
     """The message."""
 
     throttle_time_ms: int = 0
     error_code: int = 0
-    members: list[MemberResponse] = []
+    members: Sequence[MemberResponse] = ()
 
 
 def _read_member_identity_3(r: Reader) -> MemberIdentity:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from struct import Struct as _Pack
 from typing import Final
 
@@ -26,14 +26,14 @@ _h: Final = _Pack(">h")
 _ih: Final = _Pack(">ih")
 
 
-class ListGroupsRequest(Struct):
+class ListGroupsRequest(Struct, gc=False):
     """The message."""
 
-    states_filter: list[str] = []
-    types_filter: list[str] = []
+    states_filter: Sequence[str] = ()
+    types_filter: Sequence[str] = ()
 
 
-class ListedGroup(Struct):
+class ListedGroup(Struct, gc=False):
     """Part of ListGroupsResponse."""
 
     group_id: str = ""
@@ -42,12 +42,12 @@ class ListedGroup(Struct):
     group_type: str = ""
 
 
-class ListGroupsResponse(Struct):
+class ListGroupsResponse(Struct, gc=False):
     """The message."""
 
     throttle_time_ms: int = 0
     error_code: int = 0
-    groups: list[ListedGroup] = []
+    groups: Sequence[ListedGroup] = ()
 
 
 def _read_list_groups_request_0(r: Reader) -> ListGroupsRequest:

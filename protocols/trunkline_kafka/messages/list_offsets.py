@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from struct import Struct as _Pack
 from typing import Final
 
@@ -21,7 +21,7 @@ _iiq: Final = _Pack(">iiq")
 _iq: Final = _Pack(">iq")
 
 
-class ListOffsetsPartition(Struct):
+class ListOffsetsPartition(Struct, gc=False):
     """Part of ListOffsetsRequest."""
 
     partition_index: int = 0
@@ -29,23 +29,23 @@ class ListOffsetsPartition(Struct):
     timestamp: int = 0
 
 
-class ListOffsetsTopic(Struct):
+class ListOffsetsTopic(Struct, gc=False):
     """Part of ListOffsetsRequest."""
 
     name: str = ""
-    partitions: list[ListOffsetsPartition] = []
+    partitions: Sequence[ListOffsetsPartition] = ()
 
 
-class ListOffsetsRequest(Struct):
+class ListOffsetsRequest(Struct, gc=False):
     """The message."""
 
     replica_id: int = 0
     isolation_level: int = 0
-    topics: list[ListOffsetsTopic] = []
+    topics: Sequence[ListOffsetsTopic] = ()
     timeout_ms: int = 0
 
 
-class ListOffsetsPartitionResponse(Struct):
+class ListOffsetsPartitionResponse(Struct, gc=False):
     """Part of ListOffsetsResponse."""
 
     partition_index: int = 0
@@ -55,18 +55,18 @@ class ListOffsetsPartitionResponse(Struct):
     leader_epoch: int = -1
 
 
-class ListOffsetsTopicResponse(Struct):
+class ListOffsetsTopicResponse(Struct, gc=False):
     """Part of ListOffsetsResponse."""
 
     name: str = ""
-    partitions: list[ListOffsetsPartitionResponse] = []
+    partitions: Sequence[ListOffsetsPartitionResponse] = ()
 
 
-class ListOffsetsResponse(Struct):
+class ListOffsetsResponse(Struct, gc=False):
     """The message."""
 
     throttle_time_ms: int = 0
-    topics: list[ListOffsetsTopicResponse] = []
+    topics: Sequence[ListOffsetsTopicResponse] = ()
 
 
 def _read_list_offsets_partition_1(r: Reader) -> ListOffsetsPartition:

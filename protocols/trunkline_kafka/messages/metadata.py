@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from struct import Struct as _Pack
 from typing import Final
 
@@ -35,23 +35,23 @@ _hiii: Final = _Pack(">hiii")
 _i: Final = _Pack(">i")
 
 
-class MetadataRequestTopic(Struct):
+class MetadataRequestTopic(Struct, gc=False):
     """Part of MetadataRequest."""
 
     topic_id: bytes = NO_UUID
     name: str | None = ""
 
 
-class MetadataRequest(Struct):
+class MetadataRequest(Struct, gc=False):
     """The message."""
 
-    topics: list[MetadataRequestTopic] | None = []
+    topics: Sequence[MetadataRequestTopic] | None = ()
     allow_auto_topic_creation: bool = True
     include_cluster_authorized_operations: bool = False
     include_topic_authorized_operations: bool = False
 
 
-class MetadataResponseBroker(Struct):
+class MetadataResponseBroker(Struct, gc=False):
     """Part of MetadataResponse."""
 
     node_id: int = 0
@@ -60,37 +60,37 @@ class MetadataResponseBroker(Struct):
     rack: str | None = None
 
 
-class MetadataResponsePartition(Struct):
+class MetadataResponsePartition(Struct, gc=False):
     """Part of MetadataResponse."""
 
     error_code: int = 0
     partition_index: int = 0
     leader_id: int = 0
     leader_epoch: int = -1
-    replica_nodes: list[int] = []
-    isr_nodes: list[int] = []
-    offline_replicas: list[int] = []
+    replica_nodes: Sequence[int] = ()
+    isr_nodes: Sequence[int] = ()
+    offline_replicas: Sequence[int] = ()
 
 
-class MetadataResponseTopic(Struct):
+class MetadataResponseTopic(Struct, gc=False):
     """Part of MetadataResponse."""
 
     error_code: int = 0
     name: str | None = ""
     topic_id: bytes = NO_UUID
     is_internal: bool = False
-    partitions: list[MetadataResponsePartition] = []
+    partitions: Sequence[MetadataResponsePartition] = ()
     topic_authorized_operations: int = -2147483648
 
 
-class MetadataResponse(Struct):
+class MetadataResponse(Struct, gc=False):
     """The message."""
 
     throttle_time_ms: int = 0
-    brokers: list[MetadataResponseBroker] = []
+    brokers: Sequence[MetadataResponseBroker] = ()
     cluster_id: str | None = None
     controller_id: int = -1
-    topics: list[MetadataResponseTopic] = []
+    topics: Sequence[MetadataResponseTopic] = ()
     cluster_authorized_operations: int = -2147483648
     error_code: int = 0
 

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from struct import Struct as _Pack
 from typing import Final
 
@@ -20,7 +20,7 @@ _iqi: Final = _Pack(">iqi")
 _q: Final = _Pack(">q")
 
 
-class OffsetCommitRequestPartition(Struct):
+class OffsetCommitRequestPartition(Struct, gc=False):
     """Part of OffsetCommitRequest."""
 
     partition_index: int = 0
@@ -29,14 +29,14 @@ class OffsetCommitRequestPartition(Struct):
     committed_metadata: str | None = ""
 
 
-class OffsetCommitRequestTopic(Struct):
+class OffsetCommitRequestTopic(Struct, gc=False):
     """Part of OffsetCommitRequest."""
 
     name: str = ""
-    partitions: list[OffsetCommitRequestPartition] = []
+    partitions: Sequence[OffsetCommitRequestPartition] = ()
 
 
-class OffsetCommitRequest(Struct):
+class OffsetCommitRequest(Struct, gc=False):
     """The message."""
 
     group_id: str = ""
@@ -44,28 +44,28 @@ class OffsetCommitRequest(Struct):
     member_id: str = ""
     group_instance_id: str | None = None
     retention_time_ms: int = -1
-    topics: list[OffsetCommitRequestTopic] = []
+    topics: Sequence[OffsetCommitRequestTopic] = ()
 
 
-class OffsetCommitResponsePartition(Struct):
+class OffsetCommitResponsePartition(Struct, gc=False):
     """Part of OffsetCommitResponse."""
 
     partition_index: int = 0
     error_code: int = 0
 
 
-class OffsetCommitResponseTopic(Struct):
+class OffsetCommitResponseTopic(Struct, gc=False):
     """Part of OffsetCommitResponse."""
 
     name: str = ""
-    partitions: list[OffsetCommitResponsePartition] = []
+    partitions: Sequence[OffsetCommitResponsePartition] = ()
 
 
-class OffsetCommitResponse(Struct):
+class OffsetCommitResponse(Struct, gc=False):
     """The message."""
 
     throttle_time_ms: int = 0
-    topics: list[OffsetCommitResponseTopic] = []
+    topics: Sequence[OffsetCommitResponseTopic] = ()
 
 
 def _read_offset_commit_request_partition_2(r: Reader) -> OffsetCommitRequestPartition:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from struct import Struct as _Pack
 from typing import Final
 
@@ -18,46 +18,46 @@ _i: Final = _Pack(">i")
 _ih: Final = _Pack(">ih")
 
 
-class OffsetDeleteRequestPartition(Struct):
+class OffsetDeleteRequestPartition(Struct, gc=False):
     """Part of OffsetDeleteRequest."""
 
     partition_index: int = 0
 
 
-class OffsetDeleteRequestTopic(Struct):
+class OffsetDeleteRequestTopic(Struct, gc=False):
     """Part of OffsetDeleteRequest."""
 
     name: str = ""
-    partitions: list[OffsetDeleteRequestPartition] = []
+    partitions: Sequence[OffsetDeleteRequestPartition] = ()
 
 
-class OffsetDeleteRequest(Struct):
+class OffsetDeleteRequest(Struct, gc=False):
     """The message."""
 
     group_id: str = ""
-    topics: list[OffsetDeleteRequestTopic] = []
+    topics: Sequence[OffsetDeleteRequestTopic] = ()
 
 
-class OffsetDeleteResponsePartition(Struct):
+class OffsetDeleteResponsePartition(Struct, gc=False):
     """Part of OffsetDeleteResponse."""
 
     partition_index: int = 0
     error_code: int = 0
 
 
-class OffsetDeleteResponseTopic(Struct):
+class OffsetDeleteResponseTopic(Struct, gc=False):
     """Part of OffsetDeleteResponse."""
 
     name: str = ""
-    partitions: list[OffsetDeleteResponsePartition] = []
+    partitions: Sequence[OffsetDeleteResponsePartition] = ()
 
 
-class OffsetDeleteResponse(Struct):
+class OffsetDeleteResponse(Struct, gc=False):
     """The message."""
 
     error_code: int = 0
     throttle_time_ms: int = 0
-    topics: list[OffsetDeleteResponseTopic] = []
+    topics: Sequence[OffsetDeleteResponseTopic] = ()
 
 
 def _read_offset_delete_request_partition_0(r: Reader) -> OffsetDeleteRequestPartition:

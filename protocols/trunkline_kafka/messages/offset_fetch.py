@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from struct import Struct as _Pack
 from typing import Final
 
@@ -30,39 +30,39 @@ _iq: Final = _Pack(">iq")
 _iqi: Final = _Pack(">iqi")
 
 
-class OffsetFetchRequestTopic(Struct):
+class OffsetFetchRequestTopic(Struct, gc=False):
     """Part of OffsetFetchRequest."""
 
     name: str = ""
-    partition_indexes: list[int] = []
+    partition_indexes: Sequence[int] = ()
 
 
-class OffsetFetchRequestTopics(Struct):
+class OffsetFetchRequestTopics(Struct, gc=False):
     """Part of OffsetFetchRequest."""
 
     name: str = ""
-    partition_indexes: list[int] = []
+    partition_indexes: Sequence[int] = ()
 
 
-class OffsetFetchRequestGroup(Struct):
+class OffsetFetchRequestGroup(Struct, gc=False):
     """Part of OffsetFetchRequest."""
 
     group_id: str = ""
     member_id: str | None = None
     member_epoch: int = -1
-    topics: list[OffsetFetchRequestTopics] | None = []
+    topics: Sequence[OffsetFetchRequestTopics] | None = ()
 
 
-class OffsetFetchRequest(Struct):
+class OffsetFetchRequest(Struct, gc=False):
     """The message."""
 
     group_id: str = ""
-    topics: list[OffsetFetchRequestTopic] | None = []
-    groups: list[OffsetFetchRequestGroup] = []
+    topics: Sequence[OffsetFetchRequestTopic] | None = ()
+    groups: Sequence[OffsetFetchRequestGroup] = ()
     require_stable: bool = False
 
 
-class OffsetFetchResponsePartition(Struct):
+class OffsetFetchResponsePartition(Struct, gc=False):
     """Part of OffsetFetchResponse."""
 
     partition_index: int = 0
@@ -72,14 +72,14 @@ class OffsetFetchResponsePartition(Struct):
     error_code: int = 0
 
 
-class OffsetFetchResponseTopic(Struct):
+class OffsetFetchResponseTopic(Struct, gc=False):
     """Part of OffsetFetchResponse."""
 
     name: str = ""
-    partitions: list[OffsetFetchResponsePartition] = []
+    partitions: Sequence[OffsetFetchResponsePartition] = ()
 
 
-class OffsetFetchResponsePartitions(Struct):
+class OffsetFetchResponsePartitions(Struct, gc=False):
     """Part of OffsetFetchResponse."""
 
     partition_index: int = 0
@@ -89,28 +89,28 @@ class OffsetFetchResponsePartitions(Struct):
     error_code: int = 0
 
 
-class OffsetFetchResponseTopics(Struct):
+class OffsetFetchResponseTopics(Struct, gc=False):
     """Part of OffsetFetchResponse."""
 
     name: str = ""
-    partitions: list[OffsetFetchResponsePartitions] = []
+    partitions: Sequence[OffsetFetchResponsePartitions] = ()
 
 
-class OffsetFetchResponseGroup(Struct):
+class OffsetFetchResponseGroup(Struct, gc=False):
     """Part of OffsetFetchResponse."""
 
     group_id: str = ""
-    topics: list[OffsetFetchResponseTopics] = []
+    topics: Sequence[OffsetFetchResponseTopics] = ()
     error_code: int = 0
 
 
-class OffsetFetchResponse(Struct):
+class OffsetFetchResponse(Struct, gc=False):
     """The message."""
 
     throttle_time_ms: int = 0
-    topics: list[OffsetFetchResponseTopic] = []
+    topics: Sequence[OffsetFetchResponseTopic] = ()
     error_code: int = 0
-    groups: list[OffsetFetchResponseGroup] = []
+    groups: Sequence[OffsetFetchResponseGroup] = ()
 
 
 def _read_offset_fetch_request_topic_1(r: Reader) -> OffsetFetchRequestTopic:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from struct import Struct as _Pack
 from typing import Final
 
@@ -18,7 +18,7 @@ _i: Final = _Pack(">i")
 _iii: Final = _Pack(">iii")
 
 
-class OffsetForLeaderPartition(Struct):
+class OffsetForLeaderPartition(Struct, gc=False):
     """Part of OffsetForLeaderEpochRequest."""
 
     partition: int = 0
@@ -26,21 +26,21 @@ class OffsetForLeaderPartition(Struct):
     leader_epoch: int = 0
 
 
-class OffsetForLeaderTopic(Struct):
+class OffsetForLeaderTopic(Struct, gc=False):
     """Part of OffsetForLeaderEpochRequest."""
 
     topic: str = ""
-    partitions: list[OffsetForLeaderPartition] = []
+    partitions: Sequence[OffsetForLeaderPartition] = ()
 
 
-class OffsetForLeaderEpochRequest(Struct):
+class OffsetForLeaderEpochRequest(Struct, gc=False):
     """The message."""
 
     replica_id: int = -2
-    topics: list[OffsetForLeaderTopic] = []
+    topics: Sequence[OffsetForLeaderTopic] = ()
 
 
-class EpochEndOffset(Struct):
+class EpochEndOffset(Struct, gc=False):
     """Part of OffsetForLeaderEpochResponse."""
 
     error_code: int = 0
@@ -49,18 +49,18 @@ class EpochEndOffset(Struct):
     end_offset: int = -1
 
 
-class OffsetForLeaderTopicResult(Struct):
+class OffsetForLeaderTopicResult(Struct, gc=False):
     """Part of OffsetForLeaderEpochResponse."""
 
     topic: str = ""
-    partitions: list[EpochEndOffset] = []
+    partitions: Sequence[EpochEndOffset] = ()
 
 
-class OffsetForLeaderEpochResponse(Struct):
+class OffsetForLeaderEpochResponse(Struct, gc=False):
     """The message."""
 
     throttle_time_ms: int = 0
-    topics: list[OffsetForLeaderTopicResult] = []
+    topics: Sequence[OffsetForLeaderTopicResult] = ()
 
 
 def _read_offset_for_leader_partition_2(r: Reader) -> OffsetForLeaderPartition:

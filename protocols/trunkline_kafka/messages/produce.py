@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from struct import Struct as _Pack
 from typing import Final
 
@@ -32,44 +32,44 @@ _ihqqq: Final = _Pack(">ihqqq")
 _ii: Final = _Pack(">ii")
 
 
-class PartitionProduceData(Struct):
+class PartitionProduceData(Struct, gc=False):
     """Part of ProduceRequest."""
 
     index: int = 0
     records: Buffer | None = b""
 
 
-class TopicProduceData(Struct):
+class TopicProduceData(Struct, gc=False):
     """Part of ProduceRequest."""
 
     name: str = ""
-    partition_data: list[PartitionProduceData] = []
+    partition_data: Sequence[PartitionProduceData] = ()
 
 
-class ProduceRequest(Struct):
+class ProduceRequest(Struct, gc=False):
     """The message."""
 
     transactional_id: str | None = None
     acks: int = 0
     timeout_ms: int = 0
-    topic_data: list[TopicProduceData] = []
+    topic_data: Sequence[TopicProduceData] = ()
 
 
-class BatchIndexAndErrorMessage(Struct):
+class BatchIndexAndErrorMessage(Struct, gc=False):
     """Part of ProduceResponse."""
 
     batch_index: int = 0
     batch_index_error_message: str | None = None
 
 
-class LeaderIdAndEpoch(Struct):
+class LeaderIdAndEpoch(Struct, gc=False):
     """Part of ProduceResponse."""
 
     leader_id: int = -1
     leader_epoch: int = -1
 
 
-class PartitionProduceResponse(Struct):
+class PartitionProduceResponse(Struct, gc=False):
     """Part of ProduceResponse."""
 
     index: int = 0
@@ -77,19 +77,19 @@ class PartitionProduceResponse(Struct):
     base_offset: int = 0
     log_append_time_ms: int = -1
     log_start_offset: int = -1
-    record_errors: list[BatchIndexAndErrorMessage] = []
+    record_errors: Sequence[BatchIndexAndErrorMessage] = ()
     error_message: str | None = None
     current_leader: LeaderIdAndEpoch | None = None
 
 
-class TopicProduceResponse(Struct):
+class TopicProduceResponse(Struct, gc=False):
     """Part of ProduceResponse."""
 
     name: str = ""
-    partition_responses: list[PartitionProduceResponse] = []
+    partition_responses: Sequence[PartitionProduceResponse] = ()
 
 
-class NodeEndpoint(Struct):
+class NodeEndpoint(Struct, gc=False):
     """Part of ProduceResponse."""
 
     node_id: int = 0
@@ -98,12 +98,12 @@ class NodeEndpoint(Struct):
     rack: str | None = None
 
 
-class ProduceResponse(Struct):
+class ProduceResponse(Struct, gc=False):
     """The message."""
 
-    responses: list[TopicProduceResponse] = []
+    responses: Sequence[TopicProduceResponse] = ()
     throttle_time_ms: int = 0
-    node_endpoints: list[NodeEndpoint] = []
+    node_endpoints: Sequence[NodeEndpoint] = ()
 
 
 def _read_partition_produce_data_3(r: Reader) -> PartitionProduceData:
@@ -421,7 +421,7 @@ def _read_produce_response_9(r: Reader) -> ProduceResponse:
 def _read_produce_response_10(r: Reader) -> ProduceResponse:
     responses = [_read_topic_produce_response_10(r) for _ in range(r.compact_array(3))]
     (throttle_time_ms,) = r.unpack(_i)
-    node_endpoints: list[NodeEndpoint] = []
+    node_endpoints: Sequence[NodeEndpoint] = ()
     for _ in range(r.uvarint()):
         tag, stop = r.tag()
         if tag == 0:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from struct import Struct as _Pack
 from typing import Final
 
@@ -28,14 +28,14 @@ _i: Final = _Pack(">i")
 _ih: Final = _Pack(">ih")
 
 
-class SyncGroupRequestAssignment(Struct):
+class SyncGroupRequestAssignment(Struct, gc=False):
     """Part of SyncGroupRequest."""
 
     member_id: str = ""
     assignment: bytes = b""
 
 
-class SyncGroupRequest(Struct):
+class SyncGroupRequest(Struct, gc=False):
     """The message."""
 
     group_id: str = ""
@@ -44,10 +44,10 @@ class SyncGroupRequest(Struct):
     group_instance_id: str | None = None
     protocol_type: str | None = None
     protocol_name: str | None = None
-    assignments: list[SyncGroupRequestAssignment] = []
+    assignments: Sequence[SyncGroupRequestAssignment] = ()
 
 
-class SyncGroupResponse(Struct):
+class SyncGroupResponse(Struct, gc=False):
     """The message."""
 
     throttle_time_ms: int = 0
