@@ -104,6 +104,8 @@ class QueueConfig(msgspec.Struct, frozen=True, omit_defaults=True):
         try:
             check_topic_name(topic)
         except InvalidTopicName as error:
+            if self.dead_letter_topic is not None:
+                raise
             raise InvalidSetting(
                 f"queue {name}: its dead letters have no place; set dead_letter_topic: {error}",
                 setting="dead_letter_topic",
