@@ -72,6 +72,39 @@ def test_lower_priorities_get_what_is_left() -> None:
     assert served(roster(Member("low"), Member("high", 3, 5)), 5) == {"high": 3, "low": 2}
 
 
+@given(
+    st.lists(st.tuples(st.integers(0, 5), st.integers(0, 2), st.integers(0, 3)), min_size=2, max_size=8),
+    st.integers(1, 40),
+)
+def test_nobody_is_passed_over_who_has_a_better_right(found: list[tuple[int, int, int]], ready: int) -> None:
+    members = [Member(str(n), prefetch, priority, unacked) for n, (prefetch, priority, unacked) in enumerate(found)]
+    chosen, left = roster(*members), ready
+    while left and (choice := chosen.choose(left)) is not None:
+        member, limit = choice
+        able = [one for one in members if one.free > 0]
+        assert member.priority == max(one.priority for one in able)
+        assert member.unacked == min(one.unacked for one in able if one.priority == member.priority)
+        member.unacked += min(limit, left)
+        left -= min(limit, left)
+    assert not left or all(one.free <= 0 for one in members)
+
+
+class Counting(Member):
+    looks = 0
+
+    @property
+    def free(self) -> int:
+        Counting.looks += 1
+        return self.prefetch - self.unacked
+
+
+def test_many_consumers_do_not_cost_a_look_at_all_of_them_each_time() -> None:
+    Counting.looks = 0
+    given = served(roster(*(Counting(str(n)) for n in range(1000))), 1000)
+    assert set(given.values()) == {1}
+    assert Counting.looks < 20_000
+
+
 def test_the_single_active_one_stays_until_it_goes() -> None:
     first, second, third = Member("first"), Member("second", priority=9), Member("third")
     found = roster(first, second, third, is_single=True)

@@ -10,10 +10,15 @@ The rules, in this order:
 
 What is ready is shared between the consumers of a priority: each gets at most its part of it at a time, so that
 the first with a large prefetch does not take all.
+
+Those who may be served stand in a heap, made anew for each distribution (:meth:`Roster.begin`) and when it has run out.
+A consumer's place in it is put right when it comes to the top, so each turn costs the logarithm of their number:
+ten thousand consumers that get a record each do not cost ten thousand looks at all of them.
 """
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Iterator
 from typing import Final, Generic, Protocol, TypeVar
 
@@ -40,7 +45,7 @@ S = TypeVar("S", bound=Servable)
 class Roster(Generic[S]):
     """The consumers of one queue."""
 
-    __slots__ = ("_active", "_members", "_served", "_turn", "is_single")
+    __slots__ = ("_active", "_heap", "_members", "_served", "_turn", "is_single")
 
     def __init__(self, *, is_single: bool = False) -> None:
         self.is_single = is_single
@@ -48,6 +53,7 @@ class Roster(Generic[S]):
         self._active: S | None = None
         self._served: dict[S, int] = {}
         self._turn = 0
+        self._heap: list[tuple[int, int, int, S]] = []  # held, served when, to tell equals apart, who
 
     def __len__(self) -> int:
         return len(self._members)
@@ -66,6 +72,7 @@ class Roster(Generic[S]):
             place -= 1
         self._members.insert(place, consumer)
         self._served[consumer] = 0
+        self._heap = []
         if self._active is None:
             self._active = consumer
 
@@ -77,6 +84,10 @@ class Roster(Generic[S]):
             if self._active is consumer:
                 self._active = self._members[0] if self._members else None
 
+    def begin(self) -> None:
+        """What they hold and may get has changed in any way since the last choice."""
+        self._heap = []
+
     def choose(self, ready: int) -> tuple[S, int] | None:
         """Who is next, and how many records it gets at most; None if nobody has room."""
         members = self._members
@@ -85,20 +96,33 @@ class Roster(Generic[S]):
             if only is None or (free := only.free) <= 0:
                 return None
             return only, free
-        best: S | None = None
-        best_free = sharing = 0
-        served = self._served
-        for member in members:
-            if best is not None and member.priority < best.priority:
+        chosen = self._choose(ready)
+        if chosen is None:
+            self._fill()
+            chosen = self._choose(ready)
+        return chosen
+
+    def _fill(self) -> None:
+        """Everybody with room, of the highest priority of which there is one."""
+        heap: list[tuple[int, int, int, S]] = []
+        for number, member in enumerate(self._members):
+            if heap and member.priority < heap[0][3].priority:
                 break
-            free = member.free
-            if free <= 0:
-                continue
-            sharing += 1
-            if best is None or (member.unacked, served[member]) < (best.unacked, served[best]):
-                best, best_free = member, free
-        if best is None:
-            return None
-        self._turn += 1
-        served[best] = self._turn
-        return best, min(best_free, max(1, -(-ready // sharing)))
+            if member.free > 0:
+                heap.append((member.unacked, self._served[member], number, member))
+        heapq.heapify(heap)
+        self._heap = heap
+
+    def _choose(self, ready: int) -> tuple[S, int] | None:
+        heap, served = self._heap, self._served
+        while heap:
+            unacked, turn, number, member = heap[0]
+            if member not in served or (free := member.free) <= 0:
+                heapq.heappop(heap)
+            elif (unacked, turn) != (member.unacked, served[member]):
+                heapq.heapreplace(heap, (member.unacked, served[member], number, member))
+            else:
+                self._turn += 1
+                served[member] = self._turn
+                return member, min(free, max(1, -(-ready // len(heap))))
+        return None

@@ -149,6 +149,7 @@ class ServedQueue(RememberedQueue):
             deadline = now + config.lock_timeout_ms
             self._is_timed = True
         left = ROUND_BYTES
+        roster.begin()
         while state.ready:
             chosen = roster.choose(state.ready)
             if chosen is None:
