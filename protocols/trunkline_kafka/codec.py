@@ -188,7 +188,7 @@ def _function(table: dict[tuple[int, int], Any], key: int, version: int) -> Any:
 
 
 def read_request(header: RequestHeader, reader: Reader) -> Any:
-    """The message of a request, which must fill its frame. Raises RemoteProtocolError."""
+    """The message of a request. Raises RemoteProtocolError."""
     return _read(_function(_READ_REQUEST, header.api_key, header.api_version), header, reader)
 
 

@@ -168,6 +168,7 @@ async def test_confluent_kafka_s_administration(broker: Broker) -> None:
             return [future.result(WAIT_S) for future in futures.values()]
 
         done(client.create_topics([admin.NewTopic("made", 2, 1)]))
+        assert list(client.list_topics(timeout=WAIT_S).topics) == ["made"], "its request has bytes left over"
         with pytest.raises(confluent_kafka.KafkaException, match="the replication factor can be 1, not 3"):
             done(client.create_topics([admin.NewTopic("replicated", 1, 3)]))
         resource = admin.ConfigResource(admin.ConfigResource.Type.TOPIC, "made")
