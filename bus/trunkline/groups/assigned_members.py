@@ -11,11 +11,10 @@ import msgspec
 from trunkline.errors import InvalidFilter
 from trunkline.groups.assignors import ASSIGNORS
 from trunkline.groups.members import Assignment, MemberListener
+from trunkline.groups.patterns import compile_pattern
 from trunkline.log import TopicPartition
 
 __all__ = ["AssignedMember", "Subscription", "subscriptions"]
-
-_MAX_PATTERN = 1000  # characters; topic names have 249
 
 
 class Subscription(msgspec.Struct, frozen=True):
@@ -37,12 +36,11 @@ class Subscription(msgspec.Struct, frozen=True):
             raise ValueError(f"there is no assignor {self.assignor!r}; use one of {', '.join(ASSIGNORS)}")
         if self.pattern is not None:
             try:
-                if len(self.pattern) > _MAX_PATTERN:
-                    raise re.error(f"it is longer than {_MAX_PATTERN} characters")
-                re.compile(self.pattern)
+                compile_pattern(self.pattern)
             except re.error as error:
                 raise InvalidFilter(
-                    f"pattern {self.pattern[:80]!r} is no regular expression: {error}", pattern=self.pattern[:300]
+                    f"pattern {self.pattern[:80]!r} is no regular expression that topics can be matched by: {error}",
+                    pattern=self.pattern[:300],
                 ) from None
 
     def names(self, topics: Iterable[str], matched: dict[str, frozenset[str]]) -> frozenset[str]:
@@ -51,12 +49,12 @@ class Subscription(msgspec.Struct, frozen=True):
             return frozenset(self.topics)
         found = matched.get(self.pattern)
         if found is None:
-            whole = re.compile(self.pattern).fullmatch
-            found = matched[self.pattern] = frozenset(name for name in topics if whole(name) is not None)
+            takes = compile_pattern(self.pattern).matches
+            found = matched[self.pattern] = frozenset(name for name in topics if takes(name))
         return found.union(self.topics)
 
     def covers(self, topic: str) -> bool:
-        return topic in self.topics or (self.pattern is not None and re.fullmatch(self.pattern, topic) is not None)
+        return topic in self.topics or (self.pattern is not None and compile_pattern(self.pattern).matches(topic))
 
 
 class AssignedMember:
