@@ -476,6 +476,15 @@ async def test_a_reset_queue_begins_anew(bus: Bus) -> None:
     await wait_ready(bus, "emails", 0)
 
 
+async def test_what_the_broker_notes_on_a_copy_is_not_passed_on(bus: Bus) -> None:
+    await bus.send("jobs", "a", headers={"trunkline.spilled": "1:0:emails", "to": "you"})
+    async with bus.queue("emails", sources=["jobs"], start="earliest") as jobs:
+        (record,) = await take(jobs, 1)
+        assert record.headers == (("to", b"you"),)
+        await bus.queue("emails").send(record.value or b"", headers=record.headers)
+        assert [job.value for job in await take(jobs, 1)] == [b"a"]
+
+
 async def test_it_says_in_sentences_how_it_is(bus: Bus) -> None:
     await fill(bus, "emails", 1)
     await bus.create_queue("emails")

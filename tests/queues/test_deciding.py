@@ -130,8 +130,8 @@ def test_headers_are_found_in_any_batch(compression: int) -> None:
         (("trunkline.priority", b"7"),),
         (("trunkline.priority", b"7"), ("other", b"")),
         (("trunkline.deliver-at", b"99"), ("trunkline.expires-at", b"100")),
-        (("trunkline.spilled", b"3:44"),),
-        (("trunkline.priority", b"-1"), ("trunkline.deliver-at", b"soon"), ("trunkline.spilled", b"3")),
+        (("trunkline.spilled", b"3:44:jobs"),),
+        (("trunkline.priority", b"-1"), ("trunkline.deliver-at", b"soon"), ("trunkline.spilled", b"3:44")),
     ]
     batch = encode([(1, None, b"x" * 50, headers) for headers in asked], compression=compression)
     found = [(one.offset, one.length, one.orders) for one in arrivals_of(StoredBatch(batch))]
@@ -139,7 +139,7 @@ def test_headers_are_found_in_any_batch(compression: int) -> None:
         (0, 1, PLAIN),
         (1, 2, Orders(7)),
         (3, 1, Orders(0, 99, 100)),
-        (4, 1, Orders(0, 0, 0, (3, 44))),
+        (4, 1, Orders(0, 0, 0, (3, 44, "jobs"))),
         (5, 1, PLAIN),
     ]
 

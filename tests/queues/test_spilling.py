@@ -137,3 +137,20 @@ async def test_partitions_know_what_a_queue_still_needs(tmp_path: Path, bench: Q
         assert broker.queues.hold(broker.partition("jobs", 0)) == readers["queue:jobs"] == 10
         await broker.queues.delete("jobs")
         assert readers == {}
+
+
+async def test_a_copy_that_somebody_publishes_elsewhere_is_a_record_like_others(
+    tmp_path: Path, bench: QueueBench
+) -> None:
+    async with open_broker(tmp_path) as broker:
+        await broker.create_topic("events", settings=SEGMENTS)
+        queue = await broker.queues.declare("jobs", bench.config("events"))
+        next_queue = await broker.queues.declare("forwarded")
+        await fill(broker, 100)
+        taker = await bench.taker(queue).wait(100)
+        taker.hold.settle([(1, 100)])
+        await broker.housekeeping.run_once()
+        (copy,) = await bench.all_of(broker, "jobs")
+        await broker.publish("forwarded", copy.value, headers=copy.headers)
+        await bench.rounds(broker)
+        assert (next_queue.state.ready, queue.state.next_sequence) == (1, 100)

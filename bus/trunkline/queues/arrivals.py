@@ -6,7 +6,8 @@ queues obey, or lacks offsets (compaction), so the records of a topic without su
     trunkline.priority     ASCII decimal; more than the queue's max_priority counts as that
     trunkline.deliver-at   ms since the epoch; not given to anybody before
     trunkline.expires-at   ms since the epoch; dead-lettered after, if nobody has had it
-    trunkline.spilled      "ID:SEQUENCE": a copy that the broker made of an entry of that queue (module ``spill``)
+    trunkline.spilled      "ID:SEQUENCE:TOPIC": a copy that the broker made of an entry of that queue (module
+                           ``spill``), if it is stored in that topic; anywhere else it is a record like others
 
 A value that is no number is as good as none. All headers of the broker begin with ``trunkline.``, so a search for these
 bytes tells whether to look. Compressed records are unpacked for that search.
@@ -15,6 +16,7 @@ bytes tells whether to look. Compressed records are unpacked for that search.
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Iterable
 from typing import Final, NamedTuple
 
@@ -46,15 +48,16 @@ SPILLED: Final = "trunkline.spilled"
 
 _RECORD_OVERHEAD_BYTES: Final = 10  # what a small record takes beside key, value and headers
 _LATEST_MS: Final = 1 << 53
+_SPILLED_VALUE: Final = re.compile(rb"(\d{1,10}):(\d{1,19}):([\w.-]{1,249})", re.ASCII)
 
 
 class Orders(NamedTuple):
-    """What a record's headers ask of queues; 0: nothing. ``spilled``: queue id and sequence."""
+    """What a record's headers ask of queues; 0: nothing. ``spilled``: queue id, sequence, and the topic of the copy."""
 
     priority: int = 0
     due_ms: int = 0
     expires_ms: int = 0
-    spilled: tuple[int, int] | None = None
+    spilled: tuple[int, int, str] | None = None
 
 
 PLAIN: Final = Orders()
@@ -83,10 +86,13 @@ def orders_of(headers: Iterable[Header]) -> Orders:
         elif name == EXPIRES_AT:
             expires = _number(value, _LATEST_MS)
         elif name == SPILLED:
-            queue, _, sequence = value.partition(b":")
-            if queue.isdigit() and sequence.isdigit() and len(value) < 40:
-                spilled = int(queue), int(sequence)
+            spilled = _spilled(value)
     return Orders(priority, due, expires, spilled) if priority or due or expires or spilled else PLAIN
+
+
+def _spilled(value: bytes) -> tuple[int, int, str] | None:
+    match = _SPILLED_VALUE.fullmatch(value)
+    return None if match is None else (int(match[1]), int(match[2]), match[3].decode())
 
 
 def _number(value: bytes, most: int) -> int:

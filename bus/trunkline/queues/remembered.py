@@ -127,7 +127,7 @@ class RememberedQueue(ABC):
             self.state.append(source, offset, count, size_bytes)
             return
         now = self.context.now_ms()
-        if orders.spilled is not None:
+        if orders.spilled is not None and orders.spilled[2] == self.context.sources.topic_name(source):
             self._find_spilled(orders.spilled, source, offset)
             return
         self._is_timed = True
@@ -145,9 +145,9 @@ class RememberedQueue(ABC):
             now_ms=now,
         )
 
-    def _find_spilled(self, spilled: tuple[int, int], source: int, offset: int) -> None:
+    def _find_spilled(self, spilled: tuple[int, int, str], source: int, offset: int) -> None:
         """A copy of an entry: it counts if the entry is ours, still there, and stored elsewhere."""
-        queue_id, sequence = spilled
+        queue_id, sequence, _ = spilled
         self.state.routed(source, offset + 1)
         if queue_id != self.id:
             return

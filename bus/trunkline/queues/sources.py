@@ -80,6 +80,11 @@ class SourceTable:
             return None
         return topic.partitions[source.partition] if source.partition < len(topic.partitions) else None
 
+    def topic_name(self, number: int) -> str:
+        """The topic of the partition of this number; empty: it is not known."""
+        source = self._known.get(number)
+        return "" if source is None else source.topic
+
     def gone(self) -> list[int]:
         """The numbers whose partitions are not there any more."""
         return [number for number in self._known if self.partition(number) is None]

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import logging
+from typing import Final
 
 from trunkline.errors import CorruptBatch, DecompressionLimitExceeded
-from trunkline.records import Record, decode_all, iter_headers
+from trunkline.records import Header, Record, decode_all, iter_headers
 from trunkline_native.client.consumption import Consumption
 from trunkline_native.client.queue_record import QueueRecord
 from trunkline_native.queue_frames import Run, decode_runs
 
 __all__ = ["decode_chunk"]
+
+SPILLED: Final = "trunkline.spilled"
 
 logger = logging.getLogger("trunkline_native.client")
 
@@ -38,6 +41,13 @@ def decode_chunk(consumption: Consumption, count: int, body: bytes | memoryview)
     return found
 
 
+def _without_marks(headers: tuple[Header, ...]) -> tuple[Header, ...]:
+    """Without what the broker notes on a copy: published again with it, the record would be no new arrival."""
+    if headers and any(name == SPILLED for name, _ in headers):
+        return tuple(header for header in headers if header[0] != SPILLED)
+    return headers
+
+
 def _with_runs(consumption: Consumption, runs: list[Run], records: list[Record]) -> list[QueueRecord]:
     found = []
     place = 0
@@ -53,7 +63,7 @@ def _with_runs(consumption: Consumption, runs: list[Run], records: list[Record])
                     record.timestamp,
                     record.key,
                     record.value,
-                    record.headers,
+                    _without_marks(record.headers),
                     topic=topic,
                     partition=partition,
                     sequence=sequence,
