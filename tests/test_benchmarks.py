@@ -121,6 +121,22 @@ def test_queue_state_measures_each_case() -> None:
     assert found["restore that, acquire all"] > 0
 
 
+@pytest.mark.parametrize(
+    ("arguments", "cases"),
+    [
+        ("dispatch --queues 20 --batches 4 --batch 10", [("given_us", 40)]),
+        ("idle --queues 20", [("declared_bytes", None), ("declared_bytes", None)]),
+        ("restart --queues 4 --records 40", [("ready_s", 40), ("ready_s", 40)]),
+        ("backlog --records 6000 --steps 1", [("rss_mib", n) for n in (0, 6000, None, 0, 1000, None)]),
+    ],
+)
+def test_queues_counts_every_record(arguments: str, cases: list[tuple[str, int | None]], tmp_path: Path) -> None:
+    found = [json.loads(line) for line in run("queues.py", *arguments.split(), "--dir", str(tmp_path)).splitlines()]
+    assert [line.get("records") for line in found] == [records for _, records in cases]
+    assert all(line[figure] > 0 for line, (figure, _) in zip(found, cases, strict=True))
+    assert not list(tmp_path.iterdir())
+
+
 def test_run_prints_a_table_of_brokers_it_started_itself(tmp_path: Path) -> None:
     lines = tmp_path / "figures.jsonl"
     arguments = [
