@@ -218,3 +218,17 @@ async def test_settings_that_cannot_be_are_refused(tmp_path: Path) -> None:
     async with open_broker(tmp_path) as broker:
         with pytest.raises(InvalidSetting, match="max_priority must be 0 to 255"):
             await broker.queues.declare("jobs", QueueConfig(max_priority=300))
+
+
+@pytest.mark.parametrize("delay_s", [(2**63 - 1) / 1000, float("inf")])
+async def test_a_delay_without_an_end_can_be_stored(tmp_path: Path, bench: QueueBench, delay_s: float) -> None:
+    async with open_broker(tmp_path) as broker:
+        queue = await broker.queues.declare("jobs", QueueConfig(lock_timeout_ms=30_000))
+        await bench.publish(broker, "jobs", [b"a", b"b"])
+        taker = await bench.taker(queue).wait(2)
+        assert taker.hold.extend([(1, 2)], delay_s) == 1
+        assert taker.hold.release([(0, 1)], delay_s=delay_s) == 1
+        await bench.durable(taker)
+    async with open_broker(tmp_path) as broker:
+        state = broker.queues.get("jobs").state
+        assert (state.ready, state.delayed) == (1, 1)

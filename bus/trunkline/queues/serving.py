@@ -43,6 +43,7 @@ ROUND_BYTES: Final = 1024 * 1024
 """Given out by one queue in a round, so that other queues and sockets get their turn."""
 
 _PAUSE_S: Final = 1.0
+_LONGEST_S: Final = 1e12  # of a delay, or a lock: 30,000 years
 _OVER: Final = "delivery-limit"
 
 
@@ -253,7 +254,7 @@ class ServedQueue(RememberedQueue):
         """See :meth:`Consumption.release`."""
         due = 0
         if delay_s > 0:
-            due = self.context.now_ms() + round(delay_s * 1000)
+            due = self._after(delay_s)
             self._is_timed = True
         limit = self.definition.config.delivery_limit
         if limit < 0 or not count:
@@ -286,11 +287,17 @@ class ServedQueue(RememberedQueue):
             self.serve_soon()
         return done
 
+    def _after(self, seconds: float) -> int:
+        """So many seconds from now, in ms since the epoch: at most what can be stored, whatever a client says."""
+        return self.context.now_ms() + round(min(max(seconds, 0.0), _LONGEST_S) * 1000)
+
     def extend(self, consumption: Consumption, ranges: Iterable[Range], lock_timeout_s: float) -> int:
         """See :meth:`Consumption.extend`."""
         if not self.config.lock_timeout_ms:
             return 0
-        deadline = self.context.now_ms() + round(lock_timeout_s * 1000)
+        deadline = max(self._after(lock_timeout_s), 1)  # 0 is none
+        self._is_timed = True
+        self.serve_soon()  # it may be earlier than what is waited for
         return self.state.extend(ranges, consumption.holder, deadline)
 
     def tick(self) -> None:
