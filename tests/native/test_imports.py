@@ -25,6 +25,13 @@ def test_importing_the_client_imports_no_event_loop_and_no_broker() -> None:
     assert {"trio", "asyncio", "trunkline.broker", "trunkline_native.connection"}.isdisjoint(modules)
 
 
+def test_what_only_groups_and_queues_need_is_imported_when_they_are_used() -> None:
+    modules = imported_by("import trunkline_native.client")
+    assert not {
+        name for name in modules if name.startswith(("trunkline_native.client.group", "trunkline_native.client.q"))
+    }
+
+
 def test_importing_the_plugin_imports_neither_door_nor_client() -> None:
     modules = imported_by("import trunkline_native")
     assert {"trio", "anyio", "cbor2", "trunkline_native.serve", "trunkline_native.client"}.isdisjoint(modules)

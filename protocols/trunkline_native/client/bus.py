@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import anyio.lowlevel
 
@@ -12,23 +12,26 @@ from trunkline.errors import BufferFull
 from trunkline_native.client.admin import Admin
 from trunkline_native.client.content import Content, Headers, encode_record
 from trunkline_native.client.cursors import StreamTable
-from trunkline_native.client.group import Group, GroupClient
 from trunkline_native.client.link import Link
+from trunkline_native.client.parts import Parts
 from trunkline_native.client.producer import BatchSender
-from trunkline_native.client.queue import DEFAULT_PREFETCH, Queue, QueueClient
-from trunkline_native.client.queue_admin import Sources, source_list
-from trunkline_native.client.queue_reader import ConsumeOptions
-from trunkline_native.client.queue_types import QueueDescription
 from trunkline_native.client.reader import Reader, Start
-from trunkline_native.client.retries import Backoff, exponential_backoff
 from trunkline_native.client.routes import record_bytes
 from trunkline_native.client.types import Delivery, OffsetRange, RecordMetadata, TopicDescription
-from trunkline_native.client.worker import FailureHandler, Handler, Worker, WorkerOptions
-from trunkline_native.group_frames import GroupSummary
+
+if TYPE_CHECKING:  # see parts.py
+    from trunkline_native.client.group import Group
+    from trunkline_native.client.queue import Queue
+    from trunkline_native.client.queue_admin import Sources
+    from trunkline_native.client.queue_types import QueueDescription
+    from trunkline_native.client.retries import Backoff
+    from trunkline_native.client.worker import FailureHandler, Handler, Worker
+    from trunkline_native.group_frames import GroupSummary
 
 __all__ = ["DEFAULT_READ_BUFFER_BYTES", "Bus"]
 
 DEFAULT_READ_BUFFER_BYTES: Final = 8 * 1024 * 1024
+DEFAULT_PREFETCH: Final = 1000
 
 
 class Bus:
@@ -40,16 +43,14 @@ class Bus:
         admin: Admin,
         sender: BatchSender,
         streams: StreamTable,
-        groups: GroupClient,
-        queues: QueueClient,
+        parts: Parts,
         batch_bytes: int,
     ) -> None:
         self._link = link
         self._admin = admin
         self._sender = sender
         self._streams = streams
-        self._groups = groups
-        self._queues = queues
+        self._parts = parts
         self._yield_bytes = batch_bytes
         self._taken_bytes = 0  # since the event loop last had a turn
 
@@ -181,11 +182,13 @@ class Bus:
 
     def group(self, name: str) -> Group:
         """A consumer group: ``subscribe`` to be one of its members; or ask about it, reset it, delete it."""
-        return Group(self._groups, name)
+        from trunkline_native.client.group import Group
+
+        return Group(self._parts.groups, name)
 
     async def list_groups(self) -> list[GroupSummary]:
         """All groups, by name. Cancellation: nothing happens."""
-        return await self._groups.admin.list_groups()
+        return await self._parts.groups.admin.list_groups()
 
     # -- queues ------------------------------------------------------------------------------------
 
@@ -215,8 +218,12 @@ class Bus:
           exclusive: no other consumer beside this one.
           auto_ack: a record is acknowledged when the next one is asked for.
         """
+        from trunkline_native.client.queue import Queue
+        from trunkline_native.client.queue_admin import source_list
+        from trunkline_native.client.queue_reader import ConsumeOptions
+
         options = ConsumeOptions(prefetch, priority, exclusive, auto_ack)
-        return Queue(self, self._queues, name, source_list(sources, filter, start), settings or {}, options)
+        return Queue(self, self._parts.queues, name, source_list(sources, filter, start), settings or {}, options)
 
     async def create_queue(
         self,
@@ -235,13 +242,15 @@ class Bus:
 
         Cancellation: may have happened.
         """
-        admin = self._queues.admin
+        from trunkline_native.client.queue_admin import source_list
+
+        admin = self._parts.queues.admin
         await admin.create(name, source_list(sources, filter, start), settings or {}, attach=False)
         return await admin.describe(name)
 
     async def list_queues(self) -> list[QueueDescription]:
         """All queues, by name. Cancellation: nothing happens."""
-        return await self._queues.admin.list_queues()
+        return await self._parts.queues.admin.list_queues()
 
     def worker(
         self,
@@ -279,9 +288,19 @@ class Bus:
           sources, filter, start, settings, priority, exclusive: as :meth:`queue`.
           prefetch: None: as many as ``concurrency``, so that no record waits here while another worker is free.
         """
-        ahead = concurrency if prefetch is None else prefetch
-        options = ConsumeOptions(ahead, priority, exclusive, auto_ack=False)
-        queue = Queue(self, self._queues, name, source_list(sources, filter, start), settings or {}, options)
+        from trunkline_native.client.retries import exponential_backoff
+        from trunkline_native.client.worker import Worker, WorkerOptions
+
+        queue = self.queue(
+            name,
+            sources=sources,
+            filter=filter,
+            start=start,
+            settings=settings,
+            prefetch=concurrency if prefetch is None else prefetch,
+            priority=priority,
+            exclusive=exclusive,
+        )
         pause = exponential_backoff() if backoff is None else backoff
         return Worker(
             queue, handle, WorkerOptions(concurrency, retries, pause, timeout_s, shutdown_timeout_s, on_failure)

@@ -15,14 +15,10 @@ from trunkline_native.client.address import parse_url
 from trunkline_native.client.admin import Admin
 from trunkline_native.client.batches import LaneOptions
 from trunkline_native.client.bus import Bus
-from trunkline_native.client.consumption import ConsumptionTable
 from trunkline_native.client.cursors import StreamTable
-from trunkline_native.client.group import GroupClient
 from trunkline_native.client.link import Link, retry_after_s
-from trunkline_native.client.member_table import MemberTable
+from trunkline_native.client.parts import Parts
 from trunkline_native.client.producer import BatchSender
-from trunkline_native.client.queue import QueueClient
-from trunkline_native.client.queue_admin import QueueAdmin
 
 if TYPE_CHECKING:
     import ssl
@@ -103,13 +99,11 @@ async def connect(
     admin = Admin(link)
     sender = BatchSender(admin, options, buffer_bytes)
     streams = StreamTable()
-    members = MemberTable()
-    queues = QueueClient(QueueAdmin(link), ConsumptionTable())
-    link.users += [sender, streams, members, queues.table]
+    link.users += [sender, streams]
     body_error: BaseException | None = None
     async with anyio.create_task_group() as tasks:
-        groups = GroupClient(link, admin, streams, members, tasks.start_soon)
-        bus = Bus(link, admin, sender, streams, groups, queues, batch_bytes)
+        parts = Parts(link, admin, streams, tasks.start_soon)
+        bus = Bus(link, admin, sender, streams, parts, batch_bytes)
         linked = anyio.CancelScope()
 
         async def stay_connected(*, task_status: anyio.abc.TaskStatus[None]) -> None:
@@ -128,8 +122,7 @@ async def connect(
             closed = ClientClosed("this client was closed; connect again")
             sender.close(closed)
             streams.close(closed)
-            members.close(closed)
-            queues.table.close(closed)
+            parts.close(closed)
             link.close(closed)
             linked.cancel()
             tasks.cancel_scope.cancel()

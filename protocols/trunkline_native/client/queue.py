@@ -6,7 +6,7 @@ import time
 from collections.abc import AsyncIterator, Mapping
 from datetime import datetime
 from types import TracebackType
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from trunkline.errors import LocalProtocolError
 from trunkline_native.client.consumption import ConsumptionTable
@@ -20,9 +20,7 @@ from trunkline_native.client.types import Delivery, RecordMetadata
 if TYPE_CHECKING:
     from trunkline_native.client.bus import Bus
 
-__all__ = ["DEFAULT_PREFETCH", "Queue", "QueueClient", "queue_headers"]
-
-DEFAULT_PREFETCH: Final = 1000
+__all__ = ["Queue", "QueueClient", "queue_headers"]
 
 
 class QueueClient(NamedTuple):
