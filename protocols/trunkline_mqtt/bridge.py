@@ -11,6 +11,7 @@
     content type                header mqtt.content-type
     response topic              header mqtt.response-topic
     correlation data            header mqtt.correlation: the bytes
+    packet identifier           header mqtt.pid, with QoS 2 from a client with a stored session
     user properties             headers of their own, in order, with their names; one that begins with
                                 "mqtt." gets a second dot, "mqtt..", so that it cannot pose as one of these
     -                           timestamp: when the broker received it
@@ -25,7 +26,7 @@ if they are text. A header of ours that makes no sense (anybody can write one) i
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Container, Iterable
 from typing import Any, Final
 
 from trunkline.live import Delivery
@@ -35,7 +36,8 @@ from trunkline_mqtt.message import OutgoingMessage, RichMessage
 from trunkline_mqtt.properties import NO_PROPERTIES, Properties
 
 __all__ = [
-    "EXPIRES_HEADER", "MAX_CLIENT_ID_BYTES", "RECORD_OVERHEAD_BYTES", "RETAIN_HEADER", "expires_ms", "headers_block",
+    "CLIENT_HEADER", "EXPIRES_HEADER", "MAX_CLIENT_ID_BYTES", "PACKET_ID_HEADER", "RECORD_OVERHEAD_BYTES",
+    "RETAIN_HEADER", "WILL_HEADER", "expires_ms", "headers_block",
     "message_of", "outgoing",
 ]  # fmt: skip
 
@@ -47,6 +49,9 @@ FORMAT_HEADER: Final = "mqtt.format"
 CONTENT_TYPE_HEADER: Final = "mqtt.content-type"
 RESPONSE_TOPIC_HEADER: Final = "mqtt.response-topic"
 CORRELATION_HEADER: Final = "mqtt.correlation"
+PACKET_ID_HEADER: Final = "mqtt.pid"
+WILL_HEADER: Final = "mqtt.will"
+"""Which of a client's wills it was, so that none is published twice."""
 
 _OURS: Final = "mqtt."
 _NOT_OURS: Final = "mqtt.."
@@ -65,12 +70,19 @@ _MAX_EXPIRES_MS: Final = 2**53
 
 
 def headers_block(
-    client_id: str, qos: int, *, is_retained: bool = False, properties: Properties = NO_PROPERTIES, now_ms: int = 0
+    client_id: str,
+    qos: int,
+    *,
+    is_retained: bool = False,
+    properties: Properties = NO_PROPERTIES,
+    now_ms: int = 0,
+    more: Iterable[Header] = (),
 ) -> bytes:
     """The headers of a message as the log stores them; the same for all plain ones of this client and QoS."""
     headers: list[Header] = [(CLIENT_HEADER, client_id.encode()), (QOS_HEADER, b"%d" % qos)]
     if is_retained:
         headers.append((RETAIN_HEADER, b"1"))
+    headers += more
     if properties is not NO_PROPERTIES:
         headers += _property_headers(properties, now_ms)
     return encode_headers(headers)

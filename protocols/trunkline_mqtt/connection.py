@@ -21,10 +21,10 @@ from typing import TYPE_CHECKING, Any, Final
 
 from trunkline.door import Transport
 from trunkline.errors import RemoteProtocolError, TrunklineError
-from trunkline_mqtt.bridge import headers_block
 from trunkline_mqtt.decoder import Decoder
 from trunkline_mqtt.encoder import PINGRESP, encode
 from trunkline_mqtt.fields import malformed
+from trunkline_mqtt.gate import Gate
 from trunkline_mqtt.packets import (
     MQTT_3_1,
     MQTT_5,
@@ -76,7 +76,7 @@ class MqttConnection(PublishingConnection):
         self._decoder = Decoder(min(CONNECT_BYTES, server.settings.max_packet_bytes), server.topic_names)
         self._session: AnySession | None = None
         self._session_expiry_s: float = 0
-        self._will: Will | None = None
+        self._will: PendingWill | None = None
 
     def receive_data(self, data: bytes) -> None:
         self._decoder.receive_data(data)
@@ -131,6 +131,7 @@ class MqttConnection(PublishingConnection):
         older = server.clients.get(terms.client_id)
         if older is not None:
             older.taken_over(self._transport.peer)
+        gate = self._gate(packet, terms)
         try:
             session = self._open_session(packet, terms)
         except TrunklineError as error:  # sessions are not known, or no more; or what is stored of this one is damaged
@@ -143,24 +144,72 @@ class MqttConnection(PublishingConnection):
         server.clients[terms.client_id] = self
         self._greeted(terms)
         self._session = session
-        self._will = packet.will
         self._session_expiry_s = math.inf if terms.session_expiry_s is None else terms.session_expiry_s
+        self._keep_what_lasts(packet.will, gate, is_present=is_present)
         self._decoder.max_packet_bytes = server.settings.max_packet_bytes
         self._transport.idle_timeout_s = terms.idle_timeout_s
         self._transport.established()
         is_told = is_present and terms.level != MQTT_3_1  # there the byte is reserved
         self._transport.write(encode(Connack(Reason.SUCCESS, is_told, terms.properties), terms.level))
-        session.resume()
+        if gate is None:
+            session.resume()
+
+    def _gate(self, packet: Connect, terms: Terms) -> Gate | None:
+        """What holds the answers back until everything that this CONNECT leaves behind is stored, if anything."""
+        server = self._server
+        keeps_session = self._is_stored(packet, terms)
+        keeps_will = server.ledger is not None and packet.will is not None and not packet.will.topic.startswith("$")
+        if not keeps_session and not keeps_will:
+            return None
+        self._transport = gate = Gate(self._transport, keeps_session + keeps_will, self.writable)
+        return gate
+
+    def _is_stored(self, packet: Connect, terms: Terms) -> bool:
+        sessions = self._server.sessions
+        if sessions is None:
+            return False
+        return terms.session_expiry_s != 0 or (not packet.clean_start and session_name(terms.client_id) in sessions)
 
     def _open_session(self, packet: Connect, terms: Terms) -> AnySession:
         """The client's session: what is stored of it, a new one that will be, or one for this connection."""
         sessions, name = self._server.sessions, session_name(terms.client_id)
-        if sessions is not None and (terms.session_expiry_s != 0 or (not packet.clean_start and name in sessions)):
+        if self._is_stored(packet, terms):
             expires_s = None if terms.session_expiry_s is None else float(terms.session_expiry_s)
             return StoredSession(self._server, self._transport, terms, fresh=packet.clean_start, expires_s=expires_s)
         if sessions is not None:
             sessions.delete(name)
         return Session(self._server, self._transport, terms)
+
+    def _keep_what_lasts(self, will: Will | None, gate: Gate | None, *, is_present: bool) -> None:
+        """See to it that the will, and QoS 2 in progress, outlive connection and broker as they must."""
+        server, expiry_s = self._server, self._terms.session_expiry_s
+        if will is not None and not will.topic.startswith("$"):
+            delay_s = will.properties.will_delay_s or 0
+            self._will = PendingWill(
+                will.topic,
+                will.payload,
+                will.qos,
+                will.retain,
+                will.properties,
+                delay_s,
+                server.new_will_id(),
+                expiry_s,
+            )
+        if isinstance(self._session, StoredSession):
+            assert gate is not None
+            self._session.store(gate)
+        ledger = server.ledger
+        if ledger is None:
+            return
+        if self._will is not None:
+            assert gate is not None
+            ledger.keep_will(self.client_id, self._will, gate)
+        else:
+            ledger.forget_will(self.client_id)
+        if isinstance(self._session, StoredSession):
+            self._keep(ledger.attach(self, self.client_id, fresh=not is_present))
+        else:
+            ledger.forget(self.client_id)
 
     def _check_will(self, will: Will | None) -> None:
         if will is None:
@@ -217,6 +266,8 @@ class MqttConnection(PublishingConnection):
             session.set_expiry(limited)
         if packet.reason_code == Reason.SUCCESS:
             self._will = None
+            if self._server.ledger is not None:
+                self._server.ledger.forget_will(self.client_id)
         self._end()
         self._transport.close()
 
@@ -257,18 +308,11 @@ class MqttConnection(PublishingConnection):
         session.close()
         if self._server.clients.get(self.client_id) is self:
             del self._server.clients[self.client_id]
+        if self._durable is not None and self._server.ledger is not None:
+            self._server.ledger.detach(self, self._durable)
         will, self._will = self._will, None
-        if will is not None and not will.topic.startswith("$"):
-            self._server.wills.leave(self.client_id, pending_will(self.client_id, will), self._session_expiry_s)
-
-
-def pending_will(client_id: str, will: Will) -> PendingWill:
-    """The will as it is to be published; how long it is of use counts from then on (MQTT 5.0, 3.1.3.2.4)."""
-
-    def headers(now_ms: int) -> bytes:
-        return headers_block(client_id, will.qos, is_retained=will.retain, properties=will.properties, now_ms=now_ms)
-
-    return PendingWill(will.topic.encode(), will.payload, headers, will.properties.will_delay_s or 0)
+        if will is not None:
+            self._server.wills.leave(self.client_id, will, self._session_expiry_s)
 
 
 _HANDLERS: Final[dict[type[Packet], Callable[[MqttConnection, AnySession, Any], None]]] = {

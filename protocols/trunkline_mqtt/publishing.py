@@ -5,7 +5,8 @@ come in that order anyway; the queue of promised acknowledgements keeps it with 
 its PUBACK or PUBREC, ready to be written.
 
 QoS 2 is *method B* of the standard (4.3.3): a message is appended when it first arrives, and its packet identifier
-remembered until PUBREL, so that the same message sent again is answered and not appended.
+remembered until PUBREL, so that the same message sent again is answered and not appended; with a stored session for
+longer than the connection (:mod:`~trunkline_mqtt.ledger`).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from trunkline.door import Connection, Transport
 from trunkline.errors import BrokerClosing, RemoteProtocolError, StoreFull, TrunklineError
-from trunkline_mqtt.bridge import headers_block
+from trunkline_mqtt.bridge import PACKET_ID_HEADER, headers_block
 from trunkline_mqtt.encoder import encode
 from trunkline_mqtt.fields import malformed
 from trunkline_mqtt.packets import MQTT_3_1_1, MQTT_5, Disconnect, Puback, Pubcomp, Publish, Pubrec
@@ -25,6 +26,7 @@ from trunkline_mqtt.reasons import Reason
 from trunkline_mqtt.terms import Terms
 
 if TYPE_CHECKING:
+    from trunkline_mqtt.ledger import ClientLedger
     from trunkline_mqtt.server import MqttServer
 
 __all__ = ["PublishingConnection", "reason_properties"]
@@ -46,8 +48,18 @@ class PublishingConnection(Connection):
     """The part of a connection that takes messages; also who is told what became of its appends."""
 
     __slots__ = (
-        "_acks", "_aliases", "_early", "_headers", "_is_leaving", "_room", "_server", "_terms", "_transport",
-        "_unreleased", "client_id",
+        "_acks",
+        "_aliases",
+        "_durable",
+        "_early",
+        "_headers",
+        "_is_leaving",
+        "_room",
+        "_server",
+        "_terms",
+        "_transport",
+        "_unreleased",
+        "client_id",
     )  # fmt: skip
 
     def __init__(self, server: MqttServer, transport: Transport) -> None:
@@ -60,6 +72,7 @@ class PublishingConnection(Connection):
         self._room = _NO_LIMIT  # how many may be promised before the receive maximum must be looked at
         self._aliases: dict[int, str] | None = None  # of topics, the client's
         self._unreleased: set[int] | None = None  # packet identifiers with QoS 2, until PUBREL
+        self._durable: ClientLedger | None = None  # where those are kept that outlive this connection
         self._is_leaving = False  # the broker is closing; DISCONNECT follows the last acknowledgement
         self.client_id = ""
 
@@ -117,16 +130,22 @@ class PublishingConnection(Connection):
             return
         plain = not packet.retain and properties is NO_PROPERTIES
         headers = self._headers[packet.qos]
-        if not plain:
+        durable = self._durable if packet.qos == 2 else None
+        if durable is not None or not plain:
+            more = () if durable is None else ((PACKET_ID_HEADER, b"%d" % packet.packet_id),)
             headers = headers_block(
-                self.client_id, packet.qos, is_retained=packet.retain, properties=properties, now_ms=now
+                self.client_id, packet.qos, is_retained=packet.retain, properties=properties, now_ms=now, more=more
             )
         ack = (_PUBACK if packet.qos == 1 else _PUBREC) + packet.packet_id.to_bytes(2) if packet.qos else b""
         try:
             partition = self._server.partition_for(key)
             if ack:
                 self._check_receive_maximum(packet.qos == 1)
-                partition.stage_record(now, key, packet.payload, headers, self, ack)
+                if durable is None:
+                    partition.stage_record(now, key, packet.payload, headers, self, ack)
+                else:
+                    partition.stage_record(now, key, packet.payload, headers, durable, (self, ack))
+                    durable.staged(packet.packet_id)
             else:
                 partition.stage_record(now, key, packet.payload, headers)
         except TrunklineError as error:
@@ -161,7 +180,8 @@ class PublishingConnection(Connection):
             self._count_room()
             return True
         ack = _PUBREC + packet_id.to_bytes(2)
-        if not self._acks or ack not in self._acks:  # else it is on its way
+        is_due = self._acks is not None and ack in self._acks
+        if not is_due and not (self._durable is not None and self._durable.is_pending(packet_id)):
             self._transport.write(ack)
         return False
 
@@ -230,19 +250,32 @@ class PublishingConnection(Connection):
         if self._is_leaving and not acks:
             self._close(Reason.SERVER_SHUTTING_DOWN)
 
+    def _keep(self, durable: ClientLedger) -> None:
+        """The client's session outlives this connection, and so does what it did not release."""
+        self._durable = durable
+        self._unreleased = durable.unreleased
+        self._count_room()
+
     def append_failed(self, token: object, error: TrunklineError) -> None:
         """A message may be lost: end the connection without answer, so that the client sends it again."""
         if not self._transport.is_closing:
             self._give_up(error)
 
     def _pubrel(self, packet_id: int) -> None:
-        code = Reason.SUCCESS
-        if self._unreleased and packet_id in self._unreleased:
-            self._unreleased.remove(packet_id)
-            self._count_room()
+        if not self._unreleased or packet_id not in self._unreleased:
+            self._transport.write(encode(Pubcomp(packet_id, Reason.PACKET_IDENTIFIER_NOT_FOUND), self._terms.level))
+            return
+        answer = encode(Pubcomp(packet_id), self._terms.level)
+        if self._durable is not None:
+            self._durable.release(packet_id, answer)
         else:
-            code = Reason.PACKET_IDENTIFIER_NOT_FOUND
-        self._transport.write(encode(Pubcomp(packet_id, code), self._terms.level))
+            self._unreleased.remove(packet_id)
+            self._transport.write(answer)
+        self._count_room()
+
+    def write_late(self, data: bytes) -> None:
+        """An answer that had to wait for the disk."""
+        self._transport.write(data)
 
     # -- the end -----------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 import trio
@@ -11,14 +12,18 @@ from trunkline.errors import ConfigurationError
 from trunkline.settings import TOPIC_SETTINGS
 from trunkline_mqtt.bridge import RECORD_OVERHEAD_BYTES
 from trunkline_mqtt.connection import MqttConnection
+from trunkline_mqtt.ledger import Ledger
 from trunkline_mqtt.retained import RetainedView
 from trunkline_mqtt.server import MqttServer
 from trunkline_mqtt.settings import MqttSettings
+from trunkline_mqtt.stored_session import session_name
 
 __all__ = ["MqttDoor"]
 
 RETAINED: Final = ".retained"
 """Behind the name of the log topic: the topic with the retained messages."""
+
+LEDGER: Final = "__mqtt"
 
 SOURCE_BYTES: Final = 128
 """How much larger than the record it is of a copy can be."""
@@ -57,7 +62,15 @@ class MqttDoor(Door):
         )
         retained = RetainedView(topic, copies, self._broker.now_ms)
         await retained.open()
-        self._server = MqttServer(
+        sessions = self._broker.sessions
+        ledger = Ledger(
+            topic,
+            self._broker.views.state_topic(LEDGER),
+            is_kept=lambda client_id: session_name(client_id) in sessions,
+            call_soon=self._broker.views.rounds.call_soon,
+        )
+        await ledger.open()
+        self._server = server = MqttServer(
             settings,
             topic,
             tuple([self._broker.live(partition) for partition in topic.partitions]),
@@ -67,8 +80,13 @@ class MqttDoor(Door):
             timers_changed=lambda: self._timers_changed.set(),
             retained=retained,
             spawn=self._broker.start_soon,
-            sessions=self._broker.sessions,
+            sessions=sessions,
+            ledger=ledger,
+            new_will_id=lambda: self._broker.random.getrandbits(63),
         )
+        for client_id, will in [*ledger.wills.items()]:  # of clients that were connected when the broker ended
+            expiry_s = math.inf if will.session_expiry_s is None else will.session_expiry_s
+            server.wills.leave(client_id, will, expiry_s)
         self._broker.start_soon(self._run_timers)
 
     async def _run_timers(self) -> None:

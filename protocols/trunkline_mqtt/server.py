@@ -6,11 +6,13 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from trunkline.errors import TrunklineError
+from trunkline.errors import BrokerClosing, TrunklineError
 from trunkline.live import LiveTail
 from trunkline.sessions import Sessions
 from trunkline.topic import Topic
+from trunkline_mqtt.bridge import WILL_HEADER, headers_block
 from trunkline_mqtt.fields import TopicKeys, TopicNames
+from trunkline_mqtt.ledger import Ledger
 from trunkline_mqtt.retained import RetainedView
 from trunkline_mqtt.settings import MqttSettings
 from trunkline_mqtt.wills import PendingWill, Wills
@@ -35,6 +37,8 @@ class MqttServer:
       timers_changed: called when something is due earlier than before.
       retained: the retained messages; None: there are never any.
       sessions: the core's; None: no session outlives its connection.
+      ledger: what is stored besides; None: nothing is.
+      new_will_id: a number that no other will of a client has.
       spawn: runs an async function as a task of the broker.
     """
 
@@ -42,8 +46,10 @@ class MqttServer:
         "clients",
         "delivered",
         "expired",
+        "ledger",
         "missed",
         "new_client_id",
+        "new_will_id",
         "now_ms",
         "only_partition",
         "oversized",
@@ -73,6 +79,8 @@ class MqttServer:
         retained: RetainedView | None = None,
         spawn: Callable[..., None] | None = None,
         sessions: Sessions | None = None,
+        ledger: Ledger | None = None,
+        new_will_id: Callable[[], int] = lambda: 0,
     ) -> None:
         self.settings = settings
         self.topic = topic
@@ -88,18 +96,41 @@ class MqttServer:
         self.retained = retained
         self.spawn = spawn
         self.sessions = sessions
+        self.ledger = ledger
+        self.new_will_id = new_will_id
         self.received = 0
         self.delivered = 0
         self.missed = 0
         self.expired = 0
         self.oversized = 0
 
-    def _publish_will(self, will: PendingWill) -> None:
+    def _publish_will(self, client_id: str, will: PendingWill) -> None:
         now = self.now_ms()
+        key = will.topic.encode()
+        headers = headers_block(
+            client_id,
+            will.qos,
+            is_retained=will.is_retained,
+            properties=will.properties,
+            now_ms=now,
+            more=((WILL_HEADER, b"%d" % will.id),) if self.ledger is not None else (),
+        )
         try:
-            self.partition_for(will.topic).stage_record(now, will.topic, will.payload, will.headers(now))
+            self.partition_for(key).stage_record(now, key, will.payload, headers, self, (client_id, will))
         except TrunklineError as error:
-            logger.warning("the will for %r was not taken: %s", will.topic.decode(), error)
+            self.append_failed((client_id, will), error)
+
+    def append_done(self, token: object, offset: int) -> None:
+        """A will is published."""
+        assert isinstance(token, tuple)
+        client_id, will = token
+        if self.ledger is not None and self.ledger.wills.get(client_id) is will:
+            self.ledger.forget_will(client_id)
+
+    def append_failed(self, token: object, error: TrunklineError) -> None:
+        assert isinstance(token, tuple)
+        if not isinstance(error, BrokerClosing):  # then it is published after the restart
+            logger.warning("the will of client %r was not taken: %s", token[0], error)
 
     def statistics(self) -> dict[str, int | float]:
         """Counters and gauges by name."""

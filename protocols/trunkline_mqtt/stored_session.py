@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Final
 from trunkline.door import Transport
 from trunkline.errors import BrokerClosing, SessionFenced, TrunklineError
 from trunkline.live import Delivery
-from trunkline.partition import Partition
+from trunkline.partition import AppendReceiver, Partition
 from trunkline.records import Record
 from trunkline.sessions import Session as CoreSession
 from trunkline.sessions import SessionOwner, Unfinished
@@ -79,6 +79,10 @@ class StoredSession(SessionOwner):
     def is_resumed(self) -> bool:
         """The session was there before: CONNACK says so."""
         return self._core.is_resumed
+
+    def store(self, receiver: AppendReceiver) -> None:
+        """Tell ``receiver`` once the session is stored as it is."""
+        self._core.checkpoint(receiver)
 
     # -- subscriptions -----------------------------------------------------------------------------
 

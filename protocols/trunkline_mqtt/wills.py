@@ -10,37 +10,44 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable
-from typing import NamedTuple
+
+import msgspec
+
+from trunkline_mqtt.properties import Properties
 
 __all__ = ["PendingWill", "Wills"]
 
 
-class PendingWill(NamedTuple):
+class PendingWill(msgspec.Struct, frozen=True, array_like=True):
     """A will as it is to be published.
 
     Attributes:
-      topic: its name in UTF-8.
-      headers: makes the record's headers, given the time (ms since the epoch) when it is published.
       delay_s: how long to wait for the client to come back.
+      id: another number for each will of a client.
+      session_expiry_s: of its session; None: never.
     """
 
-    topic: bytes
+    topic: str
     payload: bytes
-    headers: Callable[[int], bytes]
+    qos: int
+    is_retained: bool
+    properties: Properties
     delay_s: int = 0
+    id: int = 0
+    session_expiry_s: float | None = 0
 
 
 class Wills:
     """Those that wait.
 
     Args:
-      publish: publishes one.
+      publish: publishes one, given its client's identifier.
       clock: the time.
       changed: called when ``next_due`` may have become earlier.
     """
 
     def __init__(
-        self, publish: Callable[[PendingWill], None], clock: Callable[[], float], changed: Callable[[], None]
+        self, publish: Callable[[str, PendingWill], None], clock: Callable[[], float], changed: Callable[[], None]
     ) -> None:
         self._publish = publish
         self._clock = clock
@@ -67,7 +74,7 @@ class Wills:
         """The client is gone; its session ends ``session_expiry_s`` from now."""
         delay_s = min(will.delay_s, session_expiry_s)
         if delay_s <= 0:
-            self._publish(will)
+            self._publish(client_id, will)
             return
         due = self._clock() + delay_s
         self._waiting[client_id] = due, will
@@ -82,7 +89,7 @@ class Wills:
         """The session ended, by expiry or because a new one began: the will does not wait for longer."""
         waiting = self._waiting.pop(client_id, None)
         if waiting is not None:
-            self._publish(waiting[1])
+            self._publish(client_id, waiting[1])
 
     def publish_due(self) -> None:
         """Publish those whose time has come."""
@@ -90,4 +97,4 @@ class Wills:
         while (due := self.next_due) is not None and due <= now:
             _, client_id = heapq.heappop(self._heap)
             _, will = self._waiting.pop(client_id)
-            self._publish(will)
+            self._publish(client_id, will)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import trio
 import trio.lowlevel
+import trio.testing
 from tests.mqtt.conftest import WAIT_S, RawClient
 
 from trunkline.broker import Broker, open_broker
@@ -232,18 +233,22 @@ async def test_an_expiry_of_0_takes_the_session_up_and_ends_it(broker: Broker) -
     assert broker.sessions.names() == []
 
 
-async def test_a_session_ends_when_its_time_is_over(tmp_path: Path, autojump_clock: trio.testing.MockClock) -> None:
+async def test_a_session_ends_when_its_time_is_over(
+    tmp_path: Path, mock_clock: trio.testing.MockClock, dial: Dial
+) -> None:
     """MQTT 5.0, 3.1.2.11.2: [MQTT-3.1.2-23]. Before 5.0 the setting decides."""
-    config = BrokerConfig(listen={"mqtt": "127.0.0.1:0"}, storage="memory", door={"mqtt": {"max_session_expiry_s": 60}})
+    door = {"mqtt": {"max_session_expiry_s": 60}}
+    config = BrokerConfig(listen={"mqtt": "127.0.0.1:0"}, storage="memory", door=door)
     async with open_broker(tmp_path, config=config) as broker:
-        with trio.CancelScope(shield=True):
-            for packet in (hello(5, "short", session_expiry_s=10), hello(5, "long"), hello(4, "old")):
-                peer = await open_client(broker.addresses["mqtt"], packet)
-                await trio.aclose_forcefully(peer.stream)
+        for packet in (hello(5, "short", session_expiry_s=10), hello(5, "long"), hello(4, "old")):
+            peer = await dial(broker.addresses["mqtt"], packet)
+            await trio.aclose_forcefully(peer.stream)
         await left_alone(broker)
-        await trio.sleep(11)
+        mock_clock.jump(11)
+        await trio.testing.wait_all_tasks_blocked()
         assert sorted(broker.sessions.names()) == ["mqtt:long", "mqtt:old"]
-        await trio.sleep(60)
+        mock_clock.jump(60)
+        await trio.testing.wait_all_tasks_blocked()
         assert broker.sessions.names() == []
 
 

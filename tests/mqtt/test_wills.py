@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from trunkline_mqtt.properties import NO_PROPERTIES
 from trunkline_mqtt.wills import PendingWill, Wills
 
 
@@ -14,13 +15,13 @@ class World:
         self.now = 0.0
         self.published: list[bytes] = []
         self.changes = 0
-        self.wills = Wills(lambda will: self.published.append(will.payload), lambda: self.now, self._changed)
+        self.wills = Wills(lambda client_id, will: self.published.append(will.payload), lambda: self.now, self._changed)
 
     def _changed(self) -> None:
         self.changes += 1
 
     def leave(self, client_id: str, delay_s: int, session_expiry_s: float = 1000) -> None:
-        will = PendingWill(b"wills", client_id.encode(), lambda now_ms: b"", delay_s)
+        will = PendingWill("wills", client_id.encode(), 0, False, NO_PROPERTIES, delay_s)
         self.wills.leave(client_id, will, session_expiry_s)
 
     def run_to(self, now: float) -> list[bytes]:
