@@ -476,6 +476,31 @@ async def test_a_reset_queue_begins_anew(bus: Bus) -> None:
     await wait_ready(bus, "emails", 0)
 
 
+async def test_numbers_that_cannot_be_sent_break_nothing(bus: Bus) -> None:
+    await fill(bus, "emails", 2)
+    async with bus.queue("emails") as jobs:
+        (record,) = await take(jobs, 1)
+        for prefetch in (-1, 2**31):
+            with pytest.raises(ValueError, match="prefetch"):
+                jobs.set_prefetch(prefetch)
+            with pytest.raises(ValueError, match="prefetch"):
+                await bus.queue("emails", prefetch=prefetch).__aenter__()
+        with pytest.raises(LocalProtocolError):
+            await bus.queue("emails").reset(-1)
+        with pytest.raises(LocalProtocolError):
+            await bus.queue("emails").move("others", limit=-1)
+        for seconds in (-1, float("nan")):
+            with pytest.raises(ValueError, match="delay"):
+                record.release(delay=seconds)
+            with pytest.raises(ValueError, match="lock_timeout"):
+                record.extend(seconds)
+        record.extend(float("inf"))
+        record.release(delay=float("inf"))
+        with anyio.fail_after(WAIT_S):
+            await jobs.flush()  # on the connection that there was: nothing was lost
+        await wait_ready(bus, "emails", 0, 1)
+
+
 async def test_what_the_broker_notes_on_a_copy_is_not_passed_on(bus: Bus) -> None:
     await bus.send("jobs", "a", headers={"trunkline.spilled": "1:0:emails", "to": "you"})
     async with bus.queue("emails", sources=["jobs"], start="earliest") as jobs:

@@ -42,6 +42,7 @@ from trunkline_native.queue_frames import (
 __all__ = ["Consumption", "ConsumptionOwner", "ConsumptionTable"]
 
 _PASSING: Final = (ConnectionFailed, BrokerClosing, NotLeader)
+_LONGEST_S: Final = 1e12  # as good as for ever
 _RANGE_BYTES: Final = 16
 _FRAME_OVERHEAD: Final = 1000  # of a header: a reason, mostly
 
@@ -63,6 +64,10 @@ class ConsumptionOwner(Protocol):
 
     def failed(self, error: TrunklineError) -> None:
         """It cannot be opened, or was ended by the broker, or the client is closed."""
+
+
+def _milliseconds(seconds: float) -> int:
+    return round(min(seconds, _LONGEST_S) * 1000)
 
 
 class Consumption:
@@ -97,7 +102,7 @@ class Consumption:
 
     def release(self, sequence: int, delay_s: float, *, count: bool) -> None:
         """See Holder."""
-        self._say(Release(self.number, round(delay_s * 1000), count), sequence)
+        self._say(Release(self.number, _milliseconds(delay_s), count), sequence)
 
     def reject(self, sequence: int, reason: str) -> None:
         """See Holder."""
@@ -105,7 +110,7 @@ class Consumption:
 
     def extend(self, sequence: int, lock_timeout_s: float) -> None:
         """See Holder."""
-        self._say(Extend(self.number, round(lock_timeout_s * 1000)), sequence)
+        self._say(Extend(self.number, _milliseconds(lock_timeout_s)), sequence)
 
     def _say(self, word: Header, sequence: int) -> None:
         if self.is_over:

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 import anyio
 import anyio.abc
+import msgspec
 
-from trunkline.errors import ConnectionFailed, TrunklineError
+from trunkline.errors import ConnectionFailed, LocalProtocolError, TrunklineError
 from trunkline_native.client.address import Address
 from trunkline_native.client.session import Session
 from trunkline_native.frames import Header
@@ -165,7 +166,9 @@ class Link:
         Raises:
           ConnectionFailed: no answer; unless ``is_repeatable`` the request may have been carried out.
           TrunklineError: the server refused it.
+          LocalProtocolError: a number is none that can be sent; nothing was.
         """
+        _check(make(0))
         deadline = anyio.current_time() + self._request_timeout_s
         while True:
             session = await self._wait_session(deadline)
@@ -189,6 +192,14 @@ class Link:
                 continue
             raise self._last_error or ConnectionFailed(f"{self.address} cannot be reached")
         return self.session
+
+
+def _check(header: Header) -> None:
+    """The server would end the connection, and with it all that others do on it."""
+    try:
+        msgspec.convert(msgspec.to_builtins(header), type(header))
+    except msgspec.ValidationError as error:
+        raise LocalProtocolError(f"{type(header).__name__}: {error}") from None
 
 
 class _Waiting:

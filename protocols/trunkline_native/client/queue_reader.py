@@ -61,6 +61,9 @@ class QueueReader(AsyncIterator[QueueRecord]):
     """
 
     def __init__(self, table: ConsumptionTable, name: str, options: ConsumeOptions) -> None:
+        _check_prefetch(options.prefetch)
+        if not -(2**63) <= options.priority < 2**63:
+            raise ValueError(f"priority={options.priority} is not allowed")
         self.name = name
         self.lock_timeout_s = 0.0
         self._table = table
@@ -230,6 +233,7 @@ class QueueReader(AsyncIterator[QueueRecord]):
 
     def set_prefetch(self, prefetch: int) -> None:
         """Let the broker send up to so many records ahead; 0: no limit. What is here stays."""
+        _check_prefetch(prefetch)
         self._prefetch = prefetch
         if self._consumption is not None:
             self._consumption.set_prefetch(prefetch)
@@ -289,6 +293,12 @@ class QueueReader(AsyncIterator[QueueRecord]):
             with anyio.move_on_after(_LEAVE_S, shield=True):
                 await consumption.session.wait_sent()
         await anyio.lowlevel.checkpoint()
+
+
+def _check_prefetch(prefetch: int) -> None:
+    """Raises ValueError for what the broker would not take: it would end the connection for that, again and again."""
+    if not 0 <= prefetch < 2**31:
+        raise ValueError(f"prefetch={prefetch} is not allowed; use 1 to {2**31 - 1}, or 0 for no limit")
 
 
 def _each(records: QueueRecord | Iterable[QueueRecord]) -> Iterable[QueueRecord]:

@@ -55,7 +55,7 @@ class QueueRecord(ConsumerRecord, frozen=False, gc=True, eq=False, kw_only=True)
         """
         holder = self.holder
         if holder is not None:
-            if delay < 0:
+            if not delay >= 0:
                 raise ValueError(f"delay={delay!r} is not allowed; use 0 or more seconds")
             self.holder = None
             holder.release(self.sequence, delay, count=count)
@@ -70,6 +70,8 @@ class QueueRecord(ConsumerRecord, frozen=False, gc=True, eq=False, kw_only=True)
     def extend(self, lock_timeout: float) -> None:
         """Hold it for so many seconds from now on. Only queues with ``lock.timeout.ms`` ever take records back."""
         if self.holder is not None:
+            if not lock_timeout >= 0:
+                raise ValueError(f"lock_timeout={lock_timeout!r} is not allowed; use 0 or more seconds")
             self.holder.extend(self.sequence, lock_timeout)
 
     def __repr__(self) -> str:
