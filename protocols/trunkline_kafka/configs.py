@@ -7,6 +7,7 @@ from enum import IntEnum
 from functools import partial
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from trunkline.addresses import format_address
 from trunkline.errors import InvalidSetting, TrunklineError
 from trunkline.settings import TOPIC_SETTINGS, TopicSettings
 from trunkline_kafka.bridge import NODE_ID, ONLY_VALUES, error_code
@@ -82,6 +83,7 @@ class Described(NamedTuple):
 
 
 _LISTS: Final = frozenset({"cleanup.policy", "retention.hold"})
+_LONGS: Final = frozenset({"flush.messages", "retention.bytes"})  # and all times
 
 
 def core_settings(given: Iterable[tuple[str, str | None]]) -> dict[str, str]:
@@ -120,15 +122,15 @@ def _type_of(name: str, default: str) -> ConfigType:
         return ConfigType.LIST
     if default in ("true", "false"):
         return ConfigType.BOOLEAN
-    try:
-        return ConfigType.INT if abs(int(default)) < 2**31 and not name.endswith(".ms") else ConfigType.LONG
-    except ValueError:
-        pass
-    try:
-        float(default)
-    except ValueError:
-        return ConfigType.STRING
-    return ConfigType.DOUBLE
+    if name in _LONGS or name.endswith(".ms"):
+        return ConfigType.LONG
+    for kind, parse in ((ConfigType.INT, int), (ConfigType.DOUBLE, float)):
+        try:
+            parse(default)
+        except ValueError:
+            continue
+        return kind
+    return ConfigType.STRING
 
 
 # -- describing ------------------------------------------------------------------------------------
@@ -142,7 +144,7 @@ def describe_configs(exchange: Exchange) -> DescribeConfigsResponse:
     for asked in request.resources:
         result = DescribeConfigsResult(ErrorCode.NONE, None, asked.resource_type, asked.resource_name)
         try:
-            found = _describe(broker, asked)
+            found = _describe(broker, asked, exchange.address)
         except TrunklineError as error:
             code = error_code(error) if asked.resource_type == ResourceType.TOPIC else ErrorCode.INVALID_REQUEST
             result.error_code, result.error_message = code, str(error)
@@ -164,20 +166,21 @@ def describe_configs(exchange: Exchange) -> DescribeConfigsResponse:
     return DescribeConfigsResponse(results=results)
 
 
-def _describe(broker: Broker, asked: DescribeConfigsResource) -> Iterable[Described]:
+def _describe(broker: Broker, asked: DescribeConfigsResource, address: tuple[str, int]) -> Iterable[Described]:
     if asked.resource_type == ResourceType.TOPIC:
         return described_settings(broker.topic(asked.resource_name).settings)
     if asked.resource_type == ResourceType.BROKER and asked.resource_name in ("", str(NODE_ID)):
-        return _broker_settings(broker)
+        return _broker_settings(broker, address)
     raise InvalidSetting(
         f"resource {asked.resource_name!r} of type {asked.resource_type} has no settings here; topics (2) have, and "
         f"broker {NODE_ID} (4)"
     )
 
 
-def _broker_settings(broker: Broker) -> Iterator[Described]:
+def _broker_settings(broker: Broker, address: tuple[str, int]) -> Iterator[Described]:
     config = broker.config
     values: Mapping[str, object] = {
+        "advertised.listeners": f"PLAINTEXT://{format_address(*address)}",
         "auto.create.topics.enable": str(config.topics.auto_create).lower(),
         "default.replication.factor": 1,
         "group.initial.rebalance.delay.ms": int(config.groups.initial_delay_s * 1000),

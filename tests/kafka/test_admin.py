@@ -247,10 +247,17 @@ async def test_settings_are_described(broker: Broker, client: RawClient) -> None
     assert (fixed.value, fixed.config_source, fixed.read_only) == ("1", 4, True)
     assert changed.documentation == TOPIC_SETTINGS["retention.ms"].meaning
     assert (changed.config_type, found["cleanup.policy"].config_type, found["durability"].config_type) == (5, 7, 2)
+    assert [found[name].config_type for name in ("retention.bytes", "segment.bytes", "min.cleanable.dirty.ratio")] == [
+        5,
+        3,
+        6,
+    ]
     assert (await described(client, TOPIC, "t", ["retention.ms"]))[1].keys() == {"retention.ms"}
     assert (await described(client, TOPIC, "missing"))[0] == ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
     code, found = await described(client, BROKER, "0")
     assert (code, found["num.partitions"].value, found["num.partitions"].read_only) == (0, "1", True)
+    host, port = broker.addresses["kafka"]
+    assert found["advertised.listeners"].value == f"PLAINTEXT://{host}:{port}"
     assert (await described(client, BROKER, "7"))[0] == ErrorCode.INVALID_REQUEST
     assert (await described(client, 9, "x"))[0] == ErrorCode.INVALID_REQUEST
 
