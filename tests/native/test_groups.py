@@ -348,6 +348,10 @@ async def test_arguments_and_groups_that_are_not_allowed(bus: Bus) -> None:
     group = bus.group("billing")
     with pytest.raises(ConfigurationError, match="session_timeout_s=0"):
         group.subscribe("orders", session_timeout_s=0)
+    with pytest.raises(ConfigurationError, match="session_timeout_s"):
+        bus.group("billing").subscribe("orders", session_timeout_s=1e9)
+    with pytest.raises(ConfigurationError, match="rebalance_timeout_s"):
+        bus.group("billing").subscribe("orders", rebalance_timeout_s=float("inf"))
     with pytest.raises(ConfigurationError, match="start='sometimes'"):
         group.subscribe("orders", start="sometimes")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="at least one topic"):

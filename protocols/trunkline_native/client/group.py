@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Final, Literal
 
 from trunkline.errors import ConfigurationError
 from trunkline_native.client.admin import Admin
@@ -22,6 +22,9 @@ from trunkline_native.group_frames import GroupDescription
 __all__ = ["Group", "GroupClient"]
 
 DEFAULT_READ_BUFFER_BYTES = 8 * 1024 * 1024
+
+
+_LONGEST_TIMEOUT_S: Final = 2_000_000  # what a request can say, in milliseconds, is a little more
 
 
 class GroupClient:
@@ -95,6 +98,8 @@ class Group:
         }.items():
             if not value > 0:
                 raise ConfigurationError(f"{name}={value!r} is not allowed; use a number above 0")
+            if name.endswith("timeout_s") and value > _LONGEST_TIMEOUT_S:
+                raise ConfigurationError(f"{name}={value!r} is not allowed; use {_LONGEST_TIMEOUT_S:,} at most")
         if start not in ("earliest", "latest"):
             raise ConfigurationError(f"start={start!r} is not allowed; use earliest or latest, or reset the group")
         client, (names, pattern) = self._client, parse_topics(topics)
