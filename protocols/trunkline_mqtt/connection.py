@@ -63,19 +63,22 @@ CONNECT_BYTES: Final = 16 * 1024
 """Largest CONNECT: who is not known yet gets little memory. The largest part of a real one is a password or a will."""
 
 
+_NO_LIMIT: Final = 1 << 30
+
 AnySession = Session | StoredSession
 
 
 class MqttConnection(PublishingConnection):
     """The server's side of one connection."""
 
-    __slots__ = ("_decoder", "_session", "_session_expiry_s", "_will")
+    __slots__ = ("_decoder", "_max_answer_bytes", "_session", "_session_expiry_s", "_will")
 
     def __init__(self, server: MqttServer, transport: Transport) -> None:
         super().__init__(server, transport)
         self._decoder = Decoder(min(CONNECT_BYTES, server.settings.max_packet_bytes), server.topic_names)
         self._session: AnySession | None = None
         self._session_expiry_s: float = 0
+        self._max_answer_bytes = _NO_LIMIT
         self._will: PendingWill | None = None
 
     def receive_data(self, data: bytes) -> None:
@@ -104,7 +107,10 @@ class MqttConnection(PublishingConnection):
         if self._session is not None:
             self._close(code, str(error))
         elif self._decoder.protocol_level == MQTT_5:
-            self._transport.write(encode(Connack(code, False, reason_properties(str(error))), MQTT_5))
+            answer = encode(Connack(code, False, reason_properties(str(error))), MQTT_5)
+            if len(answer) > self._max_answer_bytes:
+                answer = encode(Connack(code), MQTT_5)
+            self._transport.write(answer)
         elif (return_code := RETURN_CODES.get(code)) is not None:
             self._transport.write(encode(Connack(return_code)))
 
@@ -126,8 +132,10 @@ class MqttConnection(PublishingConnection):
 
     def _connect(self, packet: Connect) -> None:
         server = self._server
+        self._max_answer_bytes = packet.properties.maximum_packet_size or _NO_LIMIT
         terms = agree(packet, server.settings, server.new_client_id)
         self._check_will(packet.will)
+        self._check_size(encode(Connack(Reason.SUCCESS, False, terms.properties), terms.level), "CONNECT")
         older = server.clients.get(terms.client_id)
         if older is not None:
             older.taken_over(self._transport.peer)
@@ -211,6 +219,13 @@ class MqttConnection(PublishingConnection):
         else:
             ledger.forget(self.client_id)
 
+    def _check_size(self, answer: bytes, request: str) -> bytes:
+        """The answer, if it may be sent: there is no other one, so a client that cannot take it is closed."""
+        if len(answer) > self._max_answer_bytes:
+            problem = f"needs an answer of {len(answer)} bytes, but the client takes {self._max_answer_bytes}"
+            raise malformed(request, problem, None, "3.1.2.11.4", Reason.PACKET_TOO_LARGE)
+        return answer
+
     def _check_will(self, will: Will | None) -> None:
         if will is None:
             return
@@ -234,12 +249,13 @@ class MqttConnection(PublishingConnection):
             if level == MQTT_3_1:
                 raise malformed("SUBSCRIBE", "is refused, which MQTT 3.1 has no words for", "3.9.3", None)
             codes = tuple([min(code, Reason.UNSPECIFIED_ERROR) for code in codes])
-        session.answer(encode(Suback(packet.packet_id, codes), level))
+        session.answer(self._check_size(encode(Suback(packet.packet_id, codes), level), "SUBSCRIBE"))
         session.resume()  # with what is retained
 
     def _unsubscribe(self, session: AnySession, packet: Unsubscribe) -> None:
         codes = tuple([session.unsubscribe(topic_filter) for topic_filter in packet.filters])
-        session.answer(encode(Unsuback(packet.packet_id, codes), self._terms.level))
+        answer = encode(Unsuback(packet.packet_id, codes), self._terms.level)
+        session.answer(self._check_size(answer, "UNSUBSCRIBE"))
 
     def _pubrec(self, session: AnySession, packet: Pubrec) -> None:
         session.received(packet.packet_id, packet.reason_code)

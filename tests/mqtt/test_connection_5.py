@@ -196,6 +196,21 @@ async def test_a_reason_that_does_not_fit_the_client_s_limit_is_left_out(
     assert transport.take() == [Disconnect(0x82)]
 
 
+async def test_nothing_over_the_client_s_limit_is_sent(serve: Serve, transport: RememberingTransport) -> None:
+    """MQTT 5.0, 3.1.2.11.4: [MQTT-3.1.2-24]; and 3.2.2.3.9: [MQTT-3.2.2-19]. There is no shorter answer to send."""
+    small = hello(properties=Properties(maximum_packet_size=10))
+    with pytest.raises(RemoteProtocolError, match="needs an answer of 18 bytes, but the client takes 10"):
+        say(MqttConnection(serve(), transport), small)
+    assert transport.take(MQTT_5) == [Connack(0x95)]
+
+    other = type(transport)()
+    connection = open_client(serve(), other, hello(properties=Properties(maximum_packet_size=20)))
+    filters = tuple(Subscription(str(number)) for number in range(16))
+    with pytest.raises(RemoteProtocolError, match="SUBSCRIBE: needs an answer of 21 bytes"):
+        say(connection, Subscribe(1, filters))
+    assert other.take() == [Disconnect(0x95)]
+
+
 async def test_who_is_taken_over_is_told(serve: Serve, transport: RememberingTransport) -> None:
     """MQTT 5.0, 3.1.4: [MQTT-3.1.4-3]."""
     server = serve()
@@ -337,6 +352,15 @@ async def test_a_topic_alias_stands_for_the_topic_it_was_given_with(
     stored = [(record.key, record.value) for record in records]
     assert stored == [(b"a", b"1"), (b"a", b"2"), (b"b", b"3"), (b"b", b"4")]
     assert {record.headers for record in records} == {(("mqtt.client", b"c"), ("mqtt.qos", b"0"))}
+
+
+async def test_an_alias_ends_with_its_connection(serve: Serve, transport: RememberingTransport) -> None:
+    """MQTT 5.0, 3.3.2.3.4: [MQTT-3.3.2-7]."""
+    server, alias = serve(), Properties(topic_alias=1)
+    say(open_client(server, transport), Publish("a", b"", properties=alias))
+
+    with pytest.raises(RemoteProtocolError, match="1 stands for no topic"):
+        say(open_client(server, type(transport)()), Publish("", b"", properties=alias))
 
 
 async def test_a_payload_that_is_not_what_it_says_is_refused(
@@ -521,6 +545,20 @@ async def test_a_client_is_never_sent_more_than_its_receive_maximum(
     await settled(broker)
 
     assert [message.payload for message in messages(transport)] == [b"4", b"5"]
+
+
+async def test_what_is_unfinished_is_completed_after_unsubscribe(
+    broker: Broker, serve: Serve, transport: RememberingTransport
+) -> None:
+    """MQTT 5.0, 3.10.4: [MQTT-3.10.4-3]."""
+    connection = open_client(serve(), transport)
+    say(connection, Subscribe(1, (Subscription("t", 2),)), Publish("t", b"", 2, packet_id=1))
+    await settled(broker)
+    (message,) = messages(transport)
+
+    say(connection, Unsubscribe(2, ("t",)), Pubrec(message.packet_id))
+
+    assert transport.take() == [Unsuback(2, (0,)), Pubrel(message.packet_id)]
 
 
 async def test_pubrec_of_an_unknown_message_is_answered_so(serve: Serve, transport: RememberingTransport) -> None:

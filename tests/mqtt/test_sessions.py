@@ -286,6 +286,25 @@ async def test_retained_messages_are_part_of_a_session_once_they_are_sent(broker
         assert again == Publish("t", b"x", 1, True, True, first.packet_id)
 
 
+async def test_what_was_sent_once_does_not_expire(tmp_path: Path, dial: Dial) -> None:
+    """MQTT 5.0, 4.3.3: [MQTT-4.3.3-7], [MQTT-4.3.3-13]."""
+    now = [1_000_000]
+    config = BrokerConfig(listen={"mqtt": "127.0.0.1:0"}, storage="memory")
+    async with open_broker(tmp_path, config=config, now_ms=lambda: now[0]) as broker:
+        address = broker.addresses["mqtt"]
+        first = await dial(address, hello(5))
+        await first.ask(Subscribe(1, (Subscription("t", 2),)))
+        headers = [("mqtt.qos", b"2"), ("mqtt.expires", b"1010000")]
+        await broker.publish("mqtt", b"x", key=b"t", headers=headers)
+        (sent,) = await messages(first, 1)
+        now[0] += 60_000
+
+        second = await dial(address, hello(5), is_present=True)
+        (again,) = await messages(second, 1)
+        assert (again.packet_id, again.properties.message_expiry_s) == (sent.packet_id, 0)
+        assert await second.ask(Pubrec(again.packet_id)) == Pubrel(again.packet_id)
+
+
 async def test_sessions_survive_a_restart(tmp_path: Path) -> None:
     async with open_broker(tmp_path, store="segments", listen={"mqtt": "127.0.0.1:0"}) as broker:
         async with client(broker) as peer:
