@@ -51,6 +51,15 @@ class Transport(ABC):
         turns true and the core stops reading from the peer; producers of data stop writing until ``writable``.
         """
 
+    def pause(self) -> None:  # noqa: B027 - a simulated peer may go on sending
+        """Read no more from the peer until ``resume``: the connection has enough to do. It feels TCP's back-pressure.
+
+        What was read already may still arrive. It ends neither the peer's deadline nor its idle timeout.
+        """
+
+    def resume(self) -> None:  # noqa: B027
+        """Read from the peer again. Nothing happens if it was not paused."""
+
     @abstractmethod
     def established(self) -> None:
         """The peer has introduced itself: lifts the handshake deadline and the small limit before it."""

@@ -3,7 +3,8 @@
 Requests are begun one after another, each when those before it are answered and the client has taken the answers
 (what was written and not sent is below the limit): so a connection holds one answer at a time, however many fetches
 it asks for. Produce alone does not wait for its turn: its batches are staged as they arrive, and only the answer
-keeps its place; so requests that follow each other share a round and its flush.
+keeps its place; so requests that follow each other share a round and its flush. While too many wait for their answers,
+nothing is read from the client.
 
 A request that cannot be read, or is of a kind or version that is not known, ends the connection, as it does in Kafka:
 there is no answer that the client could read. ApiVersions of an unknown version is the exception (KIP-511).
@@ -38,8 +39,8 @@ class KafkaConnection(Connection):
         "_exchanges",
         "_frames",
         "_handlers",
+        "_is_paused",
         "_is_pumping",
-        "_waiting",
         "_waiting_bytes",
         "local",
         "server",
@@ -53,8 +54,8 @@ class KafkaConnection(Connection):
         self._handlers = handlers
         self._frames = FrameDecoder(FIRST_REQUEST_BYTES)
         self._exchanges: deque[Exchange] = deque()
-        self._waiting = 0  # requests that are not begun
-        self._waiting_bytes = 0
+        self._waiting_bytes = 0  # of requests that are not begun
+        self._is_paused = False
         self._is_pumping = False
 
     # -- from the core -----------------------------------------------------------------------------
@@ -99,19 +100,26 @@ class KafkaConnection(Connection):
             self._handlers[PRODUCE](self, header, request)
             return
         exchange = Exchange(self, header, request, stop - at)
-        self._waiting += 1
         self._waiting_bytes += exchange.size_bytes
-        self._exchanges.append(exchange)
+        self.promise(exchange)
         self._pump()
-        settings = self.server.settings
-        if self._waiting > settings.max_waiting_requests or self._waiting_bytes > settings.max_request_bytes:
-            raise RemoteProtocolError(
-                f"{self._waiting} requests of {self._waiting_bytes} bytes wait for their turn; send fewer ahead"
-            )
 
     def promise(self, exchange: Exchange) -> None:
-        """Keep a place for an answer that somebody is at already."""
-        self._exchanges.append(exchange)
+        """Keep the place of an answer; while too much waits, nothing is read."""
+        exchanges, settings = self._exchanges, self.server.settings
+        exchanges.append(exchange)
+        if len(exchanges) >= settings.max_waiting_requests or self._waiting_bytes >= settings.max_request_bytes:
+            self._is_paused = True
+            self.transport.pause()
+
+    def _resume(self) -> None:
+        settings = self.server.settings
+        if (
+            len(self._exchanges) <= settings.max_waiting_requests // 2
+            and self._waiting_bytes <= settings.max_request_bytes // 2
+        ):
+            self._is_paused = False
+            self.transport.resume()
 
     def _pump(self) -> None:
         """Send the answers that are due, and begin the next request."""
@@ -127,14 +135,15 @@ class KafkaConnection(Connection):
                     for part in head.parts:
                         transport.write(part)  # type: ignore[arg-type]  # records are bytes, as partitions give them
                 elif head.is_begun or transport.is_congested:
-                    return
+                    break
                 else:
                     head.is_begun = True
-                    self._waiting -= 1
                     self._waiting_bytes -= head.size_bytes
                     self._begin(head)
         finally:
             self._is_pumping = False
+        if self._is_paused:
+            self._resume()
 
     def _begin(self, exchange: Exchange) -> None:
         answer = self._handlers[exchange.header.api_key](exchange)

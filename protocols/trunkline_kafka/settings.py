@@ -19,7 +19,7 @@ class KafkaSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
       cluster_id: the cluster's name in Metadata.
       max_request_bytes: largest request taken (Kafka: socket.request.max.bytes).
       max_fetch_bytes: of records in one answer, unless the first batch alone is larger (Kafka: fetch.max.bytes).
-      max_waiting_requests: of one connection, unanswered; a client that sends more is disconnected.
+      max_waiting_requests: of one connection; when so many have no answer yet, no more are read until half of them do.
       idle_timeout_s: a connection on which nothing arrives for so long is closed (Kafka: connections.max.idle.ms).
     """
 

@@ -171,12 +171,19 @@ class RememberingTransport(Transport):
         self.is_congested = False
         self.is_closing = False
         self.is_established = False
+        self.is_paused = False
         self.written: list[bytes] = []
         self._frames = FrameDecoder(2**30)
 
     def write(self, data: bytes) -> None:
         if not self.is_closing:
             self.written.append(data)
+
+    def pause(self) -> None:
+        self.is_paused = True
+
+    def resume(self) -> None:
+        self.is_paused = False
 
     def established(self) -> None:
         self.is_established = True

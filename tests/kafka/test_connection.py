@@ -118,16 +118,39 @@ async def test_nothing_is_begun_while_the_client_takes_no_answers(
     assert len(transport.take(headers)) == 3
 
 
-async def test_a_client_that_asks_for_too_much_ahead_is_disconnected(
+async def test_while_too_many_requests_have_no_answer_nothing_is_read(
     broker: Broker, transport: RememberingTransport, headers: Headers
 ) -> None:
     connection = connection_to(broker, transport, max_waiting_requests=10)
     transport.is_congested = True
-    data = headers.encode("ListGroups", list_groups.ListGroupsRequest())
-    for _ in range(10):
-        connection.receive_data(data)
-    with pytest.raises(RemoteProtocolError, match=r"11 requests of .* wait for their turn"):
-        connection.receive_data(data)
+    for count in range(10):
+        assert not transport.is_paused, count
+        connection.receive_data(headers.encode("ListGroups", list_groups.ListGroupsRequest()))
+    assert transport.is_paused
+    transport.is_congested = False
+    connection.writable()
+    assert not transport.is_paused
+    assert len(transport.take(headers)) == 10
+
+
+async def test_batches_without_an_answer_count_and_so_do_bytes(
+    broker: Broker, transport: RememberingTransport, headers: Headers, make: Make
+) -> None:
+    await broker.create_topic("t")
+    connection = connection_to(broker, transport, max_waiting_requests=10, max_request_bytes=1024)
+    connection.receive_data(headers.encode("Fetch", make.fetch("t", 0, max_wait_ms=50_000), 12))
+    for _ in range(9):
+        assert not transport.is_paused
+        connection.receive_data(headers.encode("Produce", make.produce("t", None)))
+    assert transport.is_paused, "the answers wait behind that of the fetch"
+    await broker.publish("t", b"x")
+    assert not transport.is_paused
+    assert len(transport.take(headers)) == 10
+    transport.is_congested = True
+    groups = list_groups.ListGroupsRequest(["x" * 400])
+    for is_paused in (False, False, True):
+        connection.receive_data(headers.encode("ListGroups", groups))
+        assert transport.is_paused is is_paused
 
 
 async def test_a_large_request_is_taken_only_from_who_has_introduced_itself(

@@ -170,6 +170,19 @@ async def test_a_client_that_does_not_read_costs_a_bounded_buffer_and_nobody_els
     await client.aclose()
 
 
+async def test_a_connection_that_pauses_is_told_nothing_more_until_it_resumes(bench: Bench) -> None:
+    client, peer = await bench.connect()
+    peer.transport.pause()
+    await client.send_all(b"later")
+    other, _ = await bench.connect()  # which takes some rounds
+    assert await bench.receive(other, 0) == b""
+    assert peer.received == len(b"hello")
+    peer.transport.resume()
+    assert await bench.receive(client, 5) == b"later"
+    peer.transport.resume()  # it is not paused
+    await bench.echo(client, b"and so on")
+
+
 async def test_a_client_that_reads_again_makes_its_connection_writable_once(bench: Bench) -> None:
     client, peer = await bench.connect()
     await client.send_all(b"flood")

@@ -2,7 +2,7 @@
 
 Bounds: a peer is read in bites of READ_BYTES, at most BITES_PER_ROUND of them in a round, so no peer can hold
 up the others. What is not sent yet waits in a buffer; above ``max_outbound_bytes`` the transport is congested: the core
-stops reading from that peer, and doors stop writing to it, until half has gone.
+stops reading from that peer, and doors stop writing to it, until half has gone. A connection may pause reading too.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ class SocketTransport(Transport):
 
     __slots__ = (
         "_allowance",
+        "_is_paused",
         "_is_touched",
         "_mask",
         "_outbound",
@@ -66,6 +67,7 @@ class SocketTransport(Transport):
         self._outbound: _Parts = []
         self._outbound_bytes = 0
         self._is_touched = False
+        self._is_paused = False
         self.connection: Connection | None = None
         self.door_name = door_name
         self.peer = peer
@@ -95,6 +97,16 @@ class SocketTransport(Transport):
                 self._reactor.rounds.request()
         if self._outbound_bytes > self._reactor.limits.max_outbound_bytes and not self.is_congested:
             self.is_congested = True
+            self._update_mask()
+
+    def pause(self) -> None:
+        if not self._is_paused:
+            self._is_paused = True
+            self._update_mask()
+
+    def resume(self) -> None:
+        if self._is_paused:
+            self._is_paused = False
             self._update_mask()
 
     def established(self) -> None:
@@ -252,7 +264,7 @@ class SocketTransport(Transport):
                     self.fail(error)
 
     def _update_mask(self) -> None:
-        mask = 0 if self.is_congested or self.is_closing else READ
+        mask = 0 if self.is_congested or self.is_closing or self._is_paused else READ
         if self._outbound:
             mask |= WRITE
         if mask != self._mask and self._sock.fileno() >= 0:
