@@ -12,6 +12,7 @@ from trio.testing import MockClock
 from trunkline import Broker, open_broker
 from trunkline.errors import InvalidSetting, QueueExists, UnknownQueue
 from trunkline.queues import QueueConfig, persist
+from trunkline.queues.state import QueueState
 from trunkline.testing import SimulatedDisk
 
 if TYPE_CHECKING:
@@ -232,3 +233,24 @@ async def test_a_delay_without_an_end_can_be_stored(tmp_path: Path, bench: Queue
     async with open_broker(tmp_path) as broker:
         state = broker.queues.get("jobs").state
         assert (state.ready, state.delayed) == (1, 1)
+
+
+async def test_what_is_not_in_memory_is_found_too(
+    tmp_path: Path, bench: QueueBench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(QueueState, "runs_per_chunk", 4)
+    async with open_broker(tmp_path) as broker:
+        queue = await broker.queues.declare("jobs", bench.config("events"))
+        for n in range(100):
+            await broker.publish("events" if n % 2 else "jobs", b"%d" % n)
+            if not n % 20:
+                queue.changed()
+                await queue.wait_durable()
+        assert [int(found.record.value or b"") for found in await queue.peek(50, 40)] == [*range(41, 91)]
+        assert [found.sequence for found in await queue.peek(1000)] == [*range(100)]
+        await broker.delete_topic("events")
+        with trio.fail_after(10):
+            while queue.state.ready > 50:
+                await bench.rounds(broker)
+        assert (queue.state.ready, queue.statistics().gone) == (50, 50)
+        assert [found.sequence for found in await queue.peek(1000)] == [*range(0, 100, 2)]

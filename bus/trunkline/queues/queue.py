@@ -57,11 +57,17 @@ class Queue(ServedQueue):
     async def peek(self, limit: int = 10, after_sequence: int = -1) -> list[QueuedRecord]:
         """Look at records without taking them: up to ``limit``, by sequence, behind ``after_sequence``."""
         found: list[QueuedRecord] = []
-        for lease in self.state.peek(limit, after_sequence):
-            pieces = await gather_waiting(gather([lease], self.context.cache, self.context.sources))
-            for piece in pieces:
-                if piece.block is not None:
-                    found += _looked_at(lease, piece.block)
+        while len(found) < limit:
+            leases = self.state.peek(limit - len(found), after_sequence)
+            if not leases:
+                if self.state.missing_chunk is None:
+                    break
+                await self.load_chunk(self.state.missing_chunk)
+            for lease in leases:
+                after_sequence = lease.sequence + lease.count - 1
+                for piece in await gather_waiting(gather([lease], self.context.cache, self.context.sources)):
+                    if piece.block is not None:
+                        found += _looked_at(lease, piece.block)
         return found[:limit]
 
     async def reset(self, position: Position) -> int:

@@ -98,13 +98,14 @@ class Queues:
 
     def _drop_gone_sources(self) -> None:
         """Topics were deleted, and this was not written any more."""
-        gone = self._context.sources.gone()
+        sources = self._context.sources
         for queue in self._queues.values():
-            for source in gone:
-                if source in queue.state.positions:
+            for source in queue.state.positions:
+                sources.reserve(source)
+                if sources.partition(source) is None:
                     queue.drop_source(source)
-        for source in gone:
-            self._context.sources.forget(source)
+        for source in sources.gone():
+            sources.forget(source)
 
     async def _run_timers(self) -> None:
         with self._timers:

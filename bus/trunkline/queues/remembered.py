@@ -16,7 +16,7 @@ from trunkline.queues.arrivals import PLAIN, Orders
 from trunkline.queues.consumers import Roster
 from trunkline.queues.context import QueueContext
 from trunkline.queues.gathering import Piece
-from trunkline.queues.index import Lease
+from trunkline.queues.index import END, Lease
 from trunkline.queues.leaving import Departures, Leaving
 from trunkline.queues.persist import IDLE_MS, Persister
 from trunkline.queues.state import QueueState
@@ -164,19 +164,25 @@ class RememberedQueue(ABC):
 
     def drop_source(self, source: int) -> None:
         """A partition is gone, and with it what was stored there."""
-        gone = self.state.drop_source(source)
-        self.gone += gone
-        if gone:
-            logger.warning("queue %s: %d records went with their topic", self.name, gone)
-        self.changed()
+        self.drop_below(source, END)
 
     def drop_below(self, source: int, offset: int) -> None:
         """Records were removed. Those that consumers hold are theirs to finish with."""
-        gone = self.state.drop_below(source, offset)
+        self._count_gone(self.state.drop_below(source, offset))
+        if self.state.missing_chunk is not None:
+            self.context.services.spawn(self._drop_rest, source, offset)
+
+    async def _drop_rest(self, source: int, offset: int) -> None:
+        """The same in the parts of the index that are not in memory."""
+        while not self.is_deleted and (missing := self.state.missing_chunk) is not None:
+            await self.load_chunk(missing)
+            self._count_gone(self.state.drop_below(source, offset))
+
+    def _count_gone(self, gone: int) -> None:
         if gone:
             self.gone += gone
             logger.warning("queue %s: %d records were removed from their topic before their time", self.name, gone)
-            self.changed()
+        self.changed()
 
     @property
     def is_loading(self) -> bool:

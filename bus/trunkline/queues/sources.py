@@ -57,6 +57,10 @@ class SourceTable:
         elif (gone := self._known.pop(number, None)) is not None:
             self._numbers.pop((gone.topic_id, gone.partition), None)
 
+    def reserve(self, number: int) -> None:
+        """A queue has met this number, which is not to be given again, even if nothing is stored of it any more."""
+        self._next = max(self._next, number + 1)
+
     def number_of(self, partition: Partition) -> int:
         """The number of a partition; it gets one now if it has none."""
         identity = partition.topic.id, partition.index
