@@ -25,10 +25,11 @@ import msgspec
 
 from trunkline.errors import TrunklineError
 from trunkline.partition import AppendReceiver, Partition
-from trunkline.records import decode_all, iter_headers
+from trunkline.records import iter_headers
 from trunkline.state_topic import StateTopic
 from trunkline.topic import Topic
 from trunkline_mqtt.bridge import CLIENT_HEADER, PACKET_ID_HEADER, WILL_HEADER
+from trunkline_mqtt.retained import decode_each
 from trunkline_mqtt.wills import PendingWill
 
 if TYPE_CHECKING:
@@ -170,6 +171,11 @@ class Ledger:
         Raises CorruptLog, CorruptBatch, OSError. Cancellation: make another one.
         """
         await self._state.replay(self._replayed)
+        pairs = zip(self._log.partitions, self._positions, strict=True)
+        if any(position > partition.high_watermark for partition, position in pairs):  # the log was made anew
+            self._positions = [0] * len(self._log.partitions)
+            self._seen.clear()
+            self._clients.clear()
         for partition in self._log.partitions:
             offset = max(self._positions[partition.index], partition.log_start_offset)
             while offset < partition.high_watermark:
@@ -207,7 +213,7 @@ class Ledger:
         """Find identifiers and wills in batches of the log."""
         if not _may_matter(batches):
             return
-        for record in decode_all(batches, from_offset=offset):
+        for record in decode_each(batches, offset):
             headers = dict(record.headers)
             client_id = (headers.get(CLIENT_HEADER) or b"").decode(errors="replace")
             packet_id, will_id = headers.get(PACKET_ID_HEADER), headers.get(WILL_HEADER)

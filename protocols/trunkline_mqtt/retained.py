@@ -24,7 +24,7 @@ is left out: its successor was committed after the subscription, so it is on its
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Final
 
 import msgspec
@@ -37,7 +37,7 @@ from trunkline_mqtt.bridge import EXPIRES_HEADER, RETAIN_HEADER, expires_ms
 from trunkline_mqtt.fields import topic_name_problem
 from trunkline_mqtt.retained_index import RetainedIndex
 
-__all__ = ["NEEDS_READ", "RetainedEntry", "RetainedSnapshot", "RetainedView"]
+__all__ = ["NEEDS_READ", "NeedsRead", "RetainedEntry", "RetainedSnapshot", "RetainedView", "decode_each"]
 
 logger = logging.getLogger("trunkline.mqtt")
 
@@ -112,32 +112,38 @@ class RetainedView:
             batches = await copies.read(offset, _READ_BYTES)
             if not batches:
                 break
-            records = decode_all(batches, from_offset=offset)
-            for record in records:
+            for record in decode_each(batches, offset):
                 self._replayed(record)
-            offset = max(records[-1].offset + 1 if records else 0, _end_of(batches))
+            offset = _end_of(batches)
 
     def _replayed(self, record: Record) -> None:
-        assert record.key is not None, "a compacted topic takes no record without a key"
-        if record.key[:1] == b"\0":
-            index, value = int(record.key[1:]), int(record.value or b"0")
+        """Take up one copy or note; what others have written there is left alone."""
+        key, value = record.key or b"", record.value
+        if key[:1] == b"\0":
+            if key[1:].isdigit() and value is not None and value.isdigit():
+                self._known_up_to(int(key[1:]), int(value), is_note=True)
+            return
+        topic = _topic_of(record)
+        source = next((value for name, value in record.headers if name == SOURCE_HEADER), None) or b""
+        index, _, offset = source.partition(b":")
+        if topic is None or not index.isdigit() or not offset.isdigit():
+            return
+        if value is None:
+            self._index.remove(topic)
         else:
-            topic = record.key.decode()
-            if record.value is None:
-                self._index.remove(topic)
-            else:
-                self._index.set(topic, RetainedEntry(record.offset, None, _expires(record)))
-            source = next((value for name, value in record.headers if name == SOURCE_HEADER), None)
-            if source is None:
-                return
-            number, _, at = source.partition(b":")
-            index, value = int(number), int(at) + 1
-        if index < len(self._positions):
-            self._positions[index] = max(self._positions[index], value)
+            self._index.set(topic, RetainedEntry(record.offset, None, _expires(record)))
+        self._known_up_to(int(index), int(offset) + 1, is_note=False)
+
+    def _known_up_to(self, index: int, offset: int, *, is_note: bool) -> None:
+        """A note is the last word on what is before it: the log may have been made anew, with lower offsets."""
+        if index < len(self._positions) and (is_note or offset > self._positions[index]):
+            self._positions[index] = offset
 
     async def _catch_up(self, partition: Partition) -> None:
         """Look at what the log has from the known position on."""
-        offset = max(self._positions[partition.index], partition.log_start_offset)
+        offset = self._positions[partition.index]
+        if not partition.log_start_offset <= offset <= partition.high_watermark:  # it was trimmed, or made anew
+            offset = partition.log_start_offset
         while offset < partition.high_watermark:
             batches = await partition.read(offset, _READ_BYTES)
             if not batches:
@@ -162,11 +168,7 @@ class RetainedView:
         """The log has ended; what is retained stays."""
 
     def _take(self, partition: Partition, offset: int, batches: bytes) -> None:
-        try:
-            records = decode_all(batches, from_offset=offset)
-        except TrunklineError:  # a client's batch with an intact CRC around nonsense; the live tail says so
-            return
-        for record in records:
+        for record in decode_each(batches, offset):
             if (RETAIN_HEADER, b"1") in record.headers and (topic := _topic_of(record)) is not None:
                 self._retain(partition, topic, record)
 
@@ -278,7 +280,7 @@ class RetainedSnapshot:
         self._take(offset, await self._copies.read(offset, _CHUNK_BYTES))
 
     def _take(self, offset: int, batches: bytes) -> None:
-        records = decode_all(batches, from_offset=offset)
+        records = [*decode_each(batches, offset)]
         self._chunk = {record.offset: record for record in records}
         self._looked = max(offset, records[-1].offset if records else 0)
 
@@ -288,6 +290,18 @@ class NeedsRead:
 
 
 NEEDS_READ: Final = NeedsRead()
+
+
+def decode_each(batches: bytes, offset: int) -> Iterator[Record]:
+    """The records from ``offset`` on, of the batches that can be read.
+
+    A client may send a batch with an intact CRC around nonsense; it must not keep the door from opening.
+    """
+    for position, header in iter_headers(batches):
+        try:
+            yield from decode_all(batches[position : position + header.size_bytes], from_offset=offset)
+        except TrunklineError as error:
+            logger.warning("records from offset %d cannot be read: %s", header.base_offset, error)
 
 
 def _end_of(batches: bytes) -> int:

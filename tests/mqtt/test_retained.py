@@ -370,3 +370,43 @@ async def test_positions_are_written_now_and_then(broker: Broker, monkeypatch: p
     other = RetainedView(log, copies, broker.now_ms)
     await other._replay()
     assert other._positions == [1, 3]
+
+
+@pytest.mark.trio
+async def test_what_others_write_among_the_copies_is_left_alone(tmp_path: Path) -> None:
+    """Nonsense there must not keep the door from opening, nor pass for a retained message."""
+    async with open_broker(tmp_path, store="segments", listen={"mqtt": "127.0.0.1:0"}) as broker:
+        async with client(broker, "p") as publisher:
+            await retain(publisher, "a", b"x")
+            await publisher.ask(Pingreq())
+        for key, headers in (
+            (b"\xff", ()),
+            (b"b", ()),
+            (b"c", [("mqtt.source", b"nonsense")]),
+            (b"\0x", ()),
+            (b"\0" + b"7", ()),
+            (b"#", [("mqtt.source", b"0:0")]),
+        ):
+            await broker.publish("mqtt.retained", b"1", key=key, headers=headers)
+
+    async with (
+        open_broker(tmp_path, store="segments", listen={"mqtt": "127.0.0.1:0"}) as broker,
+        client(broker, "s") as subscriber,
+    ):
+        assert await got(subscriber, "#") == [("a", b"x", True)]
+
+
+@pytest.mark.trio
+async def test_a_log_that_is_made_anew_is_followed_from_its_first_record(tmp_path: Path) -> None:
+    for payload in (b"1", b"2"):
+        async with open_broker(tmp_path, store="segments", listen={"mqtt": "127.0.0.1:0"}) as broker:
+            async with client(broker, "p") as publisher:
+                for _ in range(3 if payload == b"1" else 1):
+                    await retain(publisher, "a", payload)
+            await broker.delete_topic("mqtt.retained") if payload == b"2" else await broker.delete_topic("mqtt")
+
+    async with (
+        open_broker(tmp_path, store="segments", listen={"mqtt": "127.0.0.1:0"}) as broker,
+        client(broker, "s") as subscriber,
+    ):
+        assert await got(subscriber, "#") == [("a", b"2", True)]
