@@ -199,7 +199,7 @@ class _Fetching:
     def _stop(self) -> None:
         self._exchange.server.waiting_fetches -= 1
         assert self._timer is not None
-        self._timer.cancel()
+        self._exchange.server.timers.cancel(self._timer)
         self._timer = None
         for wanted in self._wanted:
             if wanted.partition is not None:

@@ -270,7 +270,7 @@ def test_a_message_cut_short_is_refused_and_what_follows_one_is_not_read(api: Ap
         assert read(*case, encoded + b"\x01\x02") == read(*case, encoded)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(case=st.sampled_from(CASES), data=st.data())
 def test_arbitrary_bytes_give_a_message_or_one_kind_of_error(case: Case, data: st.DataObject) -> None:
     (message,) = samples(*case, count=1)
@@ -282,7 +282,7 @@ def test_arbitrary_bytes_give_a_message_or_one_kind_of_error(case: Case, data: s
         read(*case, bytes(encoded))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(data=st.binary(max_size=64), case=st.sampled_from(CASES))
 def test_bytes_out_of_nowhere_do_no_worse(data: bytes, case: Case) -> None:
     for run in (lambda: read(*case, data), lambda: read_header(Reader(data))):

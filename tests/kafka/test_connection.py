@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import struct
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -20,6 +21,7 @@ from trunkline_kafka.handlers import HANDLERS
 from trunkline_kafka.messages import api_versions, list_groups, metadata
 from trunkline_kafka.server import KafkaServer
 from trunkline_kafka.settings import KafkaSettings
+from trunkline_kafka.timers import Timers
 
 if TYPE_CHECKING:
     from tests.kafka.conftest import Connect, Headers, Make, RawClient, RememberingTransport
@@ -229,4 +231,21 @@ async def test_a_fetch_waits_its_time_from_when_its_turn_has_come(
                 await trio.sleep(0.01)
                 transport.take(headers)
         assert trio.current_time() - started == pytest.approx(0.6, abs=0.05)
+        nursery.cancel_scope.cancel()
+
+
+async def test_calls_that_were_cancelled_are_forgotten(autojump_clock: trio.testing.MockClock) -> None:
+    timers = Timers()
+    called: list[int] = []
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(timers.run)
+        kept = [timers.call_later(1000 - number, partial(called.append, number)) for number in range(10)]
+        for _ in range(1000):
+            timers.cancel(timers.call_later(1_000_000, lambda: called.append(-1)))
+        assert len(timers) < 300
+        timers.cancel(kept[3])
+        timers.cancel(kept[3])
+        await trio.sleep(2000)
+        assert called == [9, 8, 7, 6, 5, 4, 2, 1, 0]
+        timers.cancel(kept[0])
         nursery.cancel_scope.cancel()
