@@ -254,3 +254,16 @@ async def test_what_is_not_in_memory_is_found_too(
                 await bench.rounds(broker)
         assert (queue.state.ready, queue.statistics().gone) == (50, 50)
         assert [found.sequence for found in await queue.peek(1000)] == [*range(0, 100, 2)]
+
+
+async def test_a_source_that_cannot_be_read_is_looked_at_again(
+    tmp_path: Path, bench: QueueBench, autojump_clock: MockClock
+) -> None:
+    disk = SimulatedDisk(5)
+    async with open_broker(tmp_path, disk=disk) as broker:
+        await bench.publish(broker, "events", NUMBERS)
+        disk.fail("read", name=".log", count=2)
+        queue = await broker.queues.declare("jobs", bench.config("events", start="earliest"))
+        taker = bench.taker(queue)
+        await taker.wait(len(NUMBERS))
+        assert not queue.is_loading

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import trio
 
@@ -24,16 +24,20 @@ __all__ = ["CatchingUp"]
 
 logger = logging.getLogger("trunkline.queues")
 
+_PAUSE_S: Final = 1.0
+_LONGEST_PAUSE_S: Final = 30.0
+
 
 class CatchingUp:
     """Those of one feed that are behind."""
 
-    __slots__ = ("_changed", "_feed", "_is_running", "_waiting")
+    __slots__ = ("_changed", "_feed", "_is_failing", "_is_running", "_waiting")
 
     def __init__(self, feed: SourceFeed) -> None:
         self._feed = feed
         self._waiting: deque[Member] = deque()
         self._is_running = False
+        self._is_failing = False  # the last attempt to read
         self._changed = trio.Event()
 
     def __len__(self) -> int:
@@ -57,8 +61,8 @@ class CatchingUp:
         self._wake()
 
     async def wait(self) -> None:
-        """Wait until nobody is behind."""
-        while self._waiting:
+        """Wait until nobody is behind, or the log cannot be read for now."""
+        while self._waiting and not self._is_failing:
             await self._changed.wait()
 
     def _wake(self) -> None:
@@ -67,17 +71,26 @@ class CatchingUp:
 
     async def _run(self) -> None:
         partition = self._feed.partition
+        pause_s = _PAUSE_S
         try:
             while self._waiting:
                 await trio.lowlevel.checkpoint()
-                if self._waiting:
-                    await self._advance()
-        except (OSError, TrunklineError) as error:
-            if partition.refusal is None:
-                logger.error(
-                    "%s: its records cannot be looked at: %s; queues miss what is there", partition.name, error
-                )
-            self.stop()
+                try:
+                    if self._waiting:
+                        await self._advance()
+                    self._is_failing, pause_s = False, _PAUSE_S
+                except (OSError, TrunklineError) as error:
+                    if partition.refusal is not None:
+                        self.stop()
+                        return
+                    self._is_failing = True
+                    self._wake()
+                    logger.error(
+                        "%s: its records cannot be looked at, so queues do not get them; trying again in %.0f s: %s",
+                        partition.name, pause_s, error,
+                    )  # fmt: skip
+                    await trio.sleep(pause_s)
+                    pause_s = min(pause_s * 2, _LONGEST_PAUSE_S)
         finally:
             self._is_running = False
 

@@ -244,6 +244,11 @@ class ServedQueue(RememberedQueue):
     async def _read_chunk(self, number: int) -> None:
         try:
             await self.load_chunk(number)
+        except (OSError, TrunklineError) as error:
+            if self.context.is_closing:
+                return
+            logger.error("queue %s: its index cannot be read, trying again in %g s: %s", self.name, _PAUSE_S, error)
+            await trio.sleep(_PAUSE_S)
         finally:
             self._is_loading_chunk = False
         self.serve_soon()
