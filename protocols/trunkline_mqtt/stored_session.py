@@ -18,8 +18,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from trunkline.door import Transport
@@ -141,14 +140,14 @@ class StoredSession(SessionOwner):
     def _send(
         self, message: OutgoingMessage, options: list[int], partition: Partition, offset: int, *, is_retained: bool
     ) -> None:
-        with self._outbox.hold():
-            packet_id = self._sender.send(message, options, is_retained=is_retained, now_ms=self._server.now_ms())
-            # One that was retained a moment ago may have no place in the log yet; it will not be sent again.
-            if packet_id and offset >= 0:
-                phase = self._sender.in_flight[packet_id]
-                self._core.track(packet_id, partition, offset, phase)
-                if phase == 2:
-                    self._outbox.needs_checkpoint()
+        self._outbox.begin()
+        packet_id = self._sender.send(message, options, is_retained=is_retained, now_ms=self._server.now_ms())
+        phase = 0
+        # One that was retained a moment ago may have no place in the log yet; it will not be sent again.
+        if packet_id and offset >= 0:
+            phase = self._sender.in_flight[packet_id]
+            self._core.track(packet_id, partition, offset, phase)
+        self._outbox.end(is_durable=phase == 2)
 
     def deliver_again(self, entry: Unfinished, delivery: Delivery | None, options: list[bytes]) -> bool:
         """4.4: with its identifier, and in its order."""
@@ -159,14 +158,13 @@ class StoredSession(SessionOwner):
         elif delivery is None:  # retention took it, and the core has counted it
             self._finish(entry.id)
         else:
-            with self._outbox.hold():
-                if entry.state == 2:
-                    self._outbox.needs_checkpoint()
-                is_retained = delivery.partition.topic is not self._server.topic
-                chosen = [int.from_bytes(option) for option in options]
-                message = message_of(delivery.record)
-                if not self._sender.send_again(message, entry.id, chosen, is_retained=is_retained):
-                    self._finish(entry.id)
+            self._outbox.begin()
+            is_retained = delivery.partition.topic is not self._server.topic
+            chosen = [int.from_bytes(option) for option in options]
+            message = message_of(delivery.record)
+            if not self._sender.send_again(message, entry.id, chosen, is_retained=is_retained):
+                self._finish(entry.id)
+            self._outbox.end(is_durable=entry.state == 2)
         return not self._is_full
 
     def _finish(self, packet_id: int) -> None:
@@ -233,7 +231,7 @@ class StoredSession(SessionOwner):
 class _Outbox:
     """Packets that wait for checkpoints, in order; an AppendReceiver. Mostly it is empty and passes them on."""
 
-    __slots__ = ("_core", "_emptied", "_held", "_is_durable", "_number", "_size", "_transport", "_waiting", "is_closed")
+    __slots__ = ("_core", "_emptied", "_held", "_number", "_size", "_transport", "_waiting", "is_closed")
 
     def __init__(self, transport: Transport, core: CoreSession, emptied: Callable[[], None]) -> None:
         self._transport = transport
@@ -243,7 +241,6 @@ class _Outbox:
         self._waiting: deque[tuple[int, bytes]] = deque()  # number of the checkpoint it waits for, packet
         self._size = 0
         self._held: list[bytes] | None = None
-        self._is_durable = False
         self.is_closed = False
 
     @property
@@ -270,23 +267,17 @@ class _Outbox:
         self._size += len(data)
         self._core.checkpoint(self, self._number)
 
-    @contextmanager
-    def hold(self) -> Iterator[None]:
-        """What is written inside leaves at the end of the block, so that ``needs_checkpoint`` can still be said."""
-        held: list[bytes] = []
-        self._held = held
-        self._is_durable = False
-        yield
-        self._held = None
-        write = self.write_durable if self._is_durable else self.write
-        for data in held[:1]:
-            write(data)
-        for data in held[1:]:
-            self.write(data)
+    def begin(self) -> None:
+        """Keep what is written until ``end``."""
+        self._held = []
 
-    def needs_checkpoint(self) -> None:
-        """What is held waits for one."""
-        self._is_durable = True
+    def end(self, *, is_durable: bool) -> None:
+        """Send what was kept; ``is_durable``: once everything that the session knows now is stored."""
+        held, self._held = self._held or [], None
+        if is_durable and held:
+            self.write_durable(held.pop(0))
+        for data in held:
+            self.write(data)
 
     def append_done(self, token: object, offset: int) -> None:
         assert isinstance(token, int)
