@@ -11,7 +11,7 @@ from trio.testing import MockClock
 
 from trunkline import Broker, open_broker
 from trunkline.errors import InvalidSetting, QueueExists, UnknownQueue
-from trunkline.queues import QueueConfig, persist
+from trunkline.queues import QueueConfig, catching_up, persist
 from trunkline.queues.state import QueueState
 from trunkline.testing import SimulatedDisk
 
@@ -257,8 +257,9 @@ async def test_what_is_not_in_memory_is_found_too(
 
 
 async def test_a_source_that_cannot_be_read_is_looked_at_again(
-    tmp_path: Path, bench: QueueBench, autojump_clock: MockClock
+    tmp_path: Path, bench: QueueBench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(catching_up, "_PAUSE_S", 0.0)
     disk = SimulatedDisk(5)
     async with open_broker(tmp_path, disk=disk) as broker:
         await bench.publish(broker, "events", NUMBERS)
