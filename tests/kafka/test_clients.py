@@ -6,6 +6,7 @@ import asyncio
 import json
 import subprocess
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import aiokafka
@@ -14,9 +15,11 @@ import kafka
 import kafka.admin
 import pytest
 import trio
+import trustme
 from confluent_kafka import admin
 
-from trunkline.broker import Broker
+from trunkline.broker import Broker, open_broker
+from trunkline.config import BrokerConfig, TlsConfig
 
 pytestmark = pytest.mark.trio
 
@@ -192,6 +195,32 @@ async def test_confluent_kafka_s_administration(broker: Broker) -> None:
 
     await in_thread(broker, scenario)
     assert "made" not in broker.topics
+
+
+async def test_confluent_kafka_over_tls(tmp_path: Path) -> None:
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    certificate = authority.issue_cert("127.0.0.1", "localhost")
+    certificate.private_key_and_cert_chain_pem.write_to_path(str(tmp_path / "broker.pem"))
+    tls = TlsConfig(certificate=str(tmp_path / "broker.pem"))
+    config = BrokerConfig(plugins=["kafka"], tls=tls)
+
+    def scenario(server: str) -> None:
+        options = {"bootstrap.servers": server, "security.protocol": "ssl", "ssl.ca.location": str(tmp_path / "ca.pem")}
+        producer = confluent_kafka.Producer(options)
+        producer.produce("t", b"x" * 500_000, b"k")
+        assert producer.flush(WAIT_S) == 0
+        consumer = confluent_kafka.Consumer({**options, "group.id": "g"})
+        consumer.assign([confluent_kafka.TopicPartition("t", 0, 0)])
+        message = consumer.poll(WAIT_S)
+        consumer.close()
+        assert message is not None
+        assert message.value() == b"x" * 500_000
+
+    async with open_broker(
+        config=config, data=tmp_path / "data", store="memory", listen={"kafka": "127.0.0.1:0"}
+    ) as broker:
+        await in_thread(broker, scenario)
 
 
 # -- aiokafka --------------------------------------------------------------------------------------
