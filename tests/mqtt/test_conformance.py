@@ -23,7 +23,7 @@ def tests() -> set[str]:
 
 
 def test_every_test_that_is_named_exists(text: str, tests: set[str]) -> None:
-    named = {name for name in re.findall(r"`(\w+)`", text) if "_" in name and name != "test_"}
+    named = {name for name in re.findall(r"`(\w+)`", text.split("## The Paho")[0]) if "_" in name and name != "test_"}
     assert len(named) > 100
     assert sorted(named - tests) == []
 
