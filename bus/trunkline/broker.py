@@ -464,6 +464,6 @@ async def _run_broker(
             await closing.wait()
         finally:
             with trio.CancelScope(shield=True):  # bounded by shutdown_timeout_s; then logs are closed, which is quick
-                await broker._close(in_order=closing.is_set() and reactor.is_running)
+                await broker._close(in_order=reactor.is_running)
                 nursery.cancel_scope.cancel()
                 await catalog.close()
