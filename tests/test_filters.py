@@ -132,3 +132,12 @@ def test_a_filter_that_breaks_the_rules_is_refused() -> None:
     with pytest.raises(InvalidFilter, match="more than 128 levels"):
         RecordFilter("." * MAX_FILTER_LEVELS).check()
     assert RecordFilter("a.#.b").check() == RecordFilter("a.#.b")
+
+
+def test_a_key_of_very_many_words_costs_no_more_than_one_of_many() -> None:
+    index: SubscriptionIndex[str, str] = SubscriptionIndex("amqp")
+    for pattern in ("#", "a.#", "#.z", "a.*.#.*"):
+        index.add(pattern, "s", pattern)
+    key = "a" + "." * 1_000_000 + "z"
+    assert index.match(key) == [("s", ["#", "a.#", "a.*.#.*"])]
+    assert [matches(pattern, key, "amqp") for pattern in ("#", "a.#", "#.z")] == [True, True, False]

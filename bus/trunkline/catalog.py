@@ -88,6 +88,7 @@ class TopicCatalog:
         self._random = rng
         self._lock = trio.Lock()
         self._refusal: TrunklineError | None = None
+        self._internal_refusal: TrunklineError | None = None
 
     # -- start and end -----------------------------------------------------------------------------
 
@@ -169,7 +170,8 @@ class TopicCatalog:
             _refuse_appends(self.topics, error)  # in a topic that was made meanwhile
 
     def refuse_internal(self, error: TrunklineError) -> None:
-        """Raise ``error`` for appends to internal topics too, once their owners have written what they must."""
+        """Raise ``error`` for internal topics too, once their owners have written what they must."""
+        self._internal_refusal = error
         _refuse_appends(self.internal, error)
 
     def _check_open(self) -> None:
@@ -232,7 +234,8 @@ class TopicCatalog:
         assert name.startswith(INTERNAL_PREFIX)
         async with self._lock:
             if name not in self.internal:
-                self._check_open()
+                if self._internal_refusal is not None:
+                    raise self._internal_refusal
                 await self._add(name, 1, self._default_store, settings)
             return self.internal[name]
 

@@ -129,8 +129,12 @@ def _amqp_matches(pattern: str, text: str) -> bool:
 
 
 def words(text: str) -> list[str]:
-    """The words of an AMQP routing key or pattern; the empty one has none."""
-    return text.split(".") if text else []
+    """The words of an AMQP routing key or pattern; the empty one has none.
+
+    What lies behind as many words as a pattern may have is one word: walking a key must not cost more the longer it is.
+    So of a key with more words than that, ``#`` still takes all, but no pattern tells its last words apart.
+    """
+    return text.split(".", MAX_FILTER_LEVELS) if text else []
 
 
 class RecordFilter(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -105,3 +105,11 @@ async def test_a_key_written_often_is_compacted_away(tmp_path: Path) -> None:
         found = await replayed(topic)
     assert len(found) < 5
     assert found[-1][1:] == (bytes([4]) * 4 * 1024 * 1024, 4)
+
+
+async def test_a_view_may_write_for_the_first_time_when_it_is_closed(tmp_path: Path) -> None:
+    async with open_broker(tmp_path) as broker:
+        await broker.views.catalog.refuse(BrokerClosing("it is over for everybody else"))
+        await state_topic(broker).write_durable([(b"a", b"1")])
+    async with open_broker(tmp_path) as broker:
+        assert await replayed(state_topic(broker)) == [(b"a", b"1", 0)]
