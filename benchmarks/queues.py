@@ -3,8 +3,8 @@
     dispatch   10,000 queues take from one topic, each by a filter of its own, with a consumer each; batches of 100
                records are published, each record for one queue. Processor time of the broker's thread for one record:
                ``taken`` without consumers, ``given`` to one that waits, ``settled`` by it in the same call and durable.
-               ``publish_us`` is what publishing takes with no queue at all, and is in the others. ``one_us``: as
-               ``given``, but each record in a batch of its own, published when the one before was given
+               ``one``: as ``given``, but each record in a batch of its own, published when the one before was
+               given. ``publish`` and ``publish_one``: without any queue, which is part of the others
     idle       100,000 queues that hold nothing: bytes of each, as Python's allocator counts them, in the run in which
                they were declared and after a restart, and how long that took; without a source, and (a tenth as many)
                with a filter each on one topic
@@ -97,6 +97,12 @@ async def until(is_so: Callable[[], bool]) -> None:
             await trio.sleep(0.002)
 
 
+async def purge_all(broker: Broker) -> None:
+    async with trio.open_nursery() as nursery:
+        for queue in broker.queues:
+            nursery.start_soon(queue.purge)
+
+
 def ready(broker: Broker) -> int:
     return sum(queue.statistics().ready for queue in broker.queues)
 
@@ -111,26 +117,29 @@ async def dispatch(options: argparse.Namespace, data: Path) -> list[dict[str, An
         batch_for(b"dev.%d.boot" % number for number in numbers[at : at + batch])
         for at in range(0, len(numbers), batch)
     ]
+    singles = [batch_for([b"dev.%d.boot" % number]) for number in numbers[: len(numbers) // 10]]
     figures: dict[str, float] = {}
 
     @contextmanager
-    def measured(name: str) -> Iterator[None]:
+    def measured(name: str, records: int = len(numbers)) -> Iterator[None]:
         gc.collect()
         start = time.thread_time()
         yield
-        figures[f"{name}_us"] = round((time.thread_time() - start) / len(numbers) * 1e6, 2)
+        figures[f"{name}_us"] = round((time.thread_time() - start) / records * 1e6, 2)
 
     async with open_broker(data) as broker:
         await broker.create_topic(TOPIC)
         with measured("publish"):
             await publish(broker, TOPIC, batches)
+        with measured("publish_one", len(singles)):
+            for single in singles:
+                await publish(broker, TOPIC, [single])
         for number in range(queues):
             await broker.queues.declare(f"q{number}", QueueConfig((source(f"dev.{number}.*"),)))
         await publish(broker, TOPIC, batches)  # who wants which key is known from now on, as it is to a busy broker
         with measured("taken"):
             await publish(broker, TOPIC, batches)
-        for queue in broker.queues:
-            await queue.purge()
+        await purge_all(broker)
         for name, settles in (("given", False), ("settled", True)):
             takers = [Taker(queue, settles=settles) for queue in broker.queues]
             await trio.sleep(0.1)  # all are known to their queues
@@ -142,16 +151,12 @@ async def dispatch(options: argparse.Namespace, data: Path) -> list[dict[str, An
                     for queue in broker.queues:
                         await queue.wait_durable()
             if not settles:
-                singles = [batch_for([b"dev.%d.boot" % number]) for number in numbers[: len(numbers) // 10]]
-                gc.collect()
-                start = time.thread_time()
-                for single in singles:
-                    await publish(broker, TOPIC, [single])
-                figures["one_us"] = round((time.thread_time() - start) / len(singles) * 1e6, 2)
+                with measured("one", len(singles)):
+                    for single in singles:
+                        await publish(broker, TOPIC, [single])
             for taker in takers:
                 taker.hold.close()
-            for queue in broker.queues:
-                await queue.purge()
+            await purge_all(broker)
     return [{"queues": queues, "records": len(numbers), **figures}]
 
 
@@ -209,6 +214,8 @@ async def leave_unfinished(data: Path, shape: str, queues: int, each: int) -> No
                 await broker.create_topic(name)
             config = QueueConfig((source(f"dev.{number}.*"),)) if shape == "filters" else QueueConfig()
             await broker.queues.declare(name, config)
+        takers = [Taker(broker.queues.get(name), settles=False) for name in names]  # first: before it is far behind
+        await trio.sleep(0.1)
         size = min(each, 100)
         if shape == "homes":
             for name in names:
@@ -218,13 +225,11 @@ async def leave_unfinished(data: Path, shape: str, queues: int, each: int) -> No
             batches = [batch_for(keys[at : at + size]) for at in range(0, queues, size)]
             for _ in range(each * 2):
                 await publish(broker, TOPIC, batches)
-        for name in names:
-            queue = broker.queues.get(name)
-            hold = Taker(queue, settles=False).hold
-            await until(lambda hold=hold: hold.unacked == each * 2)  # type: ignore[misc]
-            hold.settle([(sequence, sequence + 1) for sequence in range(0, each * 2, 2)])
-            await queue.wait_durable()
-            hold.close()
+        await until(lambda: Taker.given == queues * each * 2)
+        for taker in takers:
+            taker.hold.settle([(sequence, sequence + 1) for sequence in range(0, each * 2, 2)])
+            await taker.hold.queue.wait_durable()
+            taker.hold.close()
         assert ready(broker) == queues * each
         os._exit(0)
 
