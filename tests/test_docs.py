@@ -75,12 +75,21 @@ def test_python_in_the_documentation_compiles(block: Block) -> None:
     compile(block.text, str(block), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
 
 
+KAFKA_PYTHON_WARNS = [
+    option
+    for function in ("read", "open")
+    for option in ("-W", f"ignore:{function}_text is deprecated:DeprecationWarning")
+]
+"""As it is imported."""
+
+
 @pytest.mark.parametrize("block", list(blocks(README, "python")), ids=str)
 def test_python_in_the_readme_runs(block: Block, trunkline_broker: BackgroundBroker, tmp_path: Path) -> None:
     code = block.text.replace("trunkline://127.0.0.1:7700", trunkline_broker.url)
     code = code.replace("port=1883", f"port={trunkline_broker.addresses['mqtt'][1]}")
+    code = code.replace("localhost:9092", f"localhost:{trunkline_broker.addresses['kafka'][1]}")
     done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code],
+        [sys.executable, "-W", "error", *KAFKA_PYTHON_WARNS, "-c", code],
         cwd=tmp_path, capture_output=True, text=True, timeout=TIMEOUT_S, check=False,
     )  # fmt: skip
     assert (done.returncode, done.stderr) == (0, "")
