@@ -47,7 +47,7 @@ class Target:
 
     def __str__(self) -> str:
         word = "at least" if self.is_least else "at most"
-        return f"{word} {self.limit:g} x Mosquitto" if self.is_ratio else f"{word} {self.limit:,g}"
+        return f"{word} {self.limit:g} x Mosquitto" if self.is_ratio else f"{word} {self.limit:,.10g}"
 
     def is_met(self, ours: float, theirs: float | None) -> bool | None:
         """None: there is nothing to compare with."""
