@@ -181,7 +181,7 @@ class UnknownGroup(TrunklineError):
 
 
 class InvalidGroupName(TrunklineError):
-    """A group's name is not 1 to 249 printable characters."""
+    """A group's name, or a member's instance id, is not 1 to 249 printable characters. ``group``."""
 
 
 class UnknownMember(TrunklineError):

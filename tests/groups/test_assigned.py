@@ -221,6 +221,8 @@ def test_what_cannot_join_is_refused_and_leaves_nothing_behind(world: World) -> 
         (UnknownMember, {"member_id": "nobody"}),
         (InvalidGroupName, {"group": ""}),
         (InvalidGroupName, {"group": "a\nb"}),
+        (InvalidGroupName, {"instance_id": "x" * 250}),
+        (InvalidGroupName, {"instance_id": "\ud800"}),
     ):
         with pytest.raises(error):
             join(world, **wishes)

@@ -28,7 +28,7 @@ from trunkline.groups.assigned_members import AssignedMember, Subscription
 from trunkline.groups.classic import ClassicGroup
 from trunkline.groups.classic_messages import JoinRequest, ReplyToJoin, ReplyToSync, SyncRequest
 from trunkline.groups.effects import Say
-from trunkline.groups.group import Group
+from trunkline.groups.group import Group, check_instance_id
 from trunkline.groups.members import JoinedGroup, MemberListener
 from trunkline.groups.offsets import OffsetAndMetadata
 from trunkline.log import TopicPartition
@@ -72,12 +72,14 @@ class GroupCoordinator(GroupAdministration):
         Raises:
           UnknownMember, MemberFenced: there is no member ``member_id`` (any more); join without it.
           InconsistentGroupProtocol: the group has members of the other kind, or with another assignor.
-          InvalidGroupName, InvalidSessionTimeout, InvalidFilter (the pattern), Overloaded, CoordinatorLoading.
+          InvalidGroupName (also of the instance id), InvalidSessionTimeout, InvalidFilter (the pattern), Overloaded,
+            CoordinatorLoading.
           ValueError: there is no such assignor.
         """
         subscription = Subscription(tuple(topics), pattern, assignor)
         subscription.check()
         self._check_timeout(session_timeout_s)
+        check_instance_id(group, instance_id)
         found = self._group_or_new(group)
         try:
             machine = self._assigned(found)
@@ -129,6 +131,7 @@ class GroupCoordinator(GroupAdministration):
         found = self._group_or_new(group)
         try:
             self._check_timeout(request.session_timeout_s)
+            check_instance_id(group, request.instance_id)
             if request.member_id and found.machine is None:
                 raise self._unknown_member(group, request.member_id)
             machine = self._classic(found)

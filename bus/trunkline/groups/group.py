@@ -32,6 +32,16 @@ def check_group_name(name: str) -> str:
     return name
 
 
+def check_instance_id(group: str, instance_id: str | None) -> None:
+    """Raise InvalidGroupName unless it may name a static member, as a name may a group, or is None."""
+    if instance_id is not None and (not 1 <= len(instance_id) <= MAX_GROUP_NAME or not instance_id.isprintable()):
+        raise InvalidGroupName(
+            f"group {group}: instance id {instance_id[:300]!r} is not allowed: "
+            f"use 1 to {MAX_GROUP_NAME} printable characters",
+            group=group,
+        )
+
+
 def reader_name(group: str) -> str:
     """The name under which partitions know the group as a reader."""
     return f"group:{group}"
