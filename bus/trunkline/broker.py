@@ -447,7 +447,8 @@ async def _run_broker(
         nursery = await stack.enter_async_context(trio.open_nursery())
 
         def spawn(function: Callable[..., Awaitable[Any]], *args: Any) -> None:
-            nursery.start_soon(_guarded, function, *args)
+            if not nursery.cancel_scope.cancel_called:  # a store that answers too late begins nothing any more
+                nursery.start_soon(_guarded, function, *args)
 
         metadata = FileMetadata(config.data / "metadata.json", disk)
         catalog = TopicCatalog(

@@ -349,3 +349,38 @@ async def test_both_pollers_publish_and_close(open_scripted: OpenScripted, polle
     with trio.fail_after(5):
         async with open_scripted(poller=poller) as broker:
             assert (await broker.publish("orders", b"1")).offset == 0
+
+
+class ReleaseWhenGivenUp(logging.Handler):
+    """Lets a store answer once the broker has said that it leaves a log as it is."""
+
+    def __init__(self, store: ScriptedStore) -> None:
+        super().__init__()
+        self.store = store
+        self.has_released = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if "left to recovery" in record.getMessage() and not self.has_released:
+            self.has_released = True
+            self.store.release("flush")
+
+
+async def test_a_store_that_answers_after_the_broker_gave_up_on_it_does_no_harm(
+    store: ScriptedStore, tmp_path: Path
+) -> None:
+    host = PluginHost()
+    host.add("scripted", store)
+    config = BrokerConfig(limits=Limits(shutdown_timeout_s=0.05), listen={}, plugins=[])
+    handler = ReleaseWhenGivenUp(store)
+    logging.getLogger("trunkline").addHandler(handler)
+    try:
+        async with open_broker(tmp_path, store="scripted", plugins=host, config=config) as broker:
+            await broker.create_topic("orders")
+            partition = broker.partition("orders", 0)
+            partition.note_cleaned(0)  # so that something is to be saved
+            await broker.publish("orders", b"x")
+            store.hold("flush")
+            partition.stage_record(0, None, b"y")
+    finally:
+        logging.getLogger("trunkline").removeHandler(handler)
+    assert handler.has_released
