@@ -180,9 +180,24 @@ class Broker:
         for partition in topic.partitions:
             self._live.pop(partition, None)
 
-    async def alter_topic(self, name: str, settings: Mapping[str, str | None]) -> Topic:
-        """Change settings; None puts one back to its default. Raises UnknownTopic, InvalidSetting."""
-        return await self._catalog.alter(name, settings)
+    async def alter_topic(
+        self, name: str, settings: Mapping[str, str | None] = MappingProxyType({}), *, partitions: int | None = None
+    ) -> Topic:
+        """Change a topic; durable when it returns.
+
+        Args:
+          settings: new values; None puts one back to its default.
+          partitions: how many there shall be, at least as many as there are. Keys are then spread over all of them,
+            so records of a key may be in another partition than those before.
+
+        Raises:
+          UnknownTopic, InvalidSetting: nothing was changed.
+          TopicExists: a log that belongs to nobody is where a new partition would be; nothing was changed.
+          OSError, StoreFull: a new partition could not be made, none was added; settings are changed.
+
+        Cancellation: may have happened.
+        """
+        return await self._catalog.alter(name, settings, partitions)
 
     async def delete_records(self, topic: str, partition: int, offset: int = -1) -> int:
         """Remove the records below ``offset`` (-1: all there are) and return the log start offset then.

@@ -3,8 +3,9 @@
 The metadata store says which topics there are; stores keep their logs. A topic comes into being with
 its metadata entry and its logs are made after it, so a crash in between leaves an empty topic. It
 ends the other way round: the entry is marked first, the logs go, then the entry; a marked entry found
-at start is finished off. A log without an entry is never touched: it is reported, and a topic
-of that name cannot be made until somebody has looked.
+at start is finished off. Partitions are added as topics are made: the entry says how many there shall be, then their
+logs are made. A log without an entry is never touched: it is reported, and neither a topic of that name
+nor that partition can be made until somebody has looked.
 
 Topics whose names begin with ``__`` are the broker's own (:mod:`trunkline.state_topic`). They are kept apart, so that
 nothing that works on topics by name can reach them.
@@ -28,21 +29,20 @@ from trunkline.partition import Partition
 from trunkline.rounds import Rounds
 from trunkline.settings import TopicSettings, check_setting_names, check_topic_name
 from trunkline.stores import OpenStores
-from trunkline.topic import Topic
+from trunkline.topic import Topic, check_partition_count
 
-__all__ = ["INTERNAL_PREFIX", "MAX_PARTITIONS", "TopicCatalog", "TopicListener"]
+__all__ = ["INTERNAL_PREFIX", "GrowthListener", "TopicCatalog", "TopicListener"]
 
 logger = logging.getLogger("trunkline.catalog")
-
-MAX_PARTITIONS: Final = 10_000
-"""Of one topic: each costs an open file and a directory, and a typing error should not cost a disk."""
-
 
 INTERNAL_PREFIX: Final = "__"
 """Topics with such names belong to the broker."""
 
 TopicListener = Callable[[str, "Topic | None"], None]
 """Told of an ordinary topic's name when it was made (with it) or deleted (with None). It must not raise."""
+
+GrowthListener = Callable[["Topic", int], None]
+"""Told of an ordinary topic that got more partitions, and of the first that is new. It must not raise."""
 
 
 class _Entry(msgspec.Struct, omit_defaults=True):
@@ -79,6 +79,7 @@ class TopicCatalog:
         self.topics: dict[str, Topic] = {}
         self.internal: dict[str, Topic] = {}
         self._listeners: list[TopicListener] = []
+        self._growth_listeners: list[GrowthListener] = []
         self._metadata = metadata
         self._stores = stores
         self._default_store = default_store
@@ -111,26 +112,34 @@ class TopicCatalog:
     async def _open_topic(self, name: str, entry: _Entry) -> None:
         settings = TopicSettings.parse(entry.settings)
         topic = Topic(name, entry.id, settings, self._random)
-        opened: list[Partition] = []
-        try:
-            for index in range(entry.partitions):
-                opened.append(await self._open_partition(topic, index, entry))
-        except BaseException:
-            with trio.CancelScope(shield=True):
-                for partition in opened:
-                    partition.refuse(UnknownTopic(f"topic {name} could not be opened", topic=name))
-                    await self._close_log(partition)
-            raise
-        topic.partitions = tuple(opened)
+        await self._open_partitions(topic, entry)
         if name.startswith(INTERNAL_PREFIX):
             self.internal[name] = topic
         else:
             self.topics[name] = topic
             self._tell(name, topic)
 
+    async def _open_partitions(self, topic: Topic, entry: _Entry) -> None:
+        """Open those of the entry that the topic does not have yet: all of them, or none."""
+        opened: list[Partition] = []
+        try:
+            for index in range(len(topic.partitions), entry.partitions):
+                opened.append(await self._open_partition(topic, index, entry))
+        except BaseException:
+            with trio.CancelScope(shield=True):
+                for partition in opened:
+                    partition.refuse(UnknownTopic(f"{partition.name} could not be opened", topic=topic.name))
+                    await self._close_log(partition)
+            raise
+        topic.partitions += tuple(opened)
+
     def on_change(self, listener: TopicListener) -> None:
         """Tell ``listener`` of every ordinary topic that is made or deleted from now on."""
         self._listeners.append(listener)
+
+    def on_growth(self, listener: GrowthListener) -> None:
+        """Tell ``listener`` of every ordinary topic that gets more partitions from now on."""
+        self._growth_listeners.append(listener)
 
     def _tell(self, name: str, topic: Topic | None) -> None:
         for listener in self._listeners:
@@ -216,8 +225,7 @@ class TopicCatalog:
                 f"topic name {name!r} is not allowed: names that begin with {INTERNAL_PREFIX} are the broker's own",
                 topic=name,
             )
-        if not 1 <= partitions <= MAX_PARTITIONS:
-            raise InvalidSetting(f"topic {name}: partitions must be 1 to {MAX_PARTITIONS}, not {partitions}")
+        check_partition_count(name, partitions)
         parsed = TopicSettings.parse(settings)
         async with self._lock:
             self._check_open()
@@ -255,19 +263,22 @@ class TopicCatalog:
             await self._remove(name, entry, revision)
             raise
 
-    async def _refuse_leftovers(self, name: str, store_name: str, store: Store) -> None:
-        leftovers = [log for log in await trio.to_thread.run_sync(store.list) if log.topic == name]
+    async def _refuse_leftovers(self, name: str, store_name: str, store: Store, first: int = 0) -> None:
+        stored = await trio.to_thread.run_sync(store.list)
+        leftovers = [log for log in stored if log.topic == name and log.partition >= first]
         if leftovers:
             raise TopicExists(
-                f"store {store_name} already holds {len(leftovers)} logs named {name} that belong to no known topic; "
-                "move them away first",
+                f"store {store_name} already holds {len(leftovers)} logs named {name} that belong to no known "
+                f"{'partition' if first else 'topic'}; move them away first",
                 topic=name,
             )
 
-    async def alter(self, name: str, changes: Mapping[str, str | None]) -> Topic:
-        """Change settings; None puts one back to its default. Raises UnknownTopic, InvalidSetting.
+    async def alter(self, name: str, changes: Mapping[str, str | None], partitions: int | None = None) -> Topic:
+        """Change settings, None puts one back to its default; and add partitions, until there are so many.
 
         Settings of storage take effect when the log is opened next (``segment.*``, ``index.*``), others at once.
+        Raises UnknownTopic, InvalidSetting, and TopicExists if a log is already where a new partition would be.
+        Cancellation: may have happened.
         """
         async with self._lock:
             self._check_open()
@@ -280,9 +291,33 @@ class TopicCatalog:
             merged = {**entry.settings, **changes}
             entry.settings = {setting: value for setting, value in merged.items() if value is not None}
             parsed = TopicSettings.parse(entry.settings)
-            await self._metadata.compare_and_set(f"topics/{name}", msgspec.to_builtins(entry), stored.revision)
-            topic.settings = parsed
+            had = len(topic.partitions)
+            if partitions is not None and partitions != had:
+                topic.check_growth(partitions)
+                await self._refuse_leftovers(name, entry.storage, await self._stores.get(entry.storage), had)
+                entry.partitions = partitions
+            with trio.CancelScope(shield=True):  # what the entry says must be there
+                revision = await self._metadata.compare_and_set(
+                    f"topics/{name}", msgspec.to_builtins(entry), stored.revision
+                )
+                topic.settings = parsed
+                if entry.partitions > had:
+                    await self._grow(topic, entry, revision)
             return topic
+
+    async def _grow(self, topic: Topic, entry: _Entry, revision: int) -> None:
+        had = len(topic.partitions)
+        try:
+            await self._open_partitions(topic, entry)
+        except (OSError, TrunklineError):
+            store = await self._stores.get(entry.storage)
+            for index in range(had, entry.partitions):
+                await trio.to_thread.run_sync(store.delete, TopicPartition(topic.name, index))
+            entry.partitions = had
+            await self._metadata.compare_and_set(f"topics/{topic.name}", msgspec.to_builtins(entry), revision)
+            raise
+        for listener in self._growth_listeners:
+            listener(topic, had)
 
     async def _stored(self, name: str) -> MetadataEntry:
         stored = await self._metadata.get(f"topics/{name}")

@@ -7,8 +7,9 @@ from collections.abc import Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
-from trunkline.errors import InvalidTopicName, TopicExists, TrunklineError
+from trunkline.errors import InvalidSetting, InvalidTopicName, TopicExists, TrunklineError
 from trunkline.settings import TopicSettings, check_topic_name
+from trunkline.topic import MAX_PARTITIONS
 from trunkline_kafka.bridge import NODE_ID, error_code, topic_id
 from trunkline_kafka.configs import Source, core_settings, described_settings
 from trunkline_kafka.error_codes import ErrorCode
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
 __all__ = ["create_partitions", "create_topics", "delete_topics"]
 
 _DEFAULT: Final = -1  # for partitions or replicas: as the broker has it
-_MANY_PER_TOPIC: Final = 10_000
 _STATES_FROM: Final = 6  # DeleteTopics names topics in a structure, by name or id
 
 _Problem = tuple[ErrorCode, str]
@@ -95,10 +95,10 @@ def _problem(topic: CreatableTopic, times: int) -> _Problem | None:
             ErrorCode.INVALID_REPLICATION_FACTOR,
             f"there is one broker, so the replication factor can be 1, not {topic.replication_factor}",
         )
-    if topic.num_partitions != _DEFAULT and not 1 <= topic.num_partitions <= _MANY_PER_TOPIC:
+    if topic.num_partitions != _DEFAULT and not 1 <= topic.num_partitions <= MAX_PARTITIONS:
         return (
             ErrorCode.INVALID_PARTITIONS,
-            f"a topic has 1 to {_MANY_PER_TOPIC} partitions, not {topic.num_partitions}",
+            f"a topic has 1 to {MAX_PARTITIONS} partitions, not {topic.num_partitions}",
         )
     return None
 
@@ -175,22 +175,51 @@ async def _delete(exchange: Exchange, asked: DeleteTopicState) -> DeletableTopic
 # -- partitions ------------------------------------------------------------------------------------
 
 
-def create_partitions(exchange: Exchange) -> CreatePartitionsResponse:
-    """Refused, with the reason: a topic has the partitions that it was made with."""
+def create_partitions(exchange: Exchange) -> Later:
+    """Add partitions to topics."""
+    return Later(partial(_grow_all, exchange))
+
+
+async def _grow_all(exchange: Exchange) -> CreatePartitionsResponse:
     request: CreatePartitionsRequest = exchange.request
-    return CreatePartitionsResponse(results=[_refuse_partitions(exchange, topic) for topic in request.topics])
+    times = Counter(topic.name for topic in request.topics)
+    found: dict[str, CreatePartitionsTopicResult] = {}
+    for topic in request.topics:
+        if topic.name in found:
+            continue
+        problem: _Problem | None
+        if times[topic.name] > 1:
+            problem = ErrorCode.INVALID_REQUEST, f"topic {topic.name} is {times[topic.name]} times in the request"
+        else:
+            problem = await _grow(exchange.server.broker, topic, is_test=request.validate_only)
+        found[topic.name] = CreatePartitionsTopicResult(topic.name, *(problem or (ErrorCode.NONE, None)))
+    return CreatePartitionsResponse(results=list(found.values()))
 
 
-def _refuse_partitions(exchange: Exchange, asked: CreatePartitionsTopic) -> CreatePartitionsTopicResult:
+async def _grow(broker: Broker, asked: CreatePartitionsTopic, *, is_test: bool) -> _Problem | None:
     try:
-        topic = exchange.server.broker.topic(asked.name)
+        topic = broker.topic(asked.name)
+        problem = _growth_problem(topic, asked)
+        if problem is None and not is_test:
+            await broker.alter_topic(asked.name, partitions=asked.count)
+    except InvalidSetting as error:
+        return ErrorCode.INVALID_PARTITIONS, str(error)
     except TrunklineError as error:
-        return CreatePartitionsTopicResult(asked.name, error_code(error), str(error))
-    count = len(topic.partitions)
-    if asked.count <= count:
-        reason = f"topic {asked.name} has {count} partitions, and their number cannot be lowered"
-        if asked.count == count:
-            reason = f"topic {asked.name} has {count} partitions already"
-        return CreatePartitionsTopicResult(asked.name, ErrorCode.INVALID_PARTITIONS, reason)
-    reason = f"topic {asked.name} has {count} partitions, and more cannot be added yet; make a new topic"
-    return CreatePartitionsTopicResult(asked.name, ErrorCode.INVALID_REQUEST, reason)
+        return error_code(error), str(error)
+    return problem
+
+
+def _growth_problem(topic: Topic, asked: CreatePartitionsTopic) -> _Problem | None:
+    had = len(topic.partitions)
+    if asked.count == had:
+        return ErrorCode.INVALID_PARTITIONS, f"topic {topic.name} has {had} partitions already"
+    topic.check_growth(asked.count)
+    if asked.assignments is None:
+        return None
+    if len(asked.assignments) != asked.count - had or any(each.broker_ids != [NODE_ID] for each in asked.assignments):
+        return (
+            ErrorCode.INVALID_REPLICA_ASSIGNMENT,
+            f"there is one broker, {NODE_ID}: each of the {asked.count - had} new partitions must have it as its only "
+            "replica",
+        )
+    return None

@@ -55,6 +55,7 @@ class MqttDoor(Door):
                 f"{topic.name}, which has {allowed}; raise that, or set max_packet_bytes to "
                 f"{allowed - RECORD_OVERHEAD_BYTES} or less"
             )
+        topic.fixed_by = "it is the log of the MQTT door, whose clients follow the partitions there are"
         copies = await self._broker.ensure_topic(
             f"{topic.name}{RETAINED}",
             partitions=1,

@@ -69,7 +69,7 @@ async def _delete_topic(connection: NativeConnection, request: DeleteTopic) -> b
 
 
 async def _alter_topic(connection: NativeConnection, request: AlterTopic) -> bytes:
-    await connection.broker.alter_topic(request.name, request.settings)
+    await connection.broker.alter_topic(request.name, request.settings, partitions=request.partitions)
     return encode(Done(request.id))
 
 

@@ -129,11 +129,12 @@ class DeleteTopic(Header, tag=7, frozen=True):
 
 
 class AlterTopic(Header, tag=8, frozen=True):
-    """Change settings of a topic; null sets one back to its default."""
+    """Change settings of a topic, null sets one back to its default; have so many partitions (null: as many)."""
 
     id: Count
     name: str
     settings: dict[str, str | None]
+    partitions: Int32 | None = None
 
 
 class NewProducer(Header, tag=10, frozen=True):

@@ -67,7 +67,11 @@ def test_a_topic_is_made_described_changed_listed_and_deleted(client: Client) ->
     assert (len(described["partitions"]), described["settings"]["durability"]) == (3, "os")
     changed = client("topic", "set", "life", "segment.ms=5000", "--reset", "durability")
     assert changed.stdout == b"SETTING\tVALUE\ndurability\tfsync\nsegment.ms\t5000\n"
-    assert b"life\t3\t0\n" in client("topic", "list").stdout
+    assert client("topic", "alter", "life", "--partitions", "4").stdout == b"life has 4 partitions\n"
+    (grown,) = json_lines(client("topic", "alter", "life", "--partitions", "4", "--json").stdout)
+    assert len(grown["partitions"]) == 4
+    assert b"lowered" in client("topic", "alter", "life", "--partitions", "3").stderr
+    assert b"life\t4\t0\n" in client("topic", "list").stdout
     assert "life" in [found["name"] for found in json_lines(client("topic", "list", "--json").stdout)]
     assert client("topic", "delete", "life").stdout == b"deleted life\n"
     assert client("topic", "describe", "life").returncode == 1

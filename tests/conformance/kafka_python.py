@@ -20,7 +20,6 @@ TESTS: Final = ("admin", "consumer", "producer")
 
 LEFT_OUT: Final = {
     "test_create_describe_delete_acls": "no ACLs",
-    "test_create_partitions": "partitions cannot be added yet",
     "test_elect_leaders": "one broker",
     "test_alter_replica_log_dirs": "one directory",
     "test_describe_metadata_quorum": "no KRaft",

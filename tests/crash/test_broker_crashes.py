@@ -199,13 +199,19 @@ class Simulation:
         for _ in range(self.random.randint(0, 3)):
             name = self.random.choice(MADE_AND_DELETED)
             size = str(self.random.randint(1000, 9999))
+            topic = broker.topics.get(name)
             step: Callable[[], Awaitable[object]]
-            if name not in broker.topics:
-                step, after = partial(broker.create_topic, name, settings={"max.message.bytes": size}), size
-            elif self.random.random() < 0.5:
+            if topic is None:
+                step, after = partial(broker.create_topic, name, settings={"max.message.bytes": size}), f"{size}/1"
+            elif (choice := self.random.random()) < 0.5:
                 step, after = partial(broker.delete_topic, name), "gone"
+            elif choice < 0.75:
+                count = len(topic.partitions)
+                step, after = partial(broker.alter_topic, name, {"max.message.bytes": size}), f"{size}/{count}"
             else:
-                step, after = partial(broker.alter_topic, name, {"max.message.bytes": size}), size
+                count = len(topic.partitions) + 1
+                after = f"{topic.settings.max_message_bytes}/{count}"
+                step = partial(broker.alter_topic, name, partitions=count)
             self._topics[name].add(after)
             try:
                 await step()
@@ -218,7 +224,7 @@ class Simulation:
     async def _check(self, broker: Broker) -> None:
         for name, allowed in self._topics.items():
             topic = broker.topics.get(name)
-            found = "gone" if topic is None else str(topic.settings.max_message_bytes)
+            found = "gone" if topic is None else f"{topic.settings.max_message_bytes}/{len(topic.partitions)}"
             assert found in allowed, f"topic {name} is {found}, not {allowed}"
             self._topics[name] = {found}
         assert "orders" in broker.topics or not self._is_made, "a topic that was made is there"

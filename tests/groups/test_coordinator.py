@@ -174,3 +174,16 @@ async def test_nothing_is_answered_while_it_loads_or_closes(tmp_path: Path) -> N
         for call in calls:
             with pytest.raises(BrokerClosing):
                 call(broker.groups)
+
+
+async def test_partitions_that_are_added_are_dealt_out(tmp_path: Path) -> None:
+    async with open_broker(tmp_path) as broker:
+        await broker.create_topic("a")
+        told = Told()
+        broker.groups.join("g", told, topics=["a"])
+        while not told.told:
+            await told.wait()
+        await broker.alter_topic("a", partitions=3)
+        while len(told.last.assigned) < 3:
+            await told.wait()
+        assert any("a has 3 partitions" in line for line in broker.groups.explain("g"))

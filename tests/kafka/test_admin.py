@@ -213,15 +213,45 @@ async def test_topics_are_deleted_by_their_ids(broker: Broker, client: RawClient
     ]  # fmt: skip
 
 
-async def test_the_number_of_partitions_stays(broker: Broker, client: RawClient) -> None:
-    await broker.create_topic("t", partitions=3)
-    asked = [
-        create_partitions.CreatePartitionsTopic(name, count, None)
-        for name, count in (("t", 2), ("t", 3), ("t", 6), ("x", 1))
+@pytest.mark.parametrize("version", range(4))
+async def test_partitions_are_added(broker: Broker, client: RawClient, version: int) -> None:
+    topic = await broker.create_topic("t", partitions=3)
+    asked = create_partitions.CreatePartitionsTopic("t", 6, None)
+    request = create_partitions.CreatePartitionsRequest([asked], 1000, True)
+    answer = await client.ask("CreatePartitions", request, version)
+    assert [each.error_code for each in answer.results] == [0]
+    assert len(topic.partitions) == 3, "it was only asked whether that could be"
+    request.validate_only = False
+    answer = await client.ask("CreatePartitions", request, version)
+    assert [each.error_code for each in answer.results] == [0]
+    assert len(topic.partitions) == 6
+
+
+async def test_partitions_that_cannot_be_added(broker: Broker, client: RawClient) -> None:
+    for name in ("a", "b", "c", "d", "e", "f"):
+        await broker.create_topic(name, partitions=3)
+    broker.topic("f").fixed_by = "somebody counts them"
+    ours, theirs = (create_partitions.CreatePartitionsAssignment([broker]) for broker in (0, 1))
+    cases: list[tuple[str, int, Any, int, str]] = [
+        ("a", 2, None, ErrorCode.INVALID_PARTITIONS, "not lowered to 2"),
+        ("b", 3, None, ErrorCode.INVALID_PARTITIONS, "has 3 partitions already"),
+        ("c", 10_001, None, ErrorCode.INVALID_PARTITIONS, "1 to 10000"),
+        ("d", 5, [ours], ErrorCode.INVALID_REPLICA_ASSIGNMENT, "there is one broker"),
+        ("e", 4, [theirs], ErrorCode.INVALID_REPLICA_ASSIGNMENT, "there is one broker"),
+        ("f", 4, None, ErrorCode.INVALID_PARTITIONS, "somebody counts them"),
+        ("x", 1, None, ErrorCode.UNKNOWN_TOPIC_OR_PARTITION, "no topic 'x'"),
+        ("y", 1, None, ErrorCode.INVALID_REQUEST, "2 times in the request"),
     ]
-    answer = await client.ask("CreatePartitions", create_partitions.CreatePartitionsRequest(asked, 1000))
-    assert [each.error_code for each in answer.results] == [37, 37, 42, 3]
-    assert "cannot be added yet" in answer.results[2].error_message
+    asked = [create_partitions.CreatePartitionsTopic(name, count, replicas) for name, count, replicas, _, _ in cases]
+    request = create_partitions.CreatePartitionsRequest([*asked, asked[-1]], 1000)
+    answer = await client.ask("CreatePartitions", request)
+    assert [(each.name, each.error_code) for each in answer.results] == [(case[0], case[3]) for case in cases]
+    for result, case in zip(answer.results, cases, strict=True):
+        assert case[4] in result.error_message
+    assert {len(topic.partitions) for topic in broker.topics.values()} == {3}
+    assigned = create_partitions.CreatePartitionsTopic("a", 5, [ours, ours])
+    answer = await client.ask("CreatePartitions", create_partitions.CreatePartitionsRequest([assigned], 1000))
+    assert (answer.results[0].error_code, len(broker.topic("a").partitions)) == (0, 5)
 
 
 # -- settings --------------------------------------------------------------------------------------

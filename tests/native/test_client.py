@@ -383,6 +383,8 @@ async def test_topics_are_made_described_changed_listed_and_deleted(bus: Bus) ->
     assert (changed.settings["segment.bytes"], changed.settings["durability"]) == ("1073741824", "os")
     assert [topic.name for topic in await bus.list_topics()] == ["orders"]
     assert await bus.describe_topic("orders") == changed
+    grown = await bus.alter_topic("orders", partitions=3)
+    assert (len(grown.partitions), grown.settings) == (3, changed.settings)
     await bus.delete_topic("orders")
     assert await bus.list_topics() == []
 

@@ -39,6 +39,7 @@ CLIENT_EXAMPLES: list[f.Header] = [
     f.CreateTopic(5, "orders", 12, {"segment.bytes": "1024"}),
     f.DeleteTopic(6, "orders"),
     f.AlterTopic(7, "orders", {"segment.bytes": None}),
+    f.AlterTopic(7, "orders", {}, 12),
     f.NewProducer(8),
     f.OpenStream(9, 1, "orders", 0, 42, 1024),
     f.OpenStream(9, 1, "orders", 0, "latest", 0, "latest"),

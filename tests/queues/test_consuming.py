@@ -10,7 +10,7 @@ import trio
 
 from trunkline import Broker, open_broker
 from trunkline.errors import InvalidTopicName, QueueInUse, UnknownQueue
-from trunkline.queues import QueueConfig, SharedPrefetch
+from trunkline.queues import QueueConfig, QueueSource, SharedPrefetch
 
 if TYPE_CHECKING:
     from tests.queues.conftest import QueueBench
@@ -244,3 +244,17 @@ async def test_a_queue_explains_itself(broker: Broker, bench: QueueBench) -> Non
     taker = await bench.taker(queue, prefetch=1, name="bob").wait(1)
     assert any("hold as many as their prefetch allows" in sentence for sentence in queue.explain())
     assert taker.hold.unacked == 1
+
+
+async def test_a_queue_takes_from_partitions_that_are_added(broker: Broker, bench: QueueBench) -> None:
+    await broker.create_topic("events")
+    await broker.publish("events", b"before")
+    queue = await broker.queues.declare("jobs", QueueConfig(sources=(QueueSource("events", start="latest"),)))
+    taker = bench.taker(queue)
+    await broker.alter_topic("events", partitions=3)
+    await broker.publish("events", b"a", partition=2)
+    await broker.publish("jobs", b"b")
+    await broker.alter_topic("jobs", partitions=2)
+    await broker.publish("jobs", b"c", partition=1)
+    await taker.wait(3)
+    assert sorted(value or b"" for value in taker.values) == [b"a", b"b", b"c"]

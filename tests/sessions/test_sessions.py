@@ -424,3 +424,25 @@ class TestRetention:
         described = broker.sessions.get("dev1")
         assert described is not None
         assert described.missed == 4
+
+
+async def test_partitions_that_are_added_are_wanted_from_their_first_record_on(machine: Machine) -> None:
+    async with machine.broker() as broker:
+        await broker.create_topic("wide")
+        await publish(broker, "a", topic="wide")
+        peer = Peer().attach(broker)
+        peer.session.subscribe("wide", "#")
+        peer.session.resume()
+        await broker.alter_topic("wide", partitions=2)
+        await publish(broker, "b", topic="wide", partition=1)
+        assert peer.got == [0]
+        peer.session.detach()
+        await broker.alter_topic("wide", partitions=3)
+        await publish(broker, "c", "d", topic="wide", partition=2)
+    async with machine.broker() as broker:
+        await broker.alter_topic("wide", partitions=4)  # while nobody has asked for the session yet
+        await publish(broker, "e", topic="wide", partition=3)
+        again = Peer().attach(broker)
+        again.session.resume()
+        await settle(broker)
+        assert again.got == [0, 1, 0]

@@ -139,6 +139,27 @@ def set_settings(name: str, settings: tuple[str, ...], reset: tuple[str, ...], s
         print_table(("SETTING", "VALUE"), [(key, changed.settings[key]) for key in sorted(changes)])
 
 
+@topic.command()
+@click.argument("name")
+@click.option(
+    "--partitions", type=click.IntRange(min=1), required=True, metavar="N", help="Add partitions until there are N."
+)
+@server_option
+@json_option
+@debug_option
+def alter(name: str, partitions: int, server: str, as_json: bool) -> None:
+    """Give a topic more partitions. Keys are then spread over all of them."""
+
+    async def change(bus: Bus) -> TopicDescription:
+        return await bus.alter_topic(name, partitions=partitions)
+
+    changed = run_client(server, change)
+    if as_json:
+        print_json(_as_json(changed))
+    else:
+        click.echo(f"{name} has {_count(len(changed.partitions), 'partition')}")
+
+
 def _partition_row(part: PartitionDescription) -> tuple[object, ...]:
     leader = part.leader or "none"
     return (part.index, part.log_start_offset, part.high_watermark, part.size_bytes, leader, part.leader_epoch)

@@ -91,6 +91,7 @@ class GroupDriver:
         for group in [group for group in self._groups.values() if group.is_nothing]:
             del self._groups[group.name]
         self._catalog.on_change(self._topic_changed)
+        self._catalog.on_growth(lambda topic, _: self._topic_changed(topic.name, topic))
         self._timers.set(_SWEEP, self._clock() + _SWEEP_INTERVAL_S)
         self._refusal = None
         self._spawn(self._run_timers)

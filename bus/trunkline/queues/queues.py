@@ -77,6 +77,7 @@ class Queues:
                     self._context.topic.write(key, None)
         self._drop_gone_sources()
         self._services.catalog.on_change(self._topic_changed)
+        self._services.catalog.on_growth(self._topic_grew)
         self._is_open = True
         for queue in self._queues.values():
             self._attach(queue)
@@ -282,9 +283,9 @@ class Queues:
             if topic is not None:
                 self._attach_to(queue, topic)
 
-    def _attach_to(self, queue: Queue, topic: Topic) -> None:
+    def _attach_to(self, queue: Queue, topic: Topic, first: int = 0) -> None:
         sources = queue.config.sources_of(queue.name, topic.name)
-        for partition in topic.partitions:
+        for partition in topic.partitions[first:]:
             feed = self._feeds.get(partition)
             if feed is None:
                 feed = self._feeds[partition] = SourceFeed(self._context, partition)
@@ -314,9 +315,7 @@ class Queues:
         if not self._is_open:
             return
         if topic is not None:
-            home = self._queues.get(name)
-            for queue in (*(() if home is None else (home,)), *self._by_topic.get(name, ())):
-                self._attach_to(queue, topic)
+            self._topic_grew(topic, 0)
             return
         gone = [feed for feed in self._feeds.values() if feed.partition.topic.name == name]
         for feed in gone:
@@ -326,6 +325,12 @@ class Queues:
             feed.close()
             del self._feeds[feed.partition]
             self._context.cache.forget(feed.source)
+
+    def _topic_grew(self, topic: Topic, first: int) -> None:
+        if self._is_open:
+            home = self._queues.get(topic.name)
+            for queue in (*(() if home is None else (home,)), *self._by_topic.get(topic.name, ())):
+                self._attach_to(queue, topic, first)
 
     # -- retention ---------------------------------------------------------------------------------
 

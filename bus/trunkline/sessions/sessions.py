@@ -90,6 +90,7 @@ class Sessions:
             if definition.is_held:
                 self._hold_stored(name, progress)
         self._services.catalog.on_change(self._topic_changed)
+        self._services.catalog.on_growth(self._topic_grew)
         self._is_loaded = True
         self.spawn(self._timers.run, self._fire)
 
@@ -274,6 +275,12 @@ class Sessions:
                 state.topic_deleted(name)
             elif any(filter.topic == name for filter in state.filters):
                 state.topic_made(topic)
+                self.checkpoint(state)
+
+    def _topic_grew(self, topic: Topic, first: int) -> None:
+        for state in self._states.values():
+            if any(filter.topic == topic.name for filter in state.filters):
+                state.topic_grew(topic, first)
                 self.checkpoint(state)
 
     # -- storing -----------------------------------------------------------------------------------

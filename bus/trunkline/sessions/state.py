@@ -130,9 +130,12 @@ class SessionState(LiveSubscriber):
         if entries:
             self.window = Window(entries)
 
-    def _follow(self, topic: Topic, positions: Mapping[int, int]) -> None:
-        """Be told of what the filters want of a topic, from these positions on; a partition without one from 0."""
-        for partition in topic.partitions:
+    def _follow(self, topic: Topic, positions: Mapping[int, int], first: int = 0) -> None:
+        """Be told of what the filters want of a topic, from these positions on; a partition without one from 0.
+
+        ``first``: only of this partition and those behind it.
+        """
+        for partition in topic.partitions[first:]:
             position = min(positions.get(partition.index, 0), partition.high_watermark)
             tail = self._home.tail(partition)
             for name, filter in self.filters.items():
@@ -152,6 +155,10 @@ class SessionState(LiveSubscriber):
             if name.topic == topic.name:
                 filter.starts = None
         self._follow(topic, {})
+
+    def topic_grew(self, topic: Topic, first: int) -> None:
+        """A topic got more partitions: they are wanted from their first records on."""
+        self._follow(topic, {}, first)
 
     # -- filters -----------------------------------------------------------------------------------
 

@@ -65,10 +65,10 @@ class Admin:
         """See ``Bus.delete_topic``."""
         await self._change(lambda number: DeleteTopic(number, name))
 
-    async def alter(self, name: str, settings: Mapping[str, object]) -> None:
+    async def alter(self, name: str, settings: Mapping[str, object], partitions: int | None) -> None:
         """See ``Bus.alter_topic``."""
         texts = {key: None if value is None else str(value) for key, value in settings.items()}
-        await self._change(lambda number: AlterTopic(number, name, texts))
+        await self._change(lambda number: AlterTopic(number, name, texts, partitions))
 
     async def _change(self, make: Callable[[int], CreateTopic | DeleteTopic | AlterTopic]) -> None:
         await self._link.request(make, is_repeatable=False)

@@ -326,9 +326,15 @@ class BlockingBus:
         """See :meth:`Bus.delete_topic`."""
         self._call(self._bus.delete_topic, name)
 
-    def alter_topic(self, name: str, settings: Mapping[str, object | None]) -> TopicDescription:
+    def alter_topic(
+        self, name: str, settings: Mapping[str, object | None] | None = None, *, partitions: int | None = None
+    ) -> TopicDescription:
         """See :meth:`Bus.alter_topic`."""
-        return self._call(self._bus.alter_topic, name, settings)
+
+        async def alter() -> TopicDescription:
+            return await self._bus.alter_topic(name, settings, partitions=partitions)
+
+        return self._call(alter)
 
     def delete_records(self, topic: str, offsets: Mapping[int, int]) -> dict[int, int]:
         """See :meth:`Bus.delete_records`."""

@@ -329,12 +329,18 @@ class Bus:
         """Delete a topic and its records for good. Errors and cancellation as :meth:`create_topic`; UnknownTopic."""
         await self._admin.delete(name)
 
-    async def alter_topic(self, name: str, settings: Mapping[str, object | None]) -> TopicDescription:
-        """Change settings of a topic; None puts one back to its default.
+    async def alter_topic(
+        self, name: str, settings: Mapping[str, object | None] | None = None, *, partitions: int | None = None
+    ) -> TopicDescription:
+        """Change settings of a topic, None puts one back to its default; and add partitions.
+
+        Args:
+          partitions: how many there shall be, at least as many as there are. Keys are then spread over all of them.
+            Members of groups, queues and sessions take them up at once; readers and producers that are open do not.
 
         Errors and cancellation as :meth:`create_topic`; UnknownTopic.
         """
-        await self._admin.alter(name, settings)
+        await self._admin.alter(name, settings or {}, partitions)
         return await self._admin.describe(name)
 
     async def delete_records(self, topic: str, offsets: Mapping[int, int]) -> dict[int, int]:
