@@ -14,9 +14,10 @@ import msgspec
 import pytest
 
 from trunkline import hookspecs, plugins
+from trunkline.bridge import Bridge, BridgeContext
 from trunkline.door import Door, DoorContext
 from trunkline.errors import PluginError
-from trunkline.hookspecs import RegisterDoor, RegisterStore, hookimpl
+from trunkline.hookspecs import RegisterBridge, RegisterDoor, RegisterStore, hookimpl
 from trunkline.log import Store, StoreContext
 from trunkline.plugins import DEFAULT_PLUGINS, InstalledPlugin, PluginHost, installed_plugins
 
@@ -35,8 +36,12 @@ def make_door(context: DoorContext) -> Door:
     raise NotImplementedError  # nothing here opens a door
 
 
-class Both:
-    """A plugin that offers a store and a door."""
+def make_bridge(context: BridgeContext) -> Bridge:
+    raise NotImplementedError  # nothing here runs a bridge
+
+
+class All:
+    """A plugin that offers a store, a door and a bridge."""
 
     @hookimpl
     def register_stores(self, register: RegisterStore) -> None:
@@ -45,6 +50,10 @@ class Both:
     @hookimpl
     def register_doors(self, register: RegisterDoor) -> None:
         register("hatch", make_door, default_port=4242)
+
+    @hookimpl
+    def register_bridges(self, register: RegisterBridge) -> None:
+        register("gangway", make_bridge, settings=Settings)
 
 
 @pytest.fixture
@@ -82,14 +91,15 @@ GOOD = """
 def test_every_built_in_plugin_is_installed_and_loads(name: str) -> None:
     host = PluginHost()
     assert host.load(name)
-    assert name in {*host.stores, *host.doors}
+    assert name in {*host.stores, *host.doors, *host.bridges}
 
 
-def test_a_plugin_registers_stores_and_doors() -> None:
+def test_a_plugin_registers_stores_doors_and_bridges() -> None:
     host = PluginHost()
-    host.add("both", Both())
+    host.add("both", All())
     assert host.store("shelf") == ("shelf", make_store, Settings, "both")
     assert host.door("hatch") == ("hatch", make_door, 4242, None, "both")
+    assert host.bridge("gangway") == ("gangway", make_bridge, Settings, "both")
     assert host.loaded == ["both"]
 
 
@@ -157,13 +167,13 @@ def test_two_distributions_with_one_plugin_name_are_both_named(install: Callable
 
 def test_two_plugins_with_one_store_name_are_both_named() -> None:
     host = PluginHost()
-    host.add("one", Both())
+    host.add("one", All())
     with pytest.raises(PluginError, match=r"plugin 'two' .* store 'shelf', which plugin 'one' already offers"):
-        host.add("two", Both())
+        host.add("two", All())
 
 
 def test_a_plugin_is_taken_as_a_whole_or_not_at_all() -> None:
-    class HalfGood(Both):
+    class HalfGood(All):
         @hookimpl
         def register_doors(self, register: RegisterDoor) -> None:
             raise OSError("no luck")
@@ -172,7 +182,7 @@ def test_a_plugin_is_taken_as_a_whole_or_not_at_all() -> None:
     with pytest.raises(PluginError, match="plugin 'half' cannot be loaded: a hook raised OSError: no luck"):
         host.add("half", HalfGood())
     assert (host.stores, host.doors, host.loaded) == ({}, {}, [])
-    host.add("half", Both())
+    host.add("half", All())
     assert "shelf" in host.stores
 
 
@@ -233,7 +243,7 @@ def test_every_hook_is_documented(hook: str) -> None:
 
 @pytest.mark.parametrize("hook", hooks())
 def test_every_hook_has_a_test(hook: str) -> None:
-    assert hasattr(Both, hook)
+    assert hasattr(All, hook)
 
 
 def test_the_example_in_the_documentation_registers() -> None:

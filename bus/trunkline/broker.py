@@ -1,8 +1,9 @@
 """The broker: topics, stores, doors and the reactor, put together.
 
 :func:`open_broker` is the one way to get one, in a program, a test, or ``trunkline serve``. It opens
-in the order lock, stores, topics, doors, sockets, and closes in the reverse order: nobody is accepted any
-more, what is staged is committed and acknowledged, connections are sent what they are due, logs are closed.
+in the order lock, stores, topics, doors, sockets, bridges, and closes in the reverse order: nobody is accepted any
+more, bridges finish, what is staged is committed and acknowledged, connections are sent what
+they are due, logs are closed.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from typing import Any
 import msgspec
 import trio
 
+from trunkline.bridge import BridgeStatus
+from trunkline.bridging import Bridges
 from trunkline.catalog import TopicCatalog
 from trunkline.config import BrokerConfig, Listener
 from trunkline.disk import Disk, RealDisk
@@ -51,12 +54,13 @@ logger = logging.getLogger("trunkline.broker")
 
 
 class BrokerStatistics(msgspec.Struct, frozen=True):
-    """A snapshot. ``doors`` holds each door's own counters."""
+    """A snapshot. ``doors`` holds each door's own counters, ``bridges`` how each bridge goes."""
 
     topics: int
     partitions: int
     net: ReactorStatistics
     doors: dict[str, dict[str, int | float]]
+    bridges: tuple[BridgeStatus, ...] = ()
 
 
 class Broker:
@@ -68,6 +72,7 @@ class Broker:
       random: the broker's one source of chance, so that tests and simulations can seed it.
       groups, queues, sessions: the views of the log that remember something.
       views: what they are made with.
+      bridges: what moves records to and from other systems by itself.
       is_closing: nothing can be published any more.
     """
 
@@ -115,6 +120,7 @@ class Broker:
         self.queues = Queues(services)
         self.housekeeping.make_room = self.queues.make_room
         self.sessions = Sessions(services)
+        self.bridges = Bridges(self, metadata, spawn, rng)
 
     # -- topics ------------------------------------------------------------------------------------
 
@@ -281,6 +287,7 @@ class Broker:
             partitions=sum(len(topic.partitions) for topic in self.topics.values()),
             net=self._reactor.statistics(),
             doors={name: door.statistics() for name, door in self._doors.items()},
+            bridges=tuple(self.bridges.statuses()),
         )
 
     # -- opening and closing -----------------------------------------------------------------------
@@ -329,6 +336,7 @@ class Broker:
             for transport in self._reactor.connections:
                 transport.shutting_down()
         await self.housekeeping.stop()
+        await self.bridges.close(in_order=in_order)
         closing = BrokerClosing("the broker is shutting down; try again when it is back")
         with trio.move_on_after(self.config.limits.shutdown_timeout_s if in_order else 0) as scope:
             await self._catalog.refuse(closing)
@@ -452,6 +460,8 @@ async def _run_broker(
     host.store(config.storage)
     for name in config.listen or ():
         host.door(name)
+    for name in config.bridge:
+        host.bridge(name)
     listeners = config.listeners({name: door.default_port for name, door in host.doors.items()})
     async with AsyncExitStack() as stack:
         stack.enter_context(lock_directory(config.data))
@@ -475,6 +485,7 @@ async def _run_broker(
             await broker._open_views()
             nursery.start_soon(broker.housekeeping.run)
             await broker._open_doors(host, listeners)
+            await broker.bridges.open(host)
             running.shield = True
             task_status.started(broker)
             await closing.wait()

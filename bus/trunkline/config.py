@@ -3,8 +3,8 @@
 :func:`trunkline.config_sources.load_config` makes one from a file, the environment and flags;
 a program that embeds a broker makes one itself. ``docs/configuration.md`` lists every key.
 
-The tables ``[store.NAME]`` and ``[door.NAME]`` belong to plugins, which may not even be imported yet.
-They stay raw (:class:`PluginTable`) until the core reads them into the plugin's own class.
+The tables ``[store.NAME]``, ``[door.NAME]`` and ``[bridge.NAME]`` belong to plugins, which may not even be imported
+yet. They stay raw (:class:`PluginTable`) until the core reads them into the plugin's own class.
 """
 
 from __future__ import annotations
@@ -165,6 +165,7 @@ class BrokerConfig(_Section, frozen=True, kw_only=True):
       tls: certificates.
       store: tables of stores, by name.
       door: tables of doors, by name.
+      bridge: tables of bridges, by name; each that has one is run.
     """
 
     data: Path = Path("trunkline-data")
@@ -180,6 +181,7 @@ class BrokerConfig(_Section, frozen=True, kw_only=True):
     tls: TlsConfig = TlsConfig()
     store: dict[_Name, dict[str, Any]] = {}
     door: dict[_Name, dict[str, Any]] = {}
+    bridge: dict[_Name, dict[str, Any]] = {}
 
     def listeners(self, default_ports: Mapping[str, int]) -> list[Listener]:
         """Where to listen: the ``listen`` table, or every door of ``default_ports`` on loopback if there is none.
@@ -203,12 +205,15 @@ class BrokerConfig(_Section, frozen=True, kw_only=True):
         files = self.tls.door.get(door, self.tls)
         return files if files.certificate else None
 
-    def plugin_settings(self, kind: Literal["door", "store"], name: str, settings: type[_T] | None) -> _T | None:
+    def plugin_settings(
+        self, kind: Literal["door", "store", "bridge"], name: str, settings: type[_T] | None
+    ) -> _T | None:
         """The table ``[kind.NAME]`` as the class a plugin registered; its defaults if there is no such table.
 
         Raises ConfigurationError, also when there is a table but the plugin has no settings.
         """
-        table = (self.door if kind == "door" else self.store).get(name, {})
+        tables = {"door": self.door, "store": self.store, "bridge": self.bridge}
+        table = tables[kind].get(name, {})
         if settings is None:
             if table:
                 raise ConfigurationError(f"{kind}.{name}: this {kind} has no settings", keys=[f"{kind}.{name}"])

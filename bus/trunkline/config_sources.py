@@ -59,7 +59,10 @@ def load_config(
     config = convert(raw, BrokerConfig, origins=origins)
     _check_topic_settings(config, origins)
     return msgspec.structs.replace(
-        config, store=_plugin_tables("store", config.store, origins), door=_plugin_tables("door", config.door, origins)
+        config,
+        store=_plugin_tables("store", config.store, origins),
+        door=_plugin_tables("door", config.door, origins),
+        bridge=_plugin_tables("bridge", config.bridge, origins),
     )
 
 

@@ -17,10 +17,19 @@ from typing import Protocol, TypeVar
 
 import pluggy
 
+from trunkline.bridge import BridgeFactory
 from trunkline.door import DoorFactory
 from trunkline.log import StoreFactory
 
-__all__ = ["RegisterDoor", "RegisterStore", "hookimpl", "register_doors", "register_stores"]
+__all__ = [
+    "RegisterBridge",
+    "RegisterDoor",
+    "RegisterStore",
+    "hookimpl",
+    "register_bridges",
+    "register_doors",
+    "register_stores",
+]
 
 PROJECT = "trunkline"
 
@@ -58,6 +67,19 @@ class RegisterDoor(Protocol):
         """
 
 
+class RegisterBridge(Protocol):
+    """Offers a bridge; see :func:`register_bridges`."""
+
+    def __call__(self, name: str, factory: BridgeFactory, *, settings: type | None = None) -> None:
+        """Offer a bridge.
+
+        Args:
+          name: what its table ``[bridge.NAME]`` is called: ``[a-z][a-z0-9_-]*``.
+          factory: makes the bridge when there is such a table.
+          settings: a ``msgspec.Struct`` class; the table is read into it.
+        """
+
+
 @hookspec
 def register_stores(register: RegisterStore) -> None:
     """Offer stores: call ``register`` once for each."""
@@ -66,3 +88,8 @@ def register_stores(register: RegisterStore) -> None:
 @hookspec
 def register_doors(register: RegisterDoor) -> None:
     """Offer protocols: call ``register`` once for each."""
+
+
+@hookspec
+def register_bridges(register: RegisterBridge) -> None:
+    """Offer bridges: call ``register`` once for each."""

@@ -5,7 +5,7 @@ loaded, and only plugins that somebody named are loaded, so that one with a miss
 slow import, costs nothing to those who do not use it.
 
 Loading one plugin is all or nothing: it is imported, its hooks are called, and only if all of that
-went well do its stores and doors become visible. A plugin that fails is noted in
+went well do its stores, doors and bridges become visible. A plugin that fails is noted in
 :attr:`PluginHost.failures` and logged; whether that is an error is the caller's to say (``required``).
 """
 
@@ -25,6 +25,7 @@ import msgspec
 import pluggy
 
 from trunkline import hookspecs
+from trunkline.bridge import BridgeFactory
 from trunkline.door import DoorFactory
 from trunkline.errors import PluginError
 from trunkline.log import StoreFactory
@@ -33,6 +34,7 @@ __all__ = [
     "DEFAULT_PLUGINS",
     "InstalledPlugin",
     "PluginHost",
+    "RegisteredBridge",
     "RegisteredDoor",
     "RegisteredStore",
     "installed_plugins",
@@ -77,6 +79,15 @@ class RegisteredDoor(NamedTuple):
     plugin: str
 
 
+class RegisteredBridge(NamedTuple):
+    """A bridge that a loaded plugin offers; see :class:`trunkline.hookspecs.RegisterBridge`."""
+
+    name: str
+    factory: BridgeFactory
+    settings_type: type | None
+    plugin: str
+
+
 @functools.cache
 def _entry_points() -> Mapping[str, tuple[EntryPoint, ...]]:
     """The entry points by name, scanned once a process: the scan reads a file for each distribution."""
@@ -105,12 +116,14 @@ class PluginHost:
     Attributes:
       stores: by name, of the plugins loaded so far.
       doors: by name, of the plugins loaded so far.
+      bridges: by name, of the plugins loaded so far.
       failures: the reason, by name, for each plugin that could not be loaded.
     """
 
     def __init__(self) -> None:
         self.stores: dict[str, RegisteredStore] = {}
         self.doors: dict[str, RegisteredDoor] = {}
+        self.bridges: dict[str, RegisteredBridge] = {}
         self.failures: dict[str, str] = {}
         self._manager = pluggy.PluginManager(hookspecs.PROJECT)
         self._manager.add_hookspecs(hookspecs)
@@ -164,6 +177,10 @@ class PluginHost:
         """The door ``name``, loading the plugin of that name if no loaded plugin offers it. Raises PluginError."""
         return self._find("door", name, self.doors)
 
+    def bridge(self, name: str) -> RegisteredBridge:
+        """The bridge ``name``, loading the plugin of that name if no loaded plugin offers it. Raises PluginError."""
+        return self._find("bridge", name, self.bridges)
+
     def _find(self, kind: str, name: str, offered: dict[str, _T]) -> _T:
         if name not in offered and name in _entry_points():
             self.load(name)
@@ -201,7 +218,11 @@ class PluginHost:
             if self._manager.register(plugin, name=name) is None:
                 raise _failure(name, "it is blocked")
             self._manager.check_pending()
-            for hook, register in (("register_stores", offer.store), ("register_doors", offer.door)):
+            for hook, register in (
+                ("register_stores", offer.store),
+                ("register_doors", offer.door),
+                ("register_bridges", offer.bridge),
+            ):
                 self._manager.subset_hook_caller(hook, others)(register=register)
         except PluginError:
             self._forget(plugin)
@@ -214,6 +235,7 @@ class PluginHost:
             raise _failure(name, f"a hook raised {_reason(error)}") from error
         self.stores |= offer.stores
         self.doors |= offer.doors
+        self.bridges |= offer.bridges
 
     def _forget(self, plugin: object) -> None:
         if self._manager.is_registered(plugin):
@@ -228,6 +250,7 @@ class _Offer:
         self.plugin = plugin
         self.stores: dict[str, RegisteredStore] = {}
         self.doors: dict[str, RegisteredDoor] = {}
+        self.bridges: dict[str, RegisteredBridge] = {}
 
     def store(self, name: str, factory: StoreFactory, *, settings: type | None = None) -> None:
         self._check("store", name, factory, settings, self.host.stores | self.stores)
@@ -239,13 +262,17 @@ class _Offer:
             raise _failure(self.plugin, f"default port {default_port} of door {name!r} is not in 1 to 65535")
         self.doors[name] = RegisteredDoor(name, factory, default_port, settings, self.plugin)
 
+    def bridge(self, name: str, factory: BridgeFactory, *, settings: type | None = None) -> None:
+        self._check("bridge", name, factory, settings, self.host.bridges | self.bridges)
+        self.bridges[name] = RegisteredBridge(name, factory, settings, self.plugin)
+
     def _check(
         self,
         kind: str,
         name: str,
         factory: Callable[..., object],
         settings: object,
-        taken: Mapping[str, RegisteredStore | RegisteredDoor],
+        taken: Mapping[str, RegisteredStore | RegisteredDoor | RegisteredBridge],
     ) -> None:
         if not _NAME.match(name):
             raise _failure(self.plugin, f"{kind} name {name!r} is not of the form [a-z][a-z0-9_-]*")

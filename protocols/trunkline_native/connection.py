@@ -28,6 +28,7 @@ from trunkline_native.frames import (
     Credit,
     DeleteRecords,
     DeleteTopic,
+    DescribeBridges,
     Done,
     Failure,
     Frame,
@@ -158,6 +159,7 @@ class NativeConnection(Connection):
             DeleteTopic: self._control,
             AlterTopic: self._control,
             DeleteRecords: self._control,
+            DescribeBridges: self._control,
             Unknown: self._unknown,
         }
         transport.idle_timeout_s = settings.idle_timeout_s

@@ -5,15 +5,20 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
+import cbor2
+import msgspec
+
 from trunkline.errors import TrunklineError
 from trunkline_native.bridge import encode_topics, find_position, topic_failure, topic_state
 from trunkline_native.codec import encode
 from trunkline_native.frames import (
     AlterTopic,
+    BridgesDescribed,
     CreateTopic,
     DeletedRecords,
     DeleteRecords,
     DeleteTopic,
+    DescribeBridges,
     Done,
     Header,
     ListedOffsets,
@@ -83,6 +88,11 @@ async def _new_producer(connection: NativeConnection, request: NewProducer) -> b
     return encode(ProducerMade(request.id, await connection.broker.new_producer_id()))
 
 
+async def _describe_bridges(connection: NativeConnection, request: DescribeBridges) -> bytes:
+    statuses = msgspec.to_builtins(connection.broker.bridges.statuses())
+    return encode(BridgesDescribed(request.id), cbor2.dumps(statuses))
+
+
 ANSWERS: Final[Mapping[type[Header], Callable[[NativeConnection, Any], Awaitable[bytes]]]] = {
     Metadata: _metadata,
     ListOffsets: _list_offsets,
@@ -91,5 +101,6 @@ ANSWERS: Final[Mapping[type[Header], Callable[[NativeConnection, Any], Awaitable
     AlterTopic: _alter_topic,
     NewProducer: _new_producer,
     DeleteRecords: _delete_records,
+    DescribeBridges: _describe_bridges,
 }
 """Which coroutine answers which request; each returns the frame to write."""

@@ -23,6 +23,7 @@ from trunkline_native.header import Count, Frame, Header, Int32, Position, frame
 
 __all__ = [
     "AlterTopic",
+    "BridgesDescribed",
     "CLIENT_FRAMES",
     "CloseStream",
     "CreateTopic",
@@ -31,6 +32,7 @@ __all__ = [
     "DeleteRecords",
     "DeleteTopic",
     "DeletedRecords",
+    "DescribeBridges",
     "Done",
     "Failure",
     "Frame",
@@ -177,6 +179,12 @@ class DeleteRecords(Header, tag=14, frozen=True):
     offset: Count | None
 
 
+class DescribeBridges(Header, tag=15, frozen=True):
+    """Ask how the bridges to other systems go."""
+
+    id: Count
+
+
 # -- from the server ------------------------------------------------------------------------------
 
 
@@ -263,6 +271,12 @@ class DeletedRecords(Header, tag=78, frozen=True):
     log_start_offset: Count
 
 
+class BridgesDescribed(Header, tag=79, frozen=True):
+    """The body is a CBOR array of bridges, each as :class:`trunkline.bridge.BridgeStatus`."""
+
+    id: Count
+
+
 class Data(Header, tag=80, frozen=True):
     """Whole record batches of a stream in the body, up to ``next_offset``."""
 
@@ -332,6 +346,7 @@ CLIENT_FRAMES: Final = frame_table(
     Credit,
     CloseStream,
     DeleteRecords,
+    DescribeBridges,
     group_frames.JoinGroup,
     group_frames.LeaveGroup,
     group_frames.Heartbeat,
@@ -370,6 +385,7 @@ SERVER_FRAMES: Final = frame_table(
     ProducerMade,
     StreamOpened,
     DeletedRecords,
+    BridgesDescribed,
     Data,
     StreamEnd,
     Goodbye,

@@ -125,5 +125,5 @@ def test_plugin_list_names_what_is_installed(capfd: pytest.CaptureFixture[str]) 
 def test_plugin_list_is_a_table_for_people(capfd: pytest.CaptureFixture[str]) -> None:
     assert run(["plugin", "list"]) == 0
     lines = capfd.readouterr().out.splitlines()
-    assert lines[0].split("\t") == ["NAME", "DISTRIBUTION", "VERSION", "STORES", "DOORS", "STATE"]
+    assert lines[0].split("\t") == ["NAME", "DISTRIBUTION", "VERSION", "STORES", "DOORS", "BRIDGES", "STATE"]
     assert any(line.startswith("mqtt\ttrunkline\t") for line in lines)

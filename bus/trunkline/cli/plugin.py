@@ -23,6 +23,7 @@ class PluginReport(msgspec.Struct, frozen=True):
     default: bool
     stores: list[str]
     doors: list[str]
+    bridges: list[str]
     failure: str | None
 
 
@@ -45,6 +46,7 @@ def report_plugins() -> list[PluginReport]:
                 default=found.name in DEFAULT_PLUGINS,
                 stores=sorted(host.stores),
                 doors=sorted(host.doors),
+                bridges=sorted(host.bridges),
                 failure=host.failures.get(found.name),
             )
         )
@@ -72,7 +74,7 @@ def list_plugins(as_json: bool) -> None:
             print_json(msgspec.to_builtins(report))
         return
     print_table(
-        ("NAME", "DISTRIBUTION", "VERSION", "STORES", "DOORS", "STATE"),
+        ("NAME", "DISTRIBUTION", "VERSION", "STORES", "DOORS", "BRIDGES", "STATE"),
         [
             (
                 report.name,
@@ -80,6 +82,7 @@ def list_plugins(as_json: bool) -> None:
                 report.version,
                 ",".join(report.stores) or "-",
                 ",".join(report.doors) or "-",
+                ",".join(report.bridges) or "-",
                 report.failure or ("ok, loaded by default" if report.default else "ok"),
             )
             for report in reports

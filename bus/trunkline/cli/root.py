@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
+import importlib.metadata
 from typing import Any, Final
 
 import click
@@ -18,12 +20,22 @@ COMMANDS: Final = {
     "tail": "trunkline.cli.tail:tail",
     "group": "trunkline.cli.group:group",
     "queue": "trunkline.cli.queue:queue",
+    "bridge": "trunkline.cli.bridge:bridge",
     "store": "trunkline.cli.store:store",
     "plugin": "trunkline.cli.plugin:plugin",
     "doctor": "trunkline.cli.doctor:doctor",
     "demo": "trunkline.cli.demo:demo",
 }
 """Every command and where it is defined; the order is that of the help."""
+
+COMMANDS_GROUP: Final = "trunkline.commands"
+"""The entry point group of commands that plugins bring along."""
+
+
+@functools.cache
+def _plugin_commands() -> dict[str, importlib.metadata.EntryPoint]:
+    found = importlib.metadata.entry_points(group=COMMANDS_GROUP)
+    return {entry.name: entry for entry in sorted(found, key=lambda entry: entry.name) if entry.name not in COMMANDS}
 
 
 class LazyGroup(click.Group):
@@ -39,11 +51,11 @@ class LazyGroup(click.Group):
             return INTERRUPTED  # click would print an empty line
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return [name for name in COMMANDS if self.get_command(ctx, name) is not None]
+        return [name for name in (*COMMANDS, *_plugin_commands()) if self.get_command(ctx, name) is not None]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
-            return None
+            return _plugin_command(cmd_name)
         module, _, attribute = COMMANDS[cmd_name].partition(":")
         try:
             command: click.Command = getattr(importlib.import_module(module), attribute)
@@ -52,6 +64,18 @@ class LazyGroup(click.Group):
                 raise
             return None  # a command that this build does not have
         return command
+
+
+def _plugin_command(name: str) -> click.Command | None:
+    """A command that an installed plugin brings along; None if it cannot be imported, as `plugin list` will say."""
+    entry = _plugin_commands().get(name)
+    if entry is None:
+        return None
+    try:
+        command = entry.load()
+    except Exception:  # a stranger's module body can raise anything; the other commands go on working
+        return None
+    return command if isinstance(command, click.Command) else None
 
 
 def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> None:

@@ -1,13 +1,15 @@
-"""Questions about topics, and changes to them."""
+"""Questions about topics and bridges, and changes to topics."""
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import Callable, Mapping
 from datetime import datetime
 
 import cbor2
 import msgspec
 
+from trunkline.bridge import BridgeStatus
 from trunkline.errors import RemoteProtocolError, UnknownTopic, from_wire
 from trunkline_native.client.link import Link
 from trunkline_native.client.types import OffsetRange, PartitionDescription, TopicDescription
@@ -18,6 +20,7 @@ from trunkline_native.frames import (
     DeletedRecords,
     DeleteRecords,
     DeleteTopic,
+    DescribeBridges,
     ListedOffsets,
     ListOffsets,
     Metadata,
@@ -93,6 +96,14 @@ class Admin:
             partition.index: OffsetRange(partition.log_start_offset, partition.high_watermark)
             for partition in description.partitions
         }
+
+    async def list_bridges(self) -> builtins.list[BridgeStatus]:
+        """See ``Bus.list_bridges``."""
+        _, body = await self._link.request(DescribeBridges, is_repeatable=True)
+        try:
+            return msgspec.convert(decode_cbor(body), builtins.list[BridgeStatus])
+        except (cbor2.CBORDecodeError, msgspec.ValidationError) as error:
+            raise RemoteProtocolError(f"the broker's description of bridges cannot be read: {error}") from None
 
     async def offset_at(self, topic: str, partition: int, moment: datetime) -> int | None:
         """See ``Bus.offset_at``."""

@@ -19,6 +19,7 @@ from typing import Any, Final, TypeVar
 import anyio
 from anyio.from_thread import BlockingPortal, start_blocking_portal
 
+from trunkline.bridge import BridgeStatus
 from trunkline.errors import ClientClosed, TrunklineError
 from trunkline.records import ConsumerRecord
 from trunkline_native.client.blocking_group import BlockingGroup
@@ -339,6 +340,10 @@ class BlockingBus:
     def delete_records(self, topic: str, offsets: Mapping[int, int]) -> dict[int, int]:
         """See :meth:`Bus.delete_records`."""
         return self._call(self._bus.delete_records, topic, offsets)
+
+    def list_bridges(self) -> list[BridgeStatus]:
+        """See :meth:`Bus.list_bridges`."""
+        return self._call(self._bus.list_bridges)
 
     def describe_topic(self, name: str) -> TopicDescription:
         """See :meth:`Bus.describe_topic`."""

@@ -20,6 +20,7 @@ from trunkline_native.client.routes import record_bytes
 from trunkline_native.client.types import Delivery, OffsetRange, RecordMetadata, TopicDescription
 
 if TYPE_CHECKING:  # see parts.py
+    from trunkline.bridge import BridgeStatus
     from trunkline_native.client.group import Group
     from trunkline_native.client.queue import Queue
     from trunkline_native.client.queue_admin import Sources
@@ -362,6 +363,10 @@ class Bus:
             partition: await self._admin.delete_records(topic, partition, offset)
             for partition, offset in offsets.items()
         }
+
+    async def list_bridges(self) -> list[BridgeStatus]:
+        """How the bridges to other systems go, by name. Cancellation: nothing happens."""
+        return await self._admin.list_bridges()
 
     async def describe_topic(self, name: str) -> TopicDescription:
         """A topic's partitions and settings. Raises UnknownTopic. Cancellation: nothing happens."""
