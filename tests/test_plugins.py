@@ -98,7 +98,7 @@ def test_a_plugin_registers_stores_doors_and_bridges() -> None:
     host = PluginHost()
     host.add("both", All())
     assert host.store("shelf") == ("shelf", make_store, Settings, "both")
-    assert host.door("hatch") == ("hatch", make_door, 4242, None, "both")
+    assert host.door("hatch") == ("hatch", make_door, 4242, None, "both", None)
     assert host.bridge("gangway") == ("gangway", make_bridge, Settings, "both")
     assert host.loaded == ["both"]
 

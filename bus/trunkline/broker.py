@@ -26,7 +26,7 @@ from trunkline.bridging import Bridges
 from trunkline.catalog import TopicCatalog
 from trunkline.config import BrokerConfig, Listener
 from trunkline.disk import Disk, RealDisk
-from trunkline.door import Door, DoorContext
+from trunkline.door import Door, DoorContext, WebSocketOffer
 from trunkline.errors import BrokerClosing, ConfigurationError, TrunklineError, UnknownTopic
 from trunkline.groups import GroupCoordinator
 from trunkline.housekeeping import Housekeeping
@@ -68,7 +68,7 @@ class Broker:
 
     Attributes:
       config: what it was opened with.
-      addresses: where each door listens, as (host, port); the first address where there are several.
+      addresses: where each listener listens, as (host, port); the first address where there are several.
       random: the broker's one source of chance, so that tests and simulations can seed it.
       groups, queues, sessions: the views of the log that remember something.
       views: what they are made with.
@@ -305,15 +305,21 @@ class Broker:
 
     async def _open_doors(self, host: PluginHost, listeners: Iterable[Listener]) -> None:
         for name, (address, port) in listeners:
-            door = self._doors.get(name)
+            registered, websocket = host.listener(name)
+            door = self._doors.get(registered.name)
             if door is None:
-                registered = host.door(name)
-                settings = self.config.plugin_settings("door", name, registered.settings_type)
+                settings = self.config.plugin_settings("door", registered.name, registered.settings_type)
                 door = registered.factory(DoorContext(self, settings))
                 await door.open()
-                self._doors[name] = door
-            bound = self._reactor.listen(door, name, address, port, self._tls(name))
+                self._doors[registered.name] = door
+            entrance = door if websocket is None else self._over_websocket(door, websocket)
+            bound = self._reactor.listen(entrance, name, address, port, self._tls(name))
             self.addresses.setdefault(name, bound)
+
+    def _over_websocket(self, door: Door, offer: WebSocketOffer) -> Door:
+        from trunkline.net.websocket.connection import WebSocketDoor  # few brokers need it, and h11
+
+        return WebSocketDoor(door, offer, self.config.websocket.origins)
 
     def _tls(self, door: str) -> ssl.SSLContext | None:
         files = self.config.tls_for(door)
@@ -459,7 +465,7 @@ async def _run_broker(
     host.load_all(config.plugins)
     host.store(config.storage)
     for name in config.listen or ():
-        host.door(name)
+        host.listener(name)
     for name in config.bridge:
         host.bridge(name)
     listeners = config.listeners({name: door.default_port for name, door in host.doors.items()})

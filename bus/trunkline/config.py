@@ -30,6 +30,7 @@ __all__ = [
     "TlsConfig",
     "TlsFiles",
     "TopicsConfig",
+    "WebSocketConfig",
     "check_exposure",
     "is_loopback",
     "parse_address",
@@ -115,6 +116,16 @@ class GroupsConfig(_Section, frozen=True, kw_only=True):
     max_members: _Count = 10_000
 
 
+class WebSocketConfig(_Section, frozen=True, kw_only=True):
+    """``[websocket]``: for every door that is reached over WebSocket.
+
+    Attributes:
+      origins: of web pages that may connect besides the broker's own host's: ``SCHEME://HOST[:PORT]``; ``*``: all.
+    """
+
+    origins: list[str] = []
+
+
 class TlsFiles(_Section, frozen=True, kw_only=True):
     """A certificate chain in PEM and its key; an empty ``key`` means that the certificate's file holds both."""
 
@@ -162,6 +173,7 @@ class BrokerConfig(_Section, frozen=True, kw_only=True):
       limits: bounds.
       housekeeping: retention and compaction.
       groups: consumer groups.
+      websocket: who may come over WebSocket.
       tls: certificates.
       store: tables of stores, by name.
       door: tables of doors, by name.
@@ -178,6 +190,7 @@ class BrokerConfig(_Section, frozen=True, kw_only=True):
     limits: Limits = Limits()
     housekeeping: HousekeepingConfig = HousekeepingConfig()
     groups: GroupsConfig = GroupsConfig()
+    websocket: WebSocketConfig = WebSocketConfig()
     tls: TlsConfig = TlsConfig()
     store: dict[_Name, dict[str, Any]] = {}
     door: dict[_Name, dict[str, Any]] = {}

@@ -22,7 +22,7 @@ import msgspec
 if TYPE_CHECKING:
     from trunkline.broker import Broker
 
-__all__ = ["Connection", "Door", "DoorContext", "DoorFactory", "Transport"]
+__all__ = ["Connection", "Door", "DoorContext", "DoorFactory", "Transport", "WebSocketOffer"]
 
 
 class Transport(ABC):
@@ -122,6 +122,20 @@ class DoorContext(msgspec.Struct, frozen=True):
 
     broker: Broker
     settings: Any = None
+
+
+class WebSocketOffer(msgspec.Struct, frozen=True):
+    """A door that can be reached over WebSocket too, as the listener ``NAME-ws``. Registered with the door.
+
+    Its connections notice nothing: the bytes of all binary messages are one stream.
+
+    Attributes:
+      path: of the URL, from its first slash on.
+      subprotocols: that are spoken here; a client that asks for none of them is refused.
+    """
+
+    path: str
+    subprotocols: tuple[str, ...]
 
 
 DoorFactory = Callable[[DoorContext], Door]

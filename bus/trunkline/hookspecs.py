@@ -18,7 +18,7 @@ from typing import Protocol, TypeVar
 import pluggy
 
 from trunkline.bridge import BridgeFactory
-from trunkline.door import DoorFactory
+from trunkline.door import DoorFactory, WebSocketOffer
 from trunkline.log import StoreFactory
 
 __all__ = [
@@ -56,7 +56,15 @@ class RegisterStore(Protocol):
 class RegisterDoor(Protocol):
     """Offers a protocol; see :func:`register_doors`."""
 
-    def __call__(self, name: str, factory: DoorFactory, *, default_port: int, settings: type | None = None) -> None:
+    def __call__(
+        self,
+        name: str,
+        factory: DoorFactory,
+        *,
+        default_port: int,
+        settings: type | None = None,
+        websocket: WebSocketOffer | None = None,
+    ) -> None:
         """Offer a protocol.
 
         Args:
@@ -64,6 +72,7 @@ class RegisterDoor(Protocol):
           factory: makes the door when it is opened.
           default_port: the port on loopback where it opens when no ``listen`` is given, 1 to 65535.
           settings: a ``msgspec.Struct`` class; the table ``[door.NAME]`` of the configuration is read into it.
+          websocket: how it is reached over WebSocket, where ``--listen NAME-ws=HOST:PORT`` says so; None: not at all.
         """
 
 

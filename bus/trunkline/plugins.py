@@ -26,7 +26,7 @@ import pluggy
 
 from trunkline import hookspecs
 from trunkline.bridge import BridgeFactory
-from trunkline.door import DoorFactory
+from trunkline.door import DoorFactory, WebSocketOffer
 from trunkline.errors import PluginError
 from trunkline.log import StoreFactory
 
@@ -42,6 +42,9 @@ __all__ = [
 
 GROUP = "trunkline"
 """The entry point group of plugins."""
+
+WEBSOCKET_SUFFIX = "-ws"
+"""Behind the name of a door: the same door over WebSocket."""
 
 DEFAULT_PLUGINS = ("native", "mqtt", "kafka", "segments")
 """Loaded when the configuration names none."""
@@ -77,6 +80,7 @@ class RegisteredDoor(NamedTuple):
     default_port: int
     settings_type: type | None
     plugin: str
+    websocket: WebSocketOffer | None = None
 
 
 class RegisteredBridge(NamedTuple):
@@ -181,6 +185,20 @@ class PluginHost:
         """The bridge ``name``, loading the plugin of that name if no loaded plugin offers it. Raises PluginError."""
         return self._find("bridge", name, self.bridges)
 
+    def listener(self, name: str) -> tuple[RegisteredDoor, WebSocketOffer | None]:
+        """The door that a listener's name means, and its offer if that is ``DOOR-ws``: over WebSocket.
+
+        Raises PluginError.
+        """
+        base = name.removesuffix(WEBSOCKET_SUFFIX)
+        if base != name and name not in self.doors and name not in _entry_points():
+            found = self.door(base)
+            if found.websocket is None:
+                reason = f"door {base!r} cannot be reached over WebSocket"
+                raise PluginError(f"listen.{name}: {reason}", plugin=found.plugin, reason=reason)
+            return found, found.websocket
+        return self.door(name), None
+
     def _find(self, kind: str, name: str, offered: dict[str, _T]) -> _T:
         if name not in offered and name in _entry_points():
             self.load(name)
@@ -256,11 +274,19 @@ class _Offer:
         self._check("store", name, factory, settings, self.host.stores | self.stores)
         self.stores[name] = RegisteredStore(name, factory, settings, self.plugin)
 
-    def door(self, name: str, factory: DoorFactory, *, default_port: int, settings: type | None = None) -> None:
+    def door(
+        self,
+        name: str,
+        factory: DoorFactory,
+        *,
+        default_port: int,
+        settings: type | None = None,
+        websocket: WebSocketOffer | None = None,
+    ) -> None:
         self._check("door", name, factory, settings, self.host.doors | self.doors)
         if not 1 <= default_port <= 65535:
             raise _failure(self.plugin, f"default port {default_port} of door {name!r} is not in 1 to 65535")
-        self.doors[name] = RegisteredDoor(name, factory, default_port, settings, self.plugin)
+        self.doors[name] = RegisteredDoor(name, factory, default_port, settings, self.plugin, websocket)
 
     def bridge(self, name: str, factory: BridgeFactory, *, settings: type | None = None) -> None:
         self._check("bridge", name, factory, settings, self.host.bridges | self.bridges)

@@ -11,13 +11,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
+from trunkline.door import WebSocketOffer
 from trunkline.hookspecs import RegisterDoor, hookimpl
 from trunkline_mqtt.settings import MqttSettings
 
 if TYPE_CHECKING:
     from trunkline.door import Door, DoorContext
+
+WEBSOCKET: Final = WebSocketOffer("/mqtt", ("mqtt", "mqttv3.1"))
+"""MQTT 5.0, 6. Clients of MQTT 3.1 call it by the second name."""
 
 
 def _open(context: DoorContext) -> Door:
@@ -28,5 +32,5 @@ def _open(context: DoorContext) -> Door:
 
 @hookimpl
 def register_doors(register: RegisterDoor) -> None:
-    """Offer the door ``mqtt``."""
-    register("mqtt", _open, default_port=1883, settings=MqttSettings)
+    """Offer the door ``mqtt``, over WebSocket too."""
+    register("mqtt", _open, default_port=1883, settings=MqttSettings, websocket=WEBSOCKET)

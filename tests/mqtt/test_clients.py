@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import trio
@@ -39,6 +39,7 @@ class Paho:
         keepalive: int = 60,
         prepare: Callable[[Client], Any] | None = None,
         protocol: MQTTProtocolVersion = MQTTProtocolVersion.MQTTv311,
+        transport: Literal["tcp", "websockets"] = "tcp",
         **options: Any,
     ):
         self.messages: queue.Queue[Any] = queue.Queue()  # of MQTTMessage, whose properties have no types
@@ -46,7 +47,7 @@ class Paho:
         self.disconnected: queue.Queue[str] = queue.Queue()
         self.subscribed: queue.Queue[list[int]] = queue.Queue()
         self.greetings: queue.Queue[Any] = queue.Queue()
-        self.client = client = Client(CallbackAPIVersion.VERSION2, client_id, protocol=protocol)
+        self.client = client = Client(CallbackAPIVersion.VERSION2, client_id, protocol=protocol, transport=transport)
         client.on_message = lambda _client, _userdata, message: self.messages.put(message)
         client.on_connect = self._on_connect
         client.on_disconnect = lambda _c, _u, _flags, reason, _properties: self.disconnected.put(str(reason))

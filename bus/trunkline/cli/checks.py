@@ -101,7 +101,7 @@ def check_plugins(config: BrokerConfig, host: PluginHost) -> Iterator[Finding]:
         host.load_all(config.plugins)
         host.store(config.storage)
         for door in config.listen or ():
-            host.door(door)
+            host.listener(door)
     except PluginError as error:
         yield Finding("fail", "plugins", str(error), "see `trunkline plugin list`")
         return

@@ -7,5 +7,6 @@ connections are sans-I/O objects (:mod:`trunkline.door`). trio still owns the re
 everything that does not happen once per message.
 
 ``pollers`` waits for readiness, ``transport`` is one peer's socket and outbound buffer, ``tls`` the
-same through a memory BIO, ``listener`` accepts, ``reactor`` ties them into rounds.
+same through a memory BIO, ``listener`` accepts, ``reactor`` ties them into rounds. ``websocket`` is an
+adapter between a transport and a connection.
 """
