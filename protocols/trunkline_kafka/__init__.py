@@ -2,8 +2,9 @@
 
     codec        apis, fields, messages, codec: bytes and messages, nothing else
     connection   one client: requests begun in turn, answers in order; exchange: one of them
-    handlers     which function answers which request; they are in versions, metadata, produce, fetch, offsets,
-                 epochs, topics, configs, storage, groups, group_offsets and group_admin
+    handlers     which function answers which request; they are in versions, metadata, produce, fetch (fetched: one
+                 partition of it; fetch_sessions: what a client need not say again), offsets, epochs,
+                 topics, configs, storage, groups, group_offsets and group_admin
     bridge       Kafka's words and the core's
     serve        the door
 

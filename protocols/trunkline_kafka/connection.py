@@ -24,6 +24,7 @@ from trunkline_kafka.exchange import WAITS, Exchange, Later
 from trunkline_kafka.fields import Reader
 
 if TYPE_CHECKING:
+    from trunkline_kafka.fetch_sessions import FetchSession
     from trunkline_kafka.server import KafkaServer
 
 __all__ = ["FIRST_REQUEST_BYTES", "KafkaConnection"]
@@ -42,6 +43,7 @@ class KafkaConnection(Connection):
         "_is_paused",
         "_is_pumping",
         "_waiting_bytes",
+        "fetch_session",
         "local",
         "server",
         "transport",
@@ -51,6 +53,7 @@ class KafkaConnection(Connection):
         self.server = server
         self.transport = transport
         self.local = transport.local  # while there is a socket to ask
+        self.fetch_session: FetchSession | None = None
         self._handlers = handlers
         self._frames = FrameDecoder(FIRST_REQUEST_BYTES)
         self._exchanges: deque[Exchange] = deque()
@@ -80,6 +83,13 @@ class KafkaConnection(Connection):
                 exchange.cancel()
                 exchange.cancel = None
         self._exchanges.clear()
+        self.end_fetch_session()
+
+    def end_fetch_session(self) -> None:
+        """Forget it, if there is one."""
+        session, self.fetch_session = self.fetch_session, None
+        if session is not None:
+            session.close()
 
     # -- requests ----------------------------------------------------------------------------------
 

@@ -4,29 +4,22 @@ The first partition that has something gives at least one whole batch, however l
 batch that does not fit is not begun (a reader must get on, and must not be sent more than it asked for). If there
 is less than ``min_bytes``, and no error, the request waits for as much to be committed, or for its time to be over.
 
-Sessions (KIP-227) are not kept: the answer says session 0, and clients then name all their partitions each time.
+In a session (:mod:`trunkline_kafka.fetch_sessions`) only those partitions are looked at that have something new.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from trunkline.errors import BrokerClosing, TrunklineError
 from trunkline.records import HEADER_BYTES
 from trunkline_kafka.bridge import error_code
-from trunkline_kafka.epochs import check_epoch
 from trunkline_kafka.error_codes import ErrorCode
 from trunkline_kafka.exchange import WAITS, Exchange, Later
-from trunkline_kafka.messages.fetch import (
-    FetchableTopicResponse,
-    FetchPartition,
-    FetchRequest,
-    FetchResponse,
-    FetchTopic,
-    PartitionData,
-)
+from trunkline_kafka.fetch_sessions import NO_SESSION, FetchSession, session_for
+from trunkline_kafka.fetched import IDS_FROM, FetchedPartition, by_topic, resolve
+from trunkline_kafka.messages.fetch import FetchRequest, FetchResponse, PartitionData
 
 if TYPE_CHECKING:
     from trunkline.partition import Partition
@@ -34,42 +27,35 @@ if TYPE_CHECKING:
 
 __all__ = ["fetch"]
 
-_IDS_FROM: Final = 13  # topics are named by their ids
-
-
-class _Wanted(NamedTuple):
-    """One partition of a request. ``partition`` is None if it cannot be read; then the answer says why."""
-
-    asked: FetchPartition
-    partition: Partition | None
-    answer: PartitionData
-
 
 def fetch(exchange: Exchange) -> Any:
     """Begin to answer a Fetch."""
-    request: FetchRequest = exchange.request
-    problem = _session_problem(request)
-    if problem:
-        return FetchResponse(error_code=problem)
-    return _Fetching(exchange).begin()
-
-
-def _session_problem(request: FetchRequest) -> ErrorCode:
-    if request.session_id:
-        return ErrorCode.FETCH_SESSION_ID_NOT_FOUND
-    return ErrorCode.INVALID_FETCH_SESSION_EPOCH if request.session_epoch > 0 else ErrorCode.NONE
+    session = session_for(exchange)
+    if isinstance(session, ErrorCode):
+        return FetchResponse(error_code=session)
+    return _Fetching(exchange, session).begin()
 
 
 class _Fetching:
-    """A Fetch under way; while it waits, a listener of its partitions."""
+    """A Fetch under way; while it waits, a listener of its partitions, or told by its session."""
 
-    __slots__ = ("_exchange", "_has_error", "_left_bytes", "_missing_bytes", "_response", "_timer", "_wanted")
+    __slots__ = (
+        "_exchange",
+        "_fetched",
+        "_found_bytes",
+        "_has_error",
+        "_left_bytes",
+        "_missing_bytes",
+        "_session",
+        "_timer",
+    )
 
-    def __init__(self, exchange: Exchange) -> None:
+    def __init__(self, exchange: Exchange, session: FetchSession | None) -> None:
         self._exchange = exchange
-        self._response = FetchResponse()
-        self._wanted: list[_Wanted] = []
+        self._session = session
+        self._fetched: list[FetchedPartition] = []  # that the answer may speak of
         self._has_error = False
+        self._found_bytes = 0
         self._left_bytes = 0  # that the answer may still grow
         self._missing_bytes = 0  # until it is worth sending
         self._timer: Timer | None = None
@@ -77,113 +63,87 @@ class _Fetching:
     def begin(self) -> Any:
         """The answer, Later, or WAITS."""
         request: FetchRequest = self._exchange.request
-        topics = []
-        for topic in request.topics:
-            found = list(self._resolve(topic))
-            topics.append(FetchableTopicResponse(topic.topic, topic.topic_id, [wanted.answer for wanted in found]))
-            self._wanted += found
-        self._response.responses = topics
-        self._start_reading()
+        if self._session is None:
+            uses_ids = self._exchange.version >= IDS_FROM
+            self._fetched = resolve(self._exchange.server, request.topics, uses_ids=uses_ids)
         position = self._read()
-        if position < len(self._wanted):
+        if position < len(self._fetched):
             return Later(partial(self._read_waiting, position))
         self._missing_bytes = request.min_bytes - self._found_bytes
-        readable = [wanted for wanted in self._wanted if wanted.partition is not None]
-        if self._missing_bytes <= 0 or request.max_wait_ms <= 0 or self._has_error or not readable:
-            return self._response
+        is_readable = self._session is not None or any(fetched.partition is not None for fetched in self._fetched)
+        if self._missing_bytes <= 0 or request.max_wait_ms <= 0 or self._has_error or not is_readable:
+            return self._response()
         self._wait(request.max_wait_ms / 1000)
         return WAITS
 
-    def _resolve(self, topic: FetchTopic) -> Iterator[_Wanted]:
-        """Find the partitions of a topic and check the epochs asked for."""
-        server = self._exchange.server
-        unknown = ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
-        try:
-            if self._exchange.version >= _IDS_FROM:
-                unknown = ErrorCode.UNKNOWN_TOPIC_ID
-                found = server.topic_by_id(topic.topic_id)
-            else:
-                found = server.broker.topic(topic.topic)
-        except TrunklineError:
-            for asked in topic.partitions:
-                yield self._failed(asked, unknown)
-            return
-        for asked in topic.partitions:
-            try:
-                partition = found.partition(asked.partition)
-            except TrunklineError as error:
-                yield self._failed(asked, error_code(error))
-                continue
-            problem = check_epoch(partition, asked.current_leader_epoch)
-            if problem:
-                yield self._failed(asked, problem)
-                continue
-            yield _Wanted(asked, partition, PartitionData(asked.partition))
-
-    def _failed(self, asked: FetchPartition, code: ErrorCode) -> _Wanted:
-        self._has_error = True
-        return _Wanted(asked, None, PartitionData(asked.partition, code, -1))
+    def _response(self) -> FetchResponse:
+        session = self._session
+        if session is None:
+            return FetchResponse(session_id=NO_SESSION, responses=by_topic(self._fetched))
+        return FetchResponse(session_id=session.id, responses=by_topic(session.news(self._fetched)))
 
     # -- reading -----------------------------------------------------------------------------------
 
     def _start_reading(self) -> None:
         self._left_bytes = min(self._exchange.request.max_bytes, self._exchange.server.settings.max_fetch_bytes)
-
-    @property
-    def _found_bytes(self) -> int:
-        return sum(len(wanted.answer.records or b"") for wanted in self._wanted)
+        self._found_bytes = 0
+        if self._session is not None:
+            self._fetched = self._session.due()
+        self._has_error = False
 
     def _read(self) -> int:
         """Read what needs no waiting; returns the place of the first partition where it does."""
-        is_first = True
-        for position, (asked, partition, answer) in enumerate(self._wanted):
+        self._start_reading()
+        for position, fetched in enumerate(self._fetched):
+            partition = fetched.partition
             if partition is None:
+                self._has_error = True
                 continue
             try:
-                limit = self._limit(asked, is_first)
-                data = partition.read_nowait(asked.fetch_offset, limit) if limit else b""
+                limit = self._limit(fetched)
+                data = partition.read_nowait(fetched.asked.fetch_offset, limit) if limit else b""
                 if data is None:
                     return position
-                self._add(partition, answer, data, limit, is_first)
-                is_first = is_first and not answer.records
+                self._add(partition, fetched, data, limit)
             except TrunklineError as error:
-                self._fail(answer, error)
-        return len(self._wanted)
+                self._fail(fetched, error)
+        return len(self._fetched)
 
     async def _read_waiting(self, position: int) -> FetchResponse:
         """Read the rest, waiting for the store; the answer then waits for nothing more."""
-        is_first = not self._found_bytes
-        for asked, partition, answer in self._wanted[position:]:
+        for fetched in self._fetched[position:]:
+            partition = fetched.partition
             if partition is None:
                 continue
             try:
-                limit = self._limit(asked, is_first)
-                data = await partition.read(asked.fetch_offset, limit) if limit else b""
-                self._add(partition, answer, data, limit, is_first)
-                is_first = is_first and not answer.records
+                limit = self._limit(fetched)
+                data = await partition.read(fetched.asked.fetch_offset, limit) if limit else b""
+                self._add(partition, fetched, data, limit)
             except TrunklineError as error:
-                self._fail(answer, error)
-        return self._response
+                self._fail(fetched, error)
+        return self._response()
 
-    def _limit(self, asked: FetchPartition, is_first: bool) -> int:
+    def _limit(self, fetched: FetchedPartition) -> int:
         """How much may be read of a partition; 0: not even a batch header would fit."""
-        limit = min(asked.partition_max_bytes, self._left_bytes)
-        if is_first:
+        limit = min(fetched.asked.partition_max_bytes, self._left_bytes)
+        if not self._found_bytes:
             return max(limit, HEADER_BYTES)
         return limit if limit >= HEADER_BYTES else 0
 
-    def _add(self, partition: Partition, answer: PartitionData, data: bytes, limit: int, is_first: bool) -> None:
-        if len(data) > limit and not is_first:
+    def _add(self, partition: Partition, fetched: FetchedPartition, data: bytes, limit: int) -> None:
+        if len(data) > limit and self._found_bytes:
             data = b""  # one batch, and it does not fit
-        answer.high_watermark = answer.last_stable_offset = partition.high_watermark
-        answer.log_start_offset = partition.log_start_offset
-        answer.records = data
-        self._left_bytes -= len(data)
+        watermark = partition.high_watermark
+        fetched.answer = PartitionData(
+            partition.index, 0, watermark, watermark, partition.log_start_offset, records=data
+        )
+        if data:
+            self._found_bytes += len(data)
+            self._left_bytes -= len(data)
 
-    def _fail(self, answer: PartitionData, error: TrunklineError) -> None:
+    def _fail(self, fetched: FetchedPartition, error: TrunklineError) -> None:
         self._has_error = True
-        answer.error_code = error_code(error)
-        answer.high_watermark = answer.last_stable_offset = answer.log_start_offset = -1
+        fetched.answer = PartitionData(fetched.asked.partition, error_code(error), -1)
 
     # -- waiting -----------------------------------------------------------------------------------
 
@@ -192,41 +152,52 @@ class _Fetching:
         server.waiting_fetches += 1
         self._timer = server.timers.call_later(seconds, self._wake)
         self._exchange.cancel = self._stop
-        for wanted in self._wanted:
-            if wanted.partition is not None:
-                wanted.partition.add_listener(self)
+        if self._session is not None:
+            self._session.waiting = self
+            return
+        for fetched in self._fetched:
+            if fetched.partition is not None:
+                fetched.partition.add_listener(self)
 
     def _stop(self) -> None:
         self._exchange.server.waiting_fetches -= 1
         assert self._timer is not None
         self._exchange.server.timers.cancel(self._timer)
         self._timer = None
-        for wanted in self._wanted:
-            if wanted.partition is not None:
-                wanted.partition.remove_listener(self)
+        if self._session is not None:
+            self._session.waiting = None
+            return
+        for fetched in self._fetched:
+            if fetched.partition is not None:
+                fetched.partition.remove_listener(self)
 
-    def records_committed(self, partition: Partition, base_offset: int, next_offset: int, batches: list[bytes]) -> None:
-        """See :class:`trunkline.readable.TailListener`."""
-        self._missing_bytes -= sum(map(len, batches))
+    def grew(self, size_bytes: int) -> None:
+        """So much was committed."""
+        self._missing_bytes -= size_bytes
         if self._missing_bytes <= 0 and self._timer is not None:
             self._wake()
 
+    def failed(self) -> None:
+        """A partition cannot be read any more."""
+        if self._timer is not None:
+            self._wake()
+
+    def records_committed(self, partition: Partition, base_offset: int, next_offset: int, batches: list[bytes]) -> None:
+        """See :class:`trunkline.readable.TailListener`."""
+        self.grew(sum(map(len, batches)))
+
     def partition_closed(self, partition: Partition, error: TrunklineError | None) -> None:
         """See :class:`trunkline.readable.TailListener`."""
-        if self._timer is None:
-            return
-        for position, wanted in enumerate(self._wanted):
-            if wanted.partition is partition:
-                self._fail(wanted.answer, error or BrokerClosing("the broker is closing"))
-                self._wanted[position] = wanted._replace(partition=None)
-        self._wake()
+        for fetched in self._fetched:
+            if fetched.partition is partition:
+                fetched.fail(error_code(error or BrokerClosing("the broker is closing")))
+        self.failed()
 
     def _wake(self) -> None:
         """There is enough, or the time is over: answer with what there is now."""
         self._stop()
-        self._start_reading()
         position = self._read()
-        if position < len(self._wanted):
+        if position < len(self._fetched):
             self._exchange.connection.begin_later(self._exchange, Later(partial(self._read_waiting, position)))
         else:
-            self._exchange.answer(self._response)
+            self._exchange.answer(self._response())

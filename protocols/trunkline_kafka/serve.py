@@ -28,4 +28,9 @@ class KafkaDoor(Door):
 
     def statistics(self) -> dict[str, int | float]:
         """Since the start, and now."""
-        return {"requests": self._server.requests, "waiting_fetches": self._server.waiting_fetches}
+        server = self._server
+        return {
+            "requests": server.requests,
+            "waiting_fetches": server.waiting_fetches,
+            "session_partitions": server.settings.max_session_partitions - server.session_room,
+        }

@@ -23,6 +23,7 @@ class KafkaServer:
     Attributes:
       advertised: the address that clients are told; None: the one they came to.
       timers: for what waits no longer than it was told to.
+      session_room: how many partitions more may be remembered in fetch sessions.
 
     Raises ConfigurationError.
     """
@@ -39,7 +40,12 @@ class KafkaServer:
                 raise ConfigurationError(f"door.kafka.advertised_address: {error}") from None
         self.requests = 0
         self.waiting_fetches = 0
+        self.session_room = settings.max_session_partitions
         self._topics_by_id: dict[bytes, Topic] = {}
+
+    def new_session_id(self) -> int:
+        """For a fetch session; never 0."""
+        return self.broker.random.randrange(1, 2**31)
 
     def topic_by_id(self, wanted: bytes) -> Topic:
         """The topic. Raises UnknownTopic."""

@@ -290,18 +290,6 @@ async def test_a_client_s_leader_epoch_is_compared(
     assert found.error_code == code
 
 
-async def test_sessions_are_not_kept(broker: Broker, client: RawClient, make: Make) -> None:
-    """KIP-227: the answer says session 0, and whoever comes with another is told that it is not known."""
-    await broker.create_topic("t")
-    request = make.fetch("t", 0)
-    request.session_epoch = 0
-    assert (await client.ask("Fetch", request, 12)).session_id == 0
-    request.session_id, request.session_epoch = 5, 1
-    assert (await client.ask("Fetch", request, 12)).error_code == ErrorCode.FETCH_SESSION_ID_NOT_FOUND
-    request.session_id = 0
-    assert (await client.ask("Fetch", request, 12)).error_code == ErrorCode.INVALID_FETCH_SESSION_EPOCH
-
-
 async def test_a_store_that_has_to_be_waited_for(make: Make, connect_to: ConnectTo) -> None:
     """SQLite reads in a worker thread: the answer comes from a task."""
     async with open_broker(store="sqlite", listen={"kafka": "127.0.0.1:0"}) as broker:
