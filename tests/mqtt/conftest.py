@@ -156,3 +156,8 @@ def mosquitto_pub() -> str:
 @pytest.fixture
 def mosquitto_sub() -> str:
     return _program("mosquitto_sub")
+
+
+@pytest.fixture
+def mosquitto_rr() -> str:
+    return _program("mosquitto_rr")

@@ -1,4 +1,4 @@
-"""Unmodified clients on asyncio: aiomqtt and gmqtt. Each has an event loop of its own in a thread beside the broker."""
+"""Unmodified clients on asyncio: aiomqtt, gmqtt and amqtt's. Each runs its event loop in a thread beside the broker."""
 
 from __future__ import annotations
 
@@ -83,5 +83,21 @@ async def test_gmqtt(broker: Broker, level: int) -> None:
         messages = [await found.get() for _ in range(3)]
         await client.disconnect()
         return messages
+
+    assert await in_thread(broker, scenario) == [(f"a/{qos}", b"x", qos) for qos in (0, 1, 2)]
+
+
+async def test_the_client_of_amqtt(broker: Broker) -> None:
+    amqtt = client_library("amqtt.client")
+
+    async def scenario(port: int) -> list[tuple[str, bytes, int]]:
+        client = amqtt.MQTTClient("amqtt", config={"auto_reconnect": False})
+        await client.connect(f"mqtt://127.0.0.1:{port}/", cleansession=True)
+        await client.subscribe([("a/+", 2)])
+        for qos in (0, 1, 2):
+            await client.publish(f"a/{qos}", b"x", qos=qos)
+        messages = [await client.deliver_message() for _ in range(3)]
+        await client.disconnect()
+        return [(message.topic, bytes(message.data), message.qos) for message in messages]
 
     assert await in_thread(broker, scenario) == [(f"a/{qos}", b"x", qos) for qos in (0, 1, 2)]

@@ -324,3 +324,32 @@ async def test_mosquitto_s_programs_of_every_version(
                 output += chunk.decode()
 
     assert "got a hello" in output.splitlines()
+
+
+@pytest.mark.parametrize("version", ["mqttv311", "5"])
+async def test_mosquitto_rr_asks_and_is_answered(broker: Broker, mosquitto_rr: str, version: str) -> None:
+    command = [
+        mosquitto_rr,
+        "-p",
+        str(broker.addresses["mqtt"][1]),
+        "-V",
+        version,
+        "-q",
+        "1",
+        "-t",
+        "questions",
+        "-e",
+        "answers",
+    ]
+
+    async with trio.open_nursery() as nursery:
+        process = await nursery.start(partial(trio.run_process, [*command, "-m", "why"], stdout=subprocess.PIPE))
+        with trio.fail_after(WAIT_S):
+            async for record in broker.read("mqtt"):
+                headers = dict(record.headers)
+                assert (record.key, record.value) == (b"questions", b"why")
+                assert headers.get("mqtt.response-topic") == (b"answers" if version == "5" else None)
+                break
+            await broker.publish("mqtt", b"because", key=b"answers")
+            output = b"".join([bytes(chunk) async for chunk in process.stdout])
+    assert output == b"because\n"
