@@ -48,7 +48,8 @@ from trunkline_mqtt.packets import (
 from trunkline_mqtt.publishing import PublishingConnection, reason_properties
 from trunkline_mqtt.reasons import RETURN_CODES, Reason
 from trunkline_mqtt.session import Session
-from trunkline_mqtt.stored_session import StoredSession, session_name
+from trunkline_mqtt.shares import session_name
+from trunkline_mqtt.stored_session import StoredSession
 from trunkline_mqtt.terms import Terms, agree, limit_expiry
 from trunkline_mqtt.wills import PendingWill
 

@@ -30,7 +30,9 @@ from trunkline_mqtt.terms import Terms
 if TYPE_CHECKING:
     from trunkline_mqtt.server import MqttServer
 
-__all__ = ["FAILED", "JOINED_PAYLOAD_BYTES", "NO_LOCAL", "RETAIN_AS_PUBLISHED", "RELEASED", "Sender", "option_of"]
+__all__ = [
+    "FAILED", "JOINED_PAYLOAD_BYTES", "NO_LOCAL", "PHASES", "RELEASED", "RETAIN_AS_PUBLISHED", "Sender", "option_of",
+]  # fmt: skip
 
 MAX_PACKET_ID: Final = 65_535
 
@@ -39,6 +41,8 @@ RETAIN_AS_PUBLISHED: Final = 0x08
 _IDENTIFIER: Final = 8
 
 RELEASED: Final = 3
+PHASES: Final = 3
+"""The bits that a phase has."""
 
 JOINED_PAYLOAD_BYTES: Final = 4096  # up to here a copy for each subscriber costs less than a second write
 

@@ -16,7 +16,7 @@ from trunkline_mqtt.ledger import Ledger
 from trunkline_mqtt.retained import RetainedView
 from trunkline_mqtt.server import MqttServer
 from trunkline_mqtt.settings import MqttSettings
-from trunkline_mqtt.stored_session import session_name
+from trunkline_mqtt.shares import Shares, session_name
 
 __all__ = ["MqttDoor"]
 
@@ -71,6 +71,8 @@ class MqttDoor(Door):
             call_soon=self._broker.views.rounds.call_soon,
         )
         await ledger.open()
+        shares = Shares(self._broker.queues, sessions, lambda pattern: (topic.name,), self._broker.start_soon)
+        shares.open()
         self._server = server = MqttServer(
             settings,
             topic,
@@ -83,6 +85,7 @@ class MqttDoor(Door):
             spawn=self._broker.start_soon,
             sessions=sessions,
             ledger=ledger,
+            shares=shares,
             new_will_id=lambda: self._broker.random.getrandbits(63),
         )
         for client_id, will in [*ledger.wills.items()]:  # of clients that were connected when the broker ended

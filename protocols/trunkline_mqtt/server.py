@@ -15,6 +15,7 @@ from trunkline_mqtt.fields import TopicKeys, TopicNames
 from trunkline_mqtt.ledger import Ledger
 from trunkline_mqtt.retained import RetainedView
 from trunkline_mqtt.settings import MqttSettings
+from trunkline_mqtt.shares import Shares
 from trunkline_mqtt.wills import PendingWill, Wills
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ class MqttServer:
       retained: the retained messages; None: there are never any.
       sessions: the core's; None: no session outlives its connection.
       ledger: what is stored besides; None: nothing is.
+      shares: the shared subscriptions; None: there are never any.
       new_will_id: a number that no other will of a client has.
       spawn: runs an async function as a task of the broker.
     """
@@ -58,6 +60,7 @@ class MqttServer:
         "retained",
         "sessions",
         "settings",
+        "shares",
         "spawn",
         "tails",
         "topic",
@@ -80,6 +83,7 @@ class MqttServer:
         spawn: Callable[..., None] | None = None,
         sessions: Sessions | None = None,
         ledger: Ledger | None = None,
+        shares: Shares | None = None,
         new_will_id: Callable[[], int] = lambda: 0,
     ) -> None:
         self.settings = settings
@@ -97,6 +101,7 @@ class MqttServer:
         self.spawn = spawn
         self.sessions = sessions
         self.ledger = ledger
+        self.shares = shares
         self.new_will_id = new_will_id
         self.received = 0
         self.delivered = 0
@@ -143,5 +148,6 @@ class MqttServer:
             "messages_expired": self.expired,
             "messages_oversized": self.oversized,
             "retained": 0 if self.retained is None else len(self.retained),
+            "shared_subscriptions": 0 if self.shares is None else len(self.shares),
             "wills_waiting": len(self.wills),
         }

@@ -9,6 +9,8 @@ because each return costs a read of the log.
 Retained messages for new subscriptions share the window. While it is full, another partition, or the same one after the
 retained messages filled it, may still give one record: that is *parked*, so that the client's receive maximum holds.
 
+Shared subscriptions (:mod:`~trunkline_mqtt.shared`) share it too, in the same way.
+
 Such a session is clean: it ends with the connection, and unacknowledged messages are not sent again.
 """
 
@@ -24,11 +26,14 @@ from trunkline.live import Delivery, LiveSubscriber, LiveTail
 from trunkline.partition import Partition
 from trunkline.records import Record
 from trunkline_mqtt.bridge import message_of, outgoing
+from trunkline_mqtt.control import shared_problem
+from trunkline_mqtt.message import OutgoingMessage
 from trunkline_mqtt.packets import Subscription
 from trunkline_mqtt.reasons import Reason
 from trunkline_mqtt.retained_feed import RetainedFeed
 from trunkline_mqtt.sender import FAILED, JOINED_PAYLOAD_BYTES, Sender, option_of
-from trunkline_mqtt.settings import MqttSettings
+from trunkline_mqtt.shared import SharedPart
+from trunkline_mqtt.shares import SHARE
 from trunkline_mqtt.terms import Terms
 
 if TYPE_CHECKING:
@@ -43,13 +48,15 @@ MAX_RESUBSCRIPTIONS: Final = 16
 """Who subscribes anew is live at once, whatever is unacknowledged; so often it may, before it is cut off."""
 
 
-def refusal_of(topic_filter: str, filters: Collection[str], settings: MqttSettings) -> int:
+def refusal_of(topic_filter: str, filters: Collection[str], server: MqttServer) -> int:
     """Why a client with these filters may not have another one; the reason code, 0 if it may."""
-    if topic_filter.startswith("$share/"):  # in 3.1.1 an ordinary filter, but meant otherwise
+    if server.shares is None and topic_filter.startswith(SHARE):
         return Reason.SHARED_SUBSCRIPTIONS_NOT_SUPPORTED
+    if shared_problem(topic_filter) is not None:  # in 3.1.1 an ordinary filter, but meant otherwise
+        return Reason.TOPIC_FILTER_INVALID
     if len(topic_filter.encode()) > MAX_FILTER_BYTES or topic_filter.count("/") >= MAX_FILTER_LEVELS:
         return Reason.TOPIC_FILTER_INVALID
-    if len(filters) >= settings.max_subscriptions and topic_filter not in filters:
+    if len(filters) >= server.settings.max_subscriptions and topic_filter not in filters:
         return Reason.QUOTA_EXCEEDED
     return 0
 
@@ -59,6 +66,7 @@ class Session(LiveSubscriber):
 
     __slots__ = (
         "_behind",
+        "_client_id",
         "_feed",
         "_in_flight",
         "_is_held",
@@ -66,6 +74,7 @@ class Session(LiveSubscriber):
         "_parked",
         "_sender",
         "_server",
+        "_shared",
         "_transport",
         "filters",
         "is_v5",
@@ -78,7 +87,9 @@ class Session(LiveSubscriber):
         self.is_v5 = self._sender.is_v5
         self._in_flight = self._sender.in_flight
         self._max_inflight = terms.max_inflight
+        self._client_id = terms.client_id
         self._feed = RetainedFeed(server, self._sender, self._send_retained, self.resume)
+        self._shared: SharedPart | None = None
         self._behind: list[LiveTail] = []
         self._is_held = False  # nothing may be sent until resume
         self._parked: list[tuple[Delivery, list[Any]]] = []  # given all the same: one by each partition
@@ -89,11 +100,14 @@ class Session(LiveSubscriber):
     def subscribe(self, subscription: Subscription, identifier: int = 0) -> int:
         """Subscribe, or change what is wanted of a filter; the reason code for SUBACK."""
         topic_filter = subscription.topic_filter
-        refusal = refusal_of(topic_filter, self.filters, self._server.settings)
+        refusal = refusal_of(topic_filter, self.filters, self._server)
         if refusal:
             return refusal
         is_new = topic_filter not in self.filters
         option = self.filters[topic_filter] = option_of(subscription, identifier)
+        if topic_filter.startswith(SHARE):
+            self._subscribe_shared(topic_filter, option)
+            return subscription.qos
         for tail in self._server.tails:
             tail.subscribe(self, topic_filter, option)
         # What is committed from now on comes live, what is retained until now with the snapshot: nothing falls between.
@@ -101,21 +115,45 @@ class Session(LiveSubscriber):
             self._feed.add(topic_filter, option)
         return subscription.qos
 
+    def _subscribe_shared(self, topic_filter: str, option: int) -> None:
+        server = self._server
+        if self._shared is None:
+            assert server.shares is not None
+            self._shared = SharedPart(
+                server,
+                server.shares,
+                self._client_id,
+                self._sender,
+                self._max_inflight,
+                self._send_shared,
+                self.resume,
+                self._transport.close,
+            )
+        self._shared.subscribe(topic_filter, option)
+
     def unsubscribe(self, topic_filter: str) -> int:
         """Nothing more matches this filter from now on; the reason code for UNSUBACK."""
         if self.filters.pop(topic_filter, None) is None:
             return Reason.NO_SUBSCRIPTION_EXISTED
+        if self._shared is not None and topic_filter.startswith(SHARE):
+            self._shared.unsubscribe(topic_filter)
+            return Reason.SUCCESS
         for tail in self._server.tails:
             tail.unsubscribe(self, topic_filter)
         return Reason.SUCCESS
 
     def answer(self, data: bytes) -> None:
-        """Send an answer to SUBSCRIBE or UNSUBSCRIBE."""
-        self._transport.write(data)
+        """Send an answer to SUBSCRIBE or UNSUBSCRIBE, once what it says is so."""
+        if self._shared is None:
+            self._transport.write(data)
+        else:
+            self._shared.when_joined(lambda: self._transport.write(data))
 
     def close(self) -> None:
         """Forget all subscriptions."""
         self._feed.close()
+        if self._shared is not None:
+            self._shared.close((), is_end=True)
         if self.filters:
             for tail in self._server.tails:
                 tail.remove(self)
@@ -164,24 +202,35 @@ class Session(LiveSubscriber):
     def _send_retained(self, record: Record, option: int) -> None:
         self._sender.send(message_of(record), [option], is_retained=True, now_ms=self._server.now_ms())
 
+    def _send_shared(self, message: OutgoingMessage, option: int, partition: Partition, offset: int, mark: int) -> int:
+        packet_id = self._sender.send(message, [option], now_ms=self._server.now_ms())
+        self._is_held |= self._sender.is_full
+        return packet_id
+
     def acknowledge(self, packet_id: int) -> None:
         """PUBACK."""
         self._sender.acknowledged(packet_id)
-        if self._is_held or self._feed.is_waiting:
-            self.resume()
+        if self._shared is not None:
+            self._shared.done(packet_id)
+        self._room_again()
 
     def received(self, packet_id: int, code: int) -> None:
         """PUBREC."""
         self._sender.received(packet_id, code)
+        if self._shared is not None:
+            self._shared.done(packet_id)
         if code < FAILED:
             self._transport.write(self._sender.release(packet_id))
-        elif self._is_held or self._feed.is_waiting:
-            self.resume()
+        else:
+            self._room_again()
 
     def completed(self, packet_id: int) -> None:
         """PUBCOMP."""
         self._sender.completed(packet_id)
-        if self._is_held or self._feed.is_waiting:
+        self._room_again()
+
+    def _room_again(self) -> None:
+        if self._is_held or self._feed.is_waiting or (self._shared is not None and self._shared.is_waiting):
             self.resume()
 
     def resume(self) -> None:
@@ -198,6 +247,8 @@ class Session(LiveSubscriber):
             self._is_held = self._sender.is_full
         if self._is_held:
             return
+        if self._shared is not None:
+            self._shared.resume()
         behind, self._behind = self._behind, []
         for tail in behind:
             tail.resume(self)

@@ -1,7 +1,8 @@
 """A session that outlives its connection, and the broker: the core's session in MQTT's words.
 
 What the client wants, how far it is, and which messages are on their way to it with which packet identifiers is kept by
-:mod:`trunkline.sessions`. A delivery's state there is its phase (:mod:`~trunkline_mqtt.sender`).
+:mod:`trunkline.sessions`. A delivery's state there is its phase (:mod:`~trunkline_mqtt.sender`), and above
+that, if it came through a share, which one (:mod:`~trunkline_mqtt.shares`).
 
 QoS 2 is exactly once only if nothing is said to the client that a crash could make the broker forget. So these wait
 for a checkpoint, and what is written after them waits behind them (:class:`_Outbox`):
@@ -19,6 +20,7 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from trunkline.door import Transport
@@ -33,14 +35,16 @@ from trunkline_mqtt.message import OutgoingMessage
 from trunkline_mqtt.packets import Subscription
 from trunkline_mqtt.reasons import Reason
 from trunkline_mqtt.retained_feed import RetainedFeed
-from trunkline_mqtt.sender import FAILED, RELEASED, Sender, option_of
+from trunkline_mqtt.sender import FAILED, PHASES, RELEASED, Sender, option_of
 from trunkline_mqtt.session import refusal_of
+from trunkline_mqtt.shared import SharedPart
+from trunkline_mqtt.shares import SHARE, session_name
 from trunkline_mqtt.terms import Terms
 
 if TYPE_CHECKING:
     from trunkline_mqtt.server import MqttServer
 
-__all__ = ["StoredSession", "session_name"]
+__all__ = ["StoredSession"]
 
 logger = logging.getLogger("trunkline.mqtt")
 
@@ -49,15 +53,13 @@ _MAX_WAITING_BYTES: Final = 1024 * 1024
 """What may wait for a checkpoint before the session takes no more records; or one message, if it is larger."""
 
 
-def session_name(client_id: str) -> str:
-    """What a client's session is called in the core, where other protocols may have sessions too."""
-    return f"mqtt:{client_id}"
-
-
 class StoredSession(SessionOwner):
     """The client's end of a session, for as long as one connection lasts."""
 
-    __slots__ = ("_core", "_feed", "_filters", "_outbox", "_sender", "_server", "_to_send_again", "_transport")
+    __slots__ = (
+        "_client_id", "_core", "_feed", "_filters", "_is_begun", "_marks", "_outbox", "_prefetch", "_sender", "_server",
+        "_shared", "_to_send_again", "_transport",
+    )  # fmt: skip
 
     def __init__(
         self, server: MqttServer, transport: Transport, terms: Terms, *, fresh: bool, expires_s: float | None
@@ -73,6 +75,14 @@ class StoredSession(SessionOwner):
         self._to_send_again = len(self._core.unfinished)  # their identifiers are taken, so nothing new goes first
         self._filters = {name.pattern for name in self._core.filters}
         self._feed = RetainedFeed(server, self._sender, self._send_retained, self.resume)
+        self._client_id = terms.client_id
+        self._prefetch = terms.max_inflight
+        self._is_begun = False
+        self._shared: SharedPart | None = None
+        self._marks: dict[int, int] = {}  # of messages with QoS 2 that came through shares, by packet identifier
+        for name in self._core.filters:
+            if name.pattern.startswith(SHARE):
+                self._subscribe_shared(name.pattern, int.from_bytes(self._core.options(name)))
 
     @property
     def is_resumed(self) -> bool:
@@ -88,14 +98,16 @@ class StoredSession(SessionOwner):
     def subscribe(self, subscription: Subscription, identifier: int = 0) -> int:
         """As :meth:`trunkline_mqtt.session.Session.subscribe`."""
         topic_filter = subscription.topic_filter
-        refusal = refusal_of(topic_filter, self._filters, self._server.settings)
+        refusal = refusal_of(topic_filter, self._filters, self._server)
         if refusal:
             return refusal
         is_new = topic_filter not in self._filters
         self._filters.add(topic_filter)
         option = option_of(subscription, identifier)
         self._core.subscribe(self._server.topic.name, topic_filter, option.to_bytes(_OPTION_BYTES))
-        if subscription.retain_handling == 0 or (subscription.retain_handling == 1 and is_new):
+        if topic_filter.startswith(SHARE):
+            self._subscribe_shared(topic_filter, option)
+        elif subscription.retain_handling == 0 or (subscription.retain_handling == 1 and is_new):
             self._feed.add(topic_filter, option)
         return subscription.qos
 
@@ -105,17 +117,50 @@ class StoredSession(SessionOwner):
             return Reason.NO_SUBSCRIPTION_EXISTED
         self._filters.discard(topic_filter)
         self._core.unsubscribe(self._server.topic.name, topic_filter)
+        if self._shared is not None and topic_filter.startswith(SHARE):
+            self._shared.unsubscribe(topic_filter)
         return Reason.SUCCESS
+
+    def _subscribe_shared(self, topic_filter: str, option: int) -> None:
+        server = self._server
+        if self._shared is None:
+            assert server.shares is not None
+            self._shared = SharedPart(
+                server,
+                server.shares,
+                self._client_id,
+                self._sender,
+                self._prefetch,
+                self._send_shared,
+                self._shares_joined,
+                self._transport.close,
+            )
+        self._shared.subscribe(topic_filter, option)
 
     def answer(self, data: bytes) -> None:
         """Send an answer to SUBSCRIBE or UNSUBSCRIBE, once what it says is stored."""
-        self._outbox.write_durable(data)
+        if self._shared is None:
+            self._outbox.write_durable(data)
+        else:
+            self._shared.when_joined(lambda: self._outbox.write_durable(data))
 
     def close(self) -> None:
         """The connection is over. What is unfinished waits for the next one."""
         self._feed.close()
+        self._close_shared()
         self._outbox.close()
         self._core.detach()
+
+    def _close_shared(self) -> None:
+        """What was not sent goes to other members; what was sent with QoS 2 stays in the window."""
+        shared = self._shared
+        if shared is None:
+            return
+        unsent = self._outbox.waiting & shared.in_flight.keys()
+        with suppress(SessionFenced):
+            for packet_id in unsent:
+                self._core.finish(packet_id)
+        shared.close(unsent, is_end=False)
 
     def set_expiry(self, expires_s: float | None) -> None:
         """The client has thought better of it, in DISCONNECT."""
@@ -129,31 +174,55 @@ class StoredSession(SessionOwner):
             return True
         self._server.delivered += 1
         chosen = [int.from_bytes(option) for option in options]
-        self._send(message, chosen, delivery.partition, delivery.record.offset, is_retained=False)
+        self._send(message, chosen, delivery.partition, delivery.record.offset)
         return not self._is_full
 
     def _send_retained(self, record: Record, option: int) -> None:
         assert self._server.retained is not None
         copies = self._server.retained.copies
         self._send(message_of(record), [option], copies, record.offset, is_retained=True)
+        if self._is_full:
+            self._core.pause()
+
+    def _send_shared(self, message: OutgoingMessage, option: int, partition: Partition, offset: int, mark: int) -> int:
+        packet_id = self._send(message, [option], partition, offset, mark=mark)
+        if self._is_full:
+            self._core.pause()
+        return packet_id
 
     def _send(
-        self, message: OutgoingMessage, options: list[int], partition: Partition, offset: int, *, is_retained: bool
-    ) -> None:
+        self,
+        message: OutgoingMessage,
+        options: list[int],
+        partition: Partition,
+        offset: int,
+        *,
+        is_retained: bool = False,
+        mark: int = 0,
+    ) -> int:
         self._outbox.begin()
         packet_id = self._sender.send(message, options, is_retained=is_retained, now_ms=self._server.now_ms())
-        phase = 0
+        phase = self._sender.in_flight[packet_id] if packet_id else 0
         # One that was retained a moment ago may have no place in the log yet; it will not be sent again.
-        if packet_id and offset >= 0:
-            phase = self._sender.in_flight[packet_id]
-            self._core.track(packet_id, partition, offset, phase)
-        self._outbox.end(is_durable=phase == 2)
+        is_durable = phase == 2 and offset >= 0
+        if is_durable and mark:
+            self._marks[packet_id] = mark
+        # With QoS 1 the queue of a share keeps it, for whoever is there then.
+        if is_durable or (packet_id and offset >= 0 and not mark):
+            self._core.track(packet_id, partition, offset, phase | mark)
+        self._outbox.end(packet_id if is_durable else 0)
+        return packet_id
 
     def deliver_again(self, entry: Unfinished, delivery: Delivery | None, options: list[bytes]) -> bool:
         """4.4: with its identifier, and in its order."""
         self._to_send_again -= 1
-        self._sender.in_flight[entry.id] = entry.state
-        if entry.state == RELEASED:
+        phase, mark = entry.state & PHASES, entry.state & ~PHASES
+        self._sender.in_flight[entry.id] = phase
+        if mark:
+            self._marks[entry.id] = mark
+            option = None if self._shared is None else self._shared.option_of(mark)
+            options = [] if option is None else [option.to_bytes(_OPTION_BYTES)]
+        if phase == RELEASED:
             self._outbox.write_durable(self._sender.release(entry.id))
         elif delivery is None:  # retention took it, and the core has counted it
             self._finish(entry.id)
@@ -164,34 +233,39 @@ class StoredSession(SessionOwner):
             message = message_of(delivery.record)
             if not self._sender.send_again(message, entry.id, chosen, is_retained=is_retained):
                 self._finish(entry.id)
-            self._outbox.end(is_durable=entry.state == 2)
+            self._outbox.end(entry.id if phase == 2 else 0)
         return not self._is_full
 
     def _finish(self, packet_id: int) -> None:
         self._sender.in_flight.pop(packet_id, None)
+        self._marks.pop(packet_id, None)
         self._core.finish(packet_id)
 
     def acknowledge(self, packet_id: int) -> None:
         """PUBACK."""
         if self._sender.acknowledged(packet_id):
+            if self._shared is not None:
+                self._shared.done(packet_id)
             self._core.finish(packet_id)
             self.resume()
 
     def received(self, packet_id: int, code: int) -> None:
         """PUBREC."""
         phase = self._sender.received(packet_id, code)
+        if self._shared is not None:
+            self._shared.done(packet_id)
         if code >= FAILED:
-            self._core.finish(packet_id)
+            self._finish(packet_id)
             self.resume()
             return
         if phase:
-            self._core.set_state(packet_id, phase)
+            self._core.set_state(packet_id, phase | self._marks.get(packet_id, 0))
         self._outbox.write_durable(self._sender.release(packet_id))
 
     def completed(self, packet_id: int) -> None:
         """PUBCOMP."""
         if self._sender.completed(packet_id):
-            self._core.finish(packet_id)
+            self._finish(packet_id)
             self.resume()
 
     @property
@@ -200,12 +274,19 @@ class StoredSession(SessionOwner):
 
     def resume(self) -> None:
         """Begin, or go on if there is room again."""
+        self._is_begun = True
         if self._outbox.is_closed or self._outbox.is_full or not self._sender.has_room:
             return
         if self._to_send_again <= 0:
             self._feed.go_on()
+            if self._shared is not None:
+                self._shared.resume()
         if not self._is_full:
             self._core.resume()
+
+    def _shares_joined(self) -> None:
+        if self._is_begun:
+            self.resume()
 
     def _outbox_empty(self) -> None:
         if not self._transport.is_closing:
@@ -219,6 +300,7 @@ class StoredSession(SessionOwner):
 
     def fenced(self, error: SessionFenced) -> None:
         """Another connection has it, or it was deleted."""
+        self._close_shared()
         self._outbox.close()
         self._transport.close()
 
@@ -238,7 +320,7 @@ class _Outbox:
         self._core = core
         self._emptied = emptied
         self._number = 0  # of the last checkpoint that was asked for
-        self._waiting: deque[tuple[int, bytes]] = deque()  # number of the checkpoint it waits for, packet
+        self._waiting: deque[tuple[int, bytes, int]] = deque()  # checkpoint that it waits for, packet, its identifier
         self._size = 0
         self._held: list[bytes] | None = None
         self.is_closed = False
@@ -248,22 +330,27 @@ class _Outbox:
         """Enough waits."""
         return self._size > _MAX_WAITING_BYTES
 
+    @property
+    def waiting(self) -> set[int]:
+        """The packet identifiers of messages that wait for a checkpoint."""
+        return {packet_id for _, _, packet_id in self._waiting if packet_id}
+
     def write(self, data: bytes) -> None:
         """Send, behind what waits."""
         if self._held is not None:
             self._held.append(data)
         elif self._waiting:
-            self._waiting.append((self._number, data))
+            self._waiting.append((self._number, data, 0))
             self._size += len(data)
         else:
             self._transport.write(data)
 
-    def write_durable(self, data: bytes) -> None:
-        """Send once everything that the session knows now is stored."""
+    def write_durable(self, data: bytes, packet_id: int = 0) -> None:
+        """Send once everything that the session knows now is stored; ``packet_id``: it is a message."""
         if self.is_closed:
             return
         self._number += 1
-        self._waiting.append((self._number, data))
+        self._waiting.append((self._number, data, packet_id))
         self._size += len(data)
         self._core.checkpoint(self, self._number)
 
@@ -271,11 +358,11 @@ class _Outbox:
         """Keep what is written until ``end``."""
         self._held = []
 
-    def end(self, *, is_durable: bool) -> None:
-        """Send what was kept; ``is_durable``: once everything that the session knows now is stored."""
+    def end(self, packet_id: int) -> None:
+        """Send what was kept; not 0: it is this message, and waits until everything that is known now is stored."""
         held, self._held = self._held or [], None
-        if is_durable and held:
-            self.write_durable(held.pop(0))
+        if packet_id and held:
+            self.write_durable(held.pop(0), packet_id)
         for data in held:
             self.write(data)
 
@@ -285,7 +372,7 @@ class _Outbox:
         if self.is_closed or not waiting:
             return
         while waiting and waiting[0][0] <= token:
-            _, data = waiting.popleft()
+            _, data, _ = waiting.popleft()
             self._size -= len(data)
             self._transport.write(data)
         if not waiting:

@@ -82,7 +82,6 @@ def agree(connect: Connect, settings: MqttSettings, new_client_id: Callable[[], 
         "receive_maximum": settings.receive_maximum,
         "maximum_packet_size": settings.max_packet_bytes,
         "topic_alias_maximum": settings.max_topic_aliases,
-        "shared_available": 0,
     }
     if is_shortened:
         answer["server_keep_alive_s"] = keep_alive

@@ -6,6 +6,7 @@ import math
 import os
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
 
 import pytest
 import trio
@@ -14,7 +15,8 @@ from trunkline.broker import Broker, open_broker
 from trunkline.door import Transport
 from trunkline_mqtt.decoder import Decoder
 from trunkline_mqtt.encoder import encode
-from trunkline_mqtt.packets import MQTT_3_1_1, Connack, Connect, Packet
+from trunkline_mqtt.packets import MQTT_3_1_1, MQTT_5, Connack, Connect, Packet, Publish
+from trunkline_mqtt.properties import NO_PROPERTIES, Properties
 
 WAIT_S = 20.0  # for what should take milliseconds, on a machine that is busy with something else
 
@@ -92,6 +94,59 @@ async def connect(broker: Broker) -> AsyncIterator[ConnectRaw]:
     yield connect
     for stream in streams:
         await trio.aclose_forcefully(stream)
+
+
+def hello(level: int = 4, client_id: str = "c", *, clean: bool = False, **properties: Any) -> Connect:
+    """With a session that is kept."""
+    if level == MQTT_5:
+        properties.setdefault("session_expiry_s", 1000)
+    found = Properties(**properties) if properties else NO_PROPERTIES
+    return Connect(client_id, clean, protocol_level=level, properties=found)
+
+
+async def open_client(address: tuple[str, int], packet: Connect, *, is_present: bool | None = None) -> RawClient:
+    with trio.fail_after(WAIT_S):
+        stream = await trio.open_tcp_stream(*address)
+    client = RawClient(stream, packet.protocol_level)
+    answer = await client.ask(packet)
+    assert isinstance(answer, Connack)
+    assert answer.reason_code == 0
+    if is_present is not None:
+        assert answer.session_present == is_present
+    return client
+
+
+Dial = Callable[..., Awaitable[RawClient]]
+
+
+@pytest.fixture
+async def dial() -> AsyncIterator[Dial]:
+    """``await dial(address, packet)``: a client that is closed at the end of the test, if it is not before."""
+    streams = []
+
+    async def dial(address: tuple[str, int], packet: Connect, *, is_present: bool | None = None) -> RawClient:
+        peer = await open_client(address, packet, is_present=is_present)
+        streams.append(peer.stream)
+        return peer
+
+    yield dial
+    for stream in streams:
+        await trio.aclose_forcefully(stream)
+
+
+async def left_alone(broker: Broker) -> None:
+    """The broker has noticed that all clients are gone."""
+    while broker.statistics().net.connections:
+        await broker._reactor.wait_round()
+
+
+async def messages(peer: RawClient, count: int) -> list[Publish]:
+    found: list[Publish] = []
+    while len(found) < count:
+        packet = await peer.receive()
+        assert isinstance(packet, Publish)
+        found.append(packet)
+    return found
 
 
 class RememberingTransport(Transport):

@@ -117,7 +117,6 @@ async def test_connack_says_what_the_server_can(serve: Serve, transport: Remembe
         topic_alias_maximum=32,
         server_keep_alive_s=30,
         assigned_client_id="auto-1",
-        shared_available=0,
     )
     assert transport.idle_timeout_s == 45.0
 
@@ -199,7 +198,7 @@ async def test_a_reason_that_does_not_fit_the_client_s_limit_is_left_out(
 async def test_nothing_over_the_client_s_limit_is_sent(serve: Serve, transport: RememberingTransport) -> None:
     """MQTT 5.0, 3.1.2.11.4: [MQTT-3.1.2-24]; and 3.2.2.3.9: [MQTT-3.2.2-19]. There is no shorter answer to send."""
     small = hello(properties=Properties(maximum_packet_size=10))
-    with pytest.raises(RemoteProtocolError, match="needs an answer of 18 bytes, but the client takes 10"):
+    with pytest.raises(RemoteProtocolError, match="needs an answer of 16 bytes, but the client takes 10"):
         say(MqttConnection(serve(), transport), small)
     assert transport.take(MQTT_5) == [Connack(0x95)]
 

@@ -299,5 +299,6 @@ async def test_counters(broker: Broker, connect: ConnectRaw) -> None:
         "messages_expired": 0,
         "messages_oversized": 0,
         "retained": 0,
+        "shared_subscriptions": 0,
         "wills_waiting": 0,
     }

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Any
 
 import pytest
 import trio
 import trio.lowlevel
 import trio.testing
-from tests.mqtt.conftest import WAIT_S, RawClient
+from tests.mqtt.conftest import Dial, RawClient, hello, left_alone, messages, open_client
 
 from trunkline.broker import Broker, open_broker
 from trunkline.config import BrokerConfig
 from trunkline.demo.broker_process import BrokerProcess
 from trunkline_mqtt.packets import (
-    MQTT_5,
-    Connack,
     Connect,
     Disconnect,
     Packet,
@@ -35,53 +32,9 @@ from trunkline_mqtt.packets import (
     Unsuback,
     Unsubscribe,
 )
-from trunkline_mqtt.properties import NO_PROPERTIES, Properties
+from trunkline_mqtt.properties import Properties
 
 pytestmark = pytest.mark.trio
-
-
-def hello(level: int = 4, client_id: str = "c", *, clean: bool = False, **properties: Any) -> Connect:
-    """With a session that is kept."""
-    if level == MQTT_5:
-        properties.setdefault("session_expiry_s", 1000)
-    found = Properties(**properties) if properties else NO_PROPERTIES
-    return Connect(client_id, clean, protocol_level=level, properties=found)
-
-
-async def open_client(address: tuple[str, int], packet: Connect, *, is_present: bool | None = None) -> RawClient:
-    with trio.fail_after(WAIT_S):
-        stream = await trio.open_tcp_stream(*address)
-    client = RawClient(stream, packet.protocol_level)
-    answer = await client.ask(packet)
-    assert isinstance(answer, Connack)
-    assert answer.reason_code == 0
-    if is_present is not None:
-        assert answer.session_present == is_present
-    return client
-
-
-Dial = Callable[..., Awaitable[RawClient]]
-
-
-@pytest.fixture
-async def dial() -> AsyncIterator[Dial]:
-    """``await dial(address, packet)``: a client that is closed at the end of the test, if it is not before."""
-    streams = []
-
-    async def dial(address: tuple[str, int], packet: Connect, *, is_present: bool | None = None) -> RawClient:
-        peer = await open_client(address, packet, is_present=is_present)
-        streams.append(peer.stream)
-        return peer
-
-    yield dial
-    for stream in streams:
-        await trio.aclose_forcefully(stream)
-
-
-async def left_alone(broker: Broker) -> None:
-    """The broker has noticed that all clients are gone."""
-    while broker.statistics().net.connections:
-        await broker._reactor.wait_round()
 
 
 @asynccontextmanager
@@ -99,15 +52,6 @@ async def client(
 async def publish(broker: Broker, *payloads: bytes, qos: bytes = b"2") -> None:
     for payload in payloads:
         await broker.publish("mqtt", payload, key=b"t", headers=[("mqtt.qos", qos)])
-
-
-async def messages(peer: RawClient, count: int) -> list[Publish]:
-    found: list[Publish] = []
-    while len(found) < count:
-        packet = await peer.receive()
-        assert isinstance(packet, Publish)
-        found.append(packet)
-    return found
 
 
 @pytest.mark.parametrize("level", [3, 4, 5])

@@ -38,6 +38,48 @@ async def test_nothing_is_given_before_resume(broker: Broker) -> None:
     assert peer.got == [0, 1, 2]
 
 
+async def test_nothing_is_given_after_pause_and_nothing_is_lost(broker: Broker) -> None:
+    peer = Peer().attach(broker)
+    peer.session.subscribe("mqtt", "#")
+    peer.session.resume()
+    await publish(broker, "a")
+    peer.session.pause()
+    await publish(broker, "b", "c")
+    await settle(broker)
+    assert peer.got == [0]
+
+    peer.session.resume()
+    await settle(broker)
+
+    assert peer.got == [0, 1, 2]
+
+
+async def test_sessions_are_found_by_what_their_filters_begin_with(broker: Broker) -> None:
+    peer = Peer().attach(broker, "one")
+    peer.session.subscribe("mqtt", "$group/a", b"x")
+    peer.session.subscribe("mqtt", "a/#")
+    Peer().attach(broker, "other").session.subscribe("mqtt", "group/a")
+    name = FilterName("mqtt", "$group/a", "mqtt")
+
+    assert [*broker.sessions.having("$group/")] == [("one", name)]
+    assert peer.session.options(name) == b"x"
+    assert peer.session.options(FilterName("mqtt", "never", "mqtt")) == b""
+
+
+async def test_whoever_asks_is_told_when_a_session_ends(broker: Broker) -> None:
+    ended: list[str] = []
+    broker.sessions.on_end(ended.append)
+    for name in ("deleted", "fresh", "short", "kept"):
+        Peer().attach(broker, name, expires_s=0 if name == "short" else 100)
+
+    broker.sessions.delete("deleted")
+    Peer().attach(broker, "fresh", fresh=True, expires_s=100)
+    Peer().attach(broker, "short", expires_s=0).session.detach()
+    Peer().attach(broker, "kept", expires_s=100).session.detach()
+
+    assert ended == ["deleted", "fresh", "short"]
+
+
 async def test_a_stop_is_obeyed_and_nothing_is_lost_or_doubled(broker: Broker) -> None:
     peer = Peer(window=2).attach(broker)
     peer.session.subscribe("mqtt", "#")

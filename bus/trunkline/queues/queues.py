@@ -115,14 +115,14 @@ class Queues:
     async def close(self) -> None:
         """Cancel consumers; write what must be kept."""
         closing = BrokerClosing("the broker is shutting down; try again when it is back")
-        for queue in self._queues.values():
+        for queue in self:
             queue.cancel_consumers(closing)
         self._context.is_closing = True
         self._timers.cancel()
-        for queue in self._queues.values():
+        for queue in self:
             if queue.is_behind_disk:
                 queue.changed()
-        for queue in self._queues.values():
+        for queue in self:  # a door may still delete some
             try:
                 await queue.wait_durable()
             except TrunklineError as error:

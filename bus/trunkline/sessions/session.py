@@ -93,12 +93,22 @@ class Session:
         self._home.checkpoint(state)
         return True
 
+    def options(self, name: FilterName) -> bytes:
+        """Those of a filter; empty if there is no such filter."""
+        found = self._check().filters.get(name)
+        return b"" if found is None else found.options
+
     # -- deliveries --------------------------------------------------------------------------------
 
     def resume(self) -> None:
         """Begin to give records, or go on after a ``deliver`` that said stop."""
         self._check()
         self._serving.resume()
+
+    def pause(self) -> None:
+        """Give nothing before ``resume``, as if ``deliver`` had said stop. Not to be called in ``deliver``."""
+        self._check()
+        self._serving.is_ready = False
 
     @property
     def unfinished(self) -> list[Unfinished]:

@@ -10,7 +10,7 @@ than the session's expiry from the start on. Who was attached when the broker wa
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, Final
 
@@ -25,8 +25,9 @@ from trunkline.sessions.description import SessionDescription, describe, describ
 from trunkline.sessions.owner import SessionOwner
 from trunkline.sessions.serving import Serving
 from trunkline.sessions.session import Session
-from trunkline.sessions.state import SessionState
+from trunkline.sessions.state import FilterName, SessionState
 from trunkline.sessions.stored import DEFINITION, PROGRESS, Definition, Progress, decode_as
+from trunkline.sessions.window import Unfinished
 from trunkline.topic import Topic
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ class Sessions:
         self._stored: dict[str, _Stored] = {}
         self._states: dict[str, SessionState] = {}
         self._look_at: Iterator[SessionState] = iter(())
+        self._end_listeners: list[Callable[[str], None]] = []
         self._timers = Timers()
         self._checkpoints = Checkpoints(self._topic, self.rounds, self.is_dirty)
 
@@ -242,6 +244,29 @@ class Sessions:
         stored = self._stored.get(name)
         return None if stored is None else describe_stored(name, stored.definition, stored.progress)
 
+    def having(self, prefix: str) -> Iterator[tuple[str, FilterName]]:
+        """Sessions and their filters whose patterns begin so. Those that nobody uses are not all decoded for it."""
+        mark = prefix.encode()
+        for name, state in self._states.items():
+            for filter in state.filters:
+                if filter.pattern.startswith(prefix):
+                    yield name, filter
+        for name, stored in self._stored.items():
+            if stored.definition is not None and mark in stored.definition:
+                for wanted in decode_as(Definition, stored.definition).filters:
+                    if wanted.pattern.startswith(prefix):
+                        yield name, FilterName(wanted.topic, wanted.pattern, wanted.syntax)
+
+    def unfinished(self, name: str) -> list[Unfinished]:
+        """What is in the window of a session; empty if there is none of this name. Raises CoordinatorLoading."""
+        self._check_loaded()
+        state = self._load(name)
+        return [] if state is None or state.window is None else [*state.window]
+
+    def on_end(self, listener: Callable[[str], None]) -> None:
+        """Call ``listener`` with its name whenever a session ends: by expiry, ``delete``, or because it begins anew."""
+        self._end_listeners.append(listener)
+
     def delete(self, name: str) -> bool:
         """End a session; its owner is fenced. False if there is none of this name. Raises CoordinatorLoading."""
         self._check_loaded()
@@ -259,6 +284,8 @@ class Sessions:
         state.end()
         del self._states[state.name]
         self._checkpoints.forget(state)
+        for listener in self._end_listeners:
+            listener(state.name)
 
     def topic(self, name: str) -> Topic | None:
         """The topic, if it is there."""
