@@ -126,6 +126,44 @@ def test_a_filter_can_ask_for_headers() -> None:
     assert not either.matches(b"a.b", [("x", b"2"), ("y", None)])
 
 
+@pytest.mark.parametrize(
+    ("pattern", "key", "expected"),
+    [("a/*", "a/b", True), ("a/*", "a.b", False), ("#/c", "a/b/c", True), ("a/+", "a/b", False), ("a.b", "a.b", True)],
+)
+def test_amqp_wildcards_on_keys_with_slashes(pattern: str, key: str, expected: bool) -> None:
+    index: SubscriptionIndex[str, int] = SubscriptionIndex("amqp/")
+    index.add(pattern, "s", 1)
+    assert matches(pattern, key, "amqp/") == expected
+    assert index.match(key) == ([("s", [1])] if expected else [])
+
+
+@pytest.mark.parametrize("pattern", ["", "a", "#", "a.*", "+/b", "a" + ".a" * 200])
+def test_an_exact_filter_has_no_wildcards(pattern: str) -> None:
+    index: SubscriptionIndex[str, int] = SubscriptionIndex("exact")
+    index.add(pattern, "s", 1)
+    assert index.match(pattern) == [("s", [1])]
+    assert index.match(f"{pattern}b") == []
+    assert RecordFilter(pattern, "exact").check().matches(pattern.encode(), ())
+    assert not RecordFilter(pattern, "exact").is_everything
+
+
+def test_a_filter_can_ask_for_a_header_of_any_value() -> None:
+    wanted = RecordFilter(headers={"x": None, "y": "1"})
+    assert wanted.matches(None, [("x", None), ("y", b"1")])
+    assert not wanted.matches(None, [("y", b"1")])
+
+
+def test_a_filter_can_ask_for_what_others_want_too() -> None:
+    wanted = RecordFilter("a.#", also=(RecordFilter("a.b", "exact"), RecordFilter(headers={"x": "1"})))
+    assert wanted.matches(b"a.b", [("x", b"1")])
+    assert not wanted.matches(b"a.b", [])
+    assert not wanted.matches(b"a.c", [("x", b"1")])
+    assert not RecordFilter(also=(RecordFilter("a"),)).is_everything
+    assert RecordFilter(also=(RecordFilter(),)).is_everything
+    with pytest.raises(InvalidFilter, match="128 levels"):
+        RecordFilter(also=(RecordFilter("a" + ".a" * 128),)).check()
+
+
 def test_a_filter_that_breaks_the_rules_is_refused() -> None:
     with pytest.raises(InvalidFilter, match="last level"):
         RecordFilter("a/#/b", "mqtt").check()

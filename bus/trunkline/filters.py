@@ -1,17 +1,19 @@
 """Filters: which records somebody wants, by key and headers. The rules themselves; indexes are built on them.
 
-Two syntaxes, each the one of a protocol that people know:
+Two syntaxes are those of protocols that people know, and two follow from them:
 
 * ``mqtt``: levels separated by ``/``. ``+`` stands for exactly one level, a last level ``#`` for any number, also none
   (``a/#`` matches ``a``). A ``+`` or ``#`` in the first level does not match keys that begin with ``$``.
   (MQTT 5.0, 4.7.)
 * ``amqp``: words separated by ``.``. ``*`` stands for exactly one word, ``#``, anywhere, for any number, also none
   (``a.#`` matches ``a``, ``#.b`` matches ``b``). The empty key has no words. (AMQP 0-9-1, 3.1.3.3.)
+* ``amqp/``: the same with ``/`` between the words: these wildcards for keys that are MQTT topic names.
+* ``exact``: the key and nothing else, whatever characters it has.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from typing import TYPE_CHECKING, Final, Literal
 
 import msgspec
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "MAX_FILTER_LEVELS",
+    "SEPARATORS",
     "RecordFilter",
     "Syntax",
     "depth_problem",
@@ -33,19 +36,20 @@ __all__ = [
     "words",
 ]
 
-Syntax = Literal["mqtt", "amqp"]
+Syntax = Literal["mqtt", "amqp", "amqp/", "exact"]
 
 MAX_FILTER_LEVELS: Final = 128
 """Most levels (words) of a filter. Real ones have fewer than ten; a trie as deep as a 64 KiB filter costs 6 MB."""
 
-_SEPARATORS: Final = {"mqtt": "/", "amqp": "."}
-_WILDCARDS: Final = {"mqtt": ("+", "#"), "amqp": ("*", "#")}
+SEPARATORS: Final = {"mqtt": "/", "amqp": ".", "amqp/": "/"}
+"""Between the levels (words) of a key, by syntax; an exact one has none."""
+
+_ONE_LEVEL: Final = {"mqtt": "+", "amqp": "*", "amqp/": "*"}
 
 
 def is_wild(pattern: str, syntax: Syntax = "mqtt") -> bool:
     """Whether it can match more than one key. A character that is no wildcard there may make this true: no harm."""
-    one, rest = _WILDCARDS[syntax]
-    return one in pattern or rest in pattern
+    return syntax != "exact" and (_ONE_LEVEL[syntax] in pattern or "#" in pattern)
 
 
 def filter_problem(pattern: str, syntax: Syntax = "mqtt") -> str | None:
@@ -54,7 +58,7 @@ def filter_problem(pattern: str, syntax: Syntax = "mqtt") -> str | None:
     MQTT: not empty; ``+`` alone in a level; ``#`` alone in the last level. AMQP allows every pattern: ``a*`` is
     a plain word there.
     """
-    if syntax == "amqp":
+    if syntax != "mqtt":
         return None
     if not pattern:
         return "it is empty"
@@ -71,7 +75,7 @@ def filter_problem(pattern: str, syntax: Syntax = "mqtt") -> str | None:
 
 def depth_problem(pattern: str, syntax: Syntax = "mqtt") -> str | None:
     """Like :func:`filter_problem`, for a rule of ours and not of the protocol's: MAX_FILTER_LEVELS."""
-    if pattern.count(_SEPARATORS[syntax]) >= MAX_FILTER_LEVELS:
+    if syntax != "exact" and pattern.count(SEPARATORS[syntax]) >= MAX_FILTER_LEVELS:
         return f"it has more than {MAX_FILTER_LEVELS} levels"
     return None
 
@@ -80,7 +84,7 @@ def key_text(key: bytes | None, syntax: Syntax) -> str | None:
     """What patterns see of a key; None: no pattern matches.
 
     MQTT needs a topic name, so a key that is missing or no UTF-8 matches nothing. Every AMQP message has a routing key,
-    so there a missing key is an empty one, and bytes that are no UTF-8 are kept apart.
+    so in the other syntaxes a missing key is an empty one, and bytes that are no UTF-8 are kept apart.
     """
     if key is None:
         return None if syntax == "mqtt" else ""
@@ -94,7 +98,7 @@ def matches(pattern: str, text: str, syntax: Syntax = "mqtt") -> bool:
     """Whether one pattern matches one key: the rule itself, for a few filters or as an oracle in tests."""
     if not is_wild(pattern, syntax):
         return pattern == text
-    return _mqtt_matches(pattern, text) if syntax == "mqtt" else _amqp_matches(pattern, text)
+    return _mqtt_matches(pattern, text) if syntax == "mqtt" else _amqp_matches(pattern, text, SEPARATORS[syntax])
 
 
 def _mqtt_matches(pattern: str, text: str) -> bool:
@@ -111,10 +115,10 @@ def _mqtt_matches(pattern: str, text: str) -> bool:
     return all(want in ("+", level) for want, level in zip(wanted, levels, strict=False))
 
 
-def _amqp_matches(pattern: str, text: str) -> bool:
-    wanted = words(pattern)
+def _amqp_matches(pattern: str, text: str, separator: str) -> bool:
+    wanted = words(pattern, separator)
     reached = {0}  # how many of the wanted words are used up
-    for word in [*words(text), None]:
+    for word in [*words(text, separator), None]:
         for place in range(len(wanted)):
             if place in reached and wanted[place] == "#":
                 reached.add(place + 1)
@@ -128,13 +132,13 @@ def _amqp_matches(pattern: str, text: str) -> bool:
     return len(wanted) in reached
 
 
-def words(text: str) -> list[str]:
+def words(text: str, separator: str = ".") -> list[str]:
     """The words of an AMQP routing key or pattern; the empty one has none.
 
     What lies behind as many words as a pattern may have is one word: walking a key must not cost more the longer it is.
     So of a key with more words than that, ``#`` still takes all, but no pattern tells its last words apart.
     """
-    return text.split(".", MAX_FILTER_LEVELS) if text else []
+    return text.split(separator, MAX_FILTER_LEVELS) if text else []
 
 
 class RecordFilter(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -143,23 +147,34 @@ class RecordFilter(msgspec.Struct, frozen=True, omit_defaults=True):
     Attributes:
       pattern: of keys; ``#`` takes every key, in the syntax ``amqp`` also records without one.
       syntax: see the module's docstring.
-      headers: by name, the value (as text) that a record must have, besides.
+      headers: by name, the value (as text) that a record must have, besides; None: any value.
       match: whether all of ``headers`` must be there, or any of them is enough.
+      also: filters that must want it too.
     """
 
     pattern: str = "#"
     syntax: Syntax = "amqp"
-    headers: dict[str, str] = {}
+    headers: Mapping[str, str | None] = {}
     match: Literal["all", "any"] = "all"
+    also: tuple[RecordFilter, ...] = ()
 
     @property
     def is_everything(self) -> bool:
         """It takes every record, so that none needs to be looked at."""
-        return self.pattern == "#" and self.syntax == "amqp" and not self.headers
+        if self.pattern != "#" or self.syntax not in ("amqp", "amqp/") or self.headers:
+            return False
+        return all(other.is_everything for other in self.also)
+
+    @property
+    def identity(self) -> Hashable:
+        """Equal for filters that are written alike."""
+        also = frozenset([other.identity for other in self.also])
+        return self.pattern, self.syntax, self.match, frozenset(self.headers.items()), also
 
     def problem(self) -> str | None:
         """Why it is not allowed, or None."""
-        return filter_problem(self.pattern, self.syntax) or depth_problem(self.pattern, self.syntax)
+        own = filter_problem(self.pattern, self.syntax) or depth_problem(self.pattern, self.syntax)
+        return own or next(filter(None, [other.problem() for other in self.also]), None)
 
     def check(self) -> RecordFilter:
         """Return it, if it is allowed. Raises InvalidFilter."""
@@ -173,20 +188,24 @@ class RecordFilter(msgspec.Struct, frozen=True, omit_defaults=True):
         text = key_text(key, self.syntax)
         if text is None or not matches(self.pattern, text, self.syntax):
             return False
-        return self.matches_headers(headers)
+        return self.matches_rest(key, headers)
 
-    def matches_headers(self, headers: Iterable[Header]) -> bool:
-        """The part of ``matches`` that is about headers."""
+    def matches_rest(self, key: bytes | None, headers: Iterable[Header]) -> bool:
+        """The part of ``matches`` that is not about the pattern."""
         wanted = self.headers
-        if not wanted:
+        if not wanted and not self.also:
             return True
-        found = _equal_headers(wanted, headers)
-        return bool(found) if self.match == "any" else len(found) == len(wanted)
+        headers = tuple(headers)
+        if wanted:
+            found = _equal_headers(wanted, headers)
+            if not found or (self.match == "all" and len(found) < len(wanted)):
+                return False
+        return all(other.matches(key, headers) for other in self.also)
 
 
-def _equal_headers(wanted: Mapping[str, str], headers: Iterable[Header]) -> set[str]:
-    return {
-        name
-        for name, value in headers
-        if name in wanted and value is not None and value == wanted[name].encode("utf-8", "surrogateescape")
-    }
+def _equal_headers(wanted: Mapping[str, str | None], headers: Iterable[Header]) -> set[str]:
+    return {name for name, value in headers if name in wanted and _is_equal(wanted[name], value)}
+
+
+def _is_equal(wanted: str | None, value: bytes | None) -> bool:
+    return wanted is None or (value is not None and value == wanted.encode("utf-8", "surrogateescape"))

@@ -13,7 +13,7 @@ from typing import Final
 import msgspec
 
 from trunkline.errors import TrunklineError
-from trunkline.filters import Syntax, is_wild, key_text, matches
+from trunkline.filters import SEPARATORS, Syntax, is_wild, key_text, matches
 from trunkline.partition import Partition
 from trunkline.records import Record, decode_all
 from trunkline.subscriptions import SubscriptionIndex
@@ -38,7 +38,7 @@ class Found(msgspec.Struct, frozen=True):
 
 def is_selective(filters: Iterable[tuple[str, Syntax]]) -> bool:
     """Whether it can pay to look for what the filters want: none takes every key, or records that have none."""
-    return not any(pattern == "#" or (syntax == "amqp" and matches(pattern, "", syntax)) for pattern, syntax in filters)
+    return not any(pattern == "#" or (syntax != "mqtt" and matches(pattern, "", syntax)) for pattern, syntax in filters)
 
 
 def wanted_keys(filters: Iterable[tuple[str, Syntax]]) -> Callable[[bytes], bool]:
@@ -68,7 +68,9 @@ def wanted_keys(filters: Iterable[tuple[str, Syntax]]) -> Callable[[bytes], bool
 
 def _literal_beginning(pattern: str, syntax: Syntax) -> bytes:
     """How every key begins that matches: the levels before the first that may be a wildcard."""
-    separator = "/" if syntax == "mqtt" else "."
+    if syntax == "exact":
+        return pattern.encode("utf-8", "surrogateescape")
+    separator = SEPARATORS[syntax]
     levels = takewhile(lambda level: not is_wild(level, syntax), pattern.split(separator))
     return separator.join(levels).encode("utf-8", "surrogateescape")
 

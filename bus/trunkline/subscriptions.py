@@ -24,7 +24,7 @@ from typing import Final, Generic, TypeVar
 
 import msgspec
 
-from trunkline.filters import Syntax, depth_problem, filter_problem, is_wild
+from trunkline.filters import SEPARATORS, Syntax, depth_problem, filter_problem, is_wild
 from trunkline.tries import AmqpTrie, Holder, MqttTrie, PatternTrie
 
 __all__ = ["Match", "SubscriptionIndex", "SubscriptionStatistics"]
@@ -60,7 +60,7 @@ class SubscriptionIndex(Generic[S, O]):
         self._syntax: Syntax = syntax
         self._filters: dict[S, set[str]] = {}
         self._exact: dict[str, Holder] = {}
-        self._trie: PatternTrie = MqttTrie() if syntax == "mqtt" else AmqpTrie()
+        self._trie: PatternTrie = MqttTrie() if syntax == "mqtt" else AmqpTrie(SEPARATORS.get(syntax, "."))
         self._young: dict[str, Match[S, O]] = {}
         self._young_size = 0
         self._old: dict[str, Match[S, O]] = {}

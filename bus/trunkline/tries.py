@@ -146,17 +146,22 @@ class _Word:
 
 
 class AmqpTrie:
-    """For the syntax ``amqp``, where ``#`` may be anywhere: a nondeterministic automaton, walked breadth first."""
+    """For the syntax ``amqp``, where ``#`` may be anywhere: a nondeterministic automaton, walked breadth first.
 
-    __slots__ = ("_root", "nodes")
+    Args:
+      separator: what stands between words.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_root", "_separator", "nodes")
+
+    def __init__(self, separator: str = ".") -> None:
         self._root = _Word()
+        self._separator = separator
         self.nodes = 0
 
     def find(self, text: str) -> list[Holder]:
         reached = _with_empty({self._root: None})
-        for word in words(text):
+        for word in words(text, self._separator):
             following: dict[_Word, None] = {}
             for node in reached:
                 if node.is_any:
@@ -173,7 +178,7 @@ class AmqpTrie:
 
     def holder(self, pattern: str) -> Holder:
         node = self._root
-        for word in words(pattern):
+        for word in words(pattern, self._separator):
             child = node.children.get(word)
             if child is None:
                 child = node.children[word] = _Word(is_any=word == _ANY)
@@ -184,7 +189,7 @@ class AmqpTrie:
         return node.ending
 
     def prune(self, pattern: str) -> None:
-        levels = words(pattern)
+        levels = words(pattern, self._separator)
         path = [self._root]
         for word in levels:
             path.append(path[-1].children[word])

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, get_args
 
 import cbor2
 import msgspec
 
 from trunkline.errors import InvalidFilter, InvalidSetting, QueueExists, TrunklineError
-from trunkline.filters import RecordFilter
+from trunkline.filters import RecordFilter, Syntax
 from trunkline.queues import QueueConfig, QueueSource
 from trunkline.queues.config import Start
 from trunkline_native.bridge import failure_fields
@@ -22,7 +22,7 @@ __all__ = ["check_attach", "encode_queues", "parse_settings", "parse_sources", "
 
 _FIELDS: Final = {name.replace("_", "."): name for name in QueueConfig.__struct_fields__ if name != "sources"}
 _DEFAULTS: Final = QueueConfig()
-_SYNTAXES: Final = ("amqp", "mqtt")
+_SYNTAXES: Final = get_args(Syntax)
 _MATCHES: Final = ("all", "any")
 
 
@@ -54,7 +54,7 @@ def parse_sources(sources: Iterable[QueueSourceState]) -> tuple[QueueSource, ...
 def _parse_source(source: QueueSourceState) -> QueueSource:
     if source.syntax not in _SYNTAXES or source.match not in _MATCHES:
         raise InvalidFilter(
-            f"{source.topic}: a filter's syntax is amqp or mqtt and its match all or any, "
+            f"{source.topic}: a filter's syntax is {', '.join(_SYNTAXES)} and its match all or any, "
             f"not {source.syntax!r} and {source.match!r}",
             pattern=source.pattern,
         )
@@ -110,7 +110,7 @@ def _source_state(source: QueueSource) -> QueueSourceState:
         source.topic,
         wanted.pattern,
         wanted.syntax,
-        dict(wanted.headers),
+        {name: "*" if value is None else value for name, value in wanted.headers.items()},
         wanted.match,
         start if isinstance(start, str) else {str(partition): offset for partition, offset in start.items()},
     )

@@ -49,8 +49,7 @@ class QueueSource(msgspec.Struct, frozen=True, omit_defaults=True):
     @property
     def wanted(self) -> tuple[object, ...]:
         """What the user asked for, without where it begins; can be compared and hashed."""
-        wanted = self.filter
-        return self.topic, wanted.pattern, wanted.syntax, wanted.match, frozenset(wanted.headers.items())
+        return self.topic, self.filter.identity
 
 
 class QueueConfig(msgspec.Struct, frozen=True, omit_defaults=True):

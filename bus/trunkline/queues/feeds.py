@@ -115,7 +115,7 @@ class Picking(Member, LiveSubscriber):
             return True
         for same in options:
             for wanted in same:
-                if wanted.start <= record.offset and wanted.filter.matches_headers(record.headers):
+                if wanted.start <= record.offset and wanted.filter.matches_rest(record.key, record.headers):
                     self._last = record.offset
                     orders = delivery.cache.get("queues")
                     if orders is None:
@@ -127,9 +127,9 @@ class Picking(Member, LiveSubscriber):
     def wants(self, key: bytes | None, headers: Sequence[Header]) -> bool:
         return any(wanted.filter.matches(key, headers) for wanted in self._wanted)
 
-    def takes(self, headers: Sequence[Header], options: Sequence[Sequence[Wanted]]) -> bool:
+    def takes(self, key: bytes | None, headers: Sequence[Header], options: Sequence[Sequence[Wanted]]) -> bool:
         """The same for a record whose key is known to match ``options``."""
-        return any(wanted.filter.matches_headers(headers) for same in options for wanted in same)
+        return any(wanted.filter.matches_rest(key, headers) for same in options for wanted in same)
 
     def take_record(self, record: Record, options: Sequence[Sequence[Wanted]]) -> None:
         """Offer it a record of the past; ``options`` are those of its filters whose patterns match."""
@@ -137,7 +137,7 @@ class Picking(Member, LiveSubscriber):
             return
         for same in options:
             for wanted in same:
-                if wanted.start <= record.offset and wanted.filter.matches_headers(record.headers):
+                if wanted.start <= record.offset and wanted.filter.matches_rest(record.key, record.headers):
                     self._last = record.offset
                     orders = orders_of(record.headers) if record.headers else PLAIN
                     self.queue.take(self.feed.source, record.offset, 1, record_bytes(record), orders)
@@ -256,7 +256,7 @@ class SourceFeed:
             return True
         found = tuple(headers)
         return any(
-            isinstance(subscriber, Picking) and subscriber.takes(found, options)
+            isinstance(subscriber, Picking) and subscriber.takes(key, found, options)
             for subscriber, options in self.live().wanting(key)
         )
 
