@@ -29,6 +29,8 @@ from __future__ import annotations
 from collections.abc import Container, Iterable
 from typing import Any, Final
 
+import msgspec
+
 from trunkline.live import Delivery
 from trunkline.records import Header, Record, encode_headers
 from trunkline_mqtt.fields import topic_name_problem
@@ -38,7 +40,7 @@ from trunkline_mqtt.properties import NO_PROPERTIES, Properties
 __all__ = [
     "CLIENT_HEADER", "EXPIRES_HEADER", "MAX_CLIENT_ID_BYTES", "PACKET_ID_HEADER", "RECORD_OVERHEAD_BYTES",
     "RETAIN_HEADER", "WILL_HEADER", "expires_ms", "headers_block",
-    "message_of", "outgoing",
+    "message_of", "outgoing", "replayed",
 ]  # fmt: skip
 
 CLIENT_HEADER: Final = "mqtt.client"
@@ -123,14 +125,42 @@ def message_of(record: Record) -> OutgoingMessage:
     return _convert_all(record.key, record)
 
 
+def replayed(delivery: Delivery, known: Container[bytes], *, is_placed: bool) -> OutgoingMessage:
+    """The message that a record of any topic stands for in a replay: one whose key is no topic name is one, too.
+
+    Args:
+      is_placed: say as user properties where the record lies.
+    """
+    record, partition = delivery.record, delivery.partition
+    message = outgoing(delivery, known)
+    if message is not None and not is_placed:
+        return message
+    topic = message.topic if message is not None else f"$stream/{partition.topic.name}/{partition.index}".encode()
+    rich = _convert_all(topic, record)
+    if is_placed:
+        place = (
+            ("stream-partition", str(partition.index)),
+            ("stream-offset", str(record.offset)),
+            ("stream-timestamp", str(record.timestamp)),
+        )
+        rich.properties = msgspec.structs.replace(rich.properties, user=(*rich.properties.user, *place))
+    return rich
+
+
 def _convert(record: Record, text: str, known: Container[bytes]) -> OutgoingMessage | None:
     key = record.key
-    if key is None or (key not in known and (len(key) > _MAX_TEXT_BYTES or topic_name_problem(text) is not None)):
+    if key is None or (key not in known and not _is_topic_name(key, text)):
         return None
     headers = record.headers
     if len(headers) == 2 and headers[0][0] == CLIENT_HEADER and headers[1][0] == QOS_HEADER:  # a plain message of ours
         return OutgoingMessage(key, record.value or b"", _QOS.get(headers[1][1], 1), headers[0][1])
     return _convert_all(key, record) if headers else OutgoingMessage(key, record.value or b"", 1, None)
+
+
+def _is_topic_name(key: bytes, text: str) -> bool:
+    if len(key) > _MAX_TEXT_BYTES or topic_name_problem(text) is not None or text.startswith("$share/"):
+        return False  # the filters of members of shares are there in the core, and must match nothing
+    return text.isascii() or text.encode(errors="replace") == key  # text that is none has surrogates
 
 
 def _convert_all(key: bytes, record: Record) -> RichMessage:

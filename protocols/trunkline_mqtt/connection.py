@@ -20,7 +20,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from trunkline.door import Transport
-from trunkline.errors import RemoteProtocolError, TrunklineError
+from trunkline.errors import RemoteProtocolError, TrunklineError, UnknownTopic
 from trunkline_mqtt.decoder import Decoder
 from trunkline_mqtt.encoder import PINGRESP, encode
 from trunkline_mqtt.fields import malformed
@@ -41,6 +41,7 @@ from trunkline_mqtt.packets import (
     Pubrel,
     Suback,
     Subscribe,
+    Subscription,
     Unsuback,
     Unsubscribe,
     Will,
@@ -50,6 +51,7 @@ from trunkline_mqtt.reasons import RETURN_CODES, Reason
 from trunkline_mqtt.session import Session
 from trunkline_mqtt.shares import session_name
 from trunkline_mqtt.stored_session import StoredSession
+from trunkline_mqtt.streams import START_PROPERTY, InvalidStream
 from trunkline_mqtt.terms import Terms, agree, limit_expiry
 from trunkline_mqtt.wills import PendingWill
 
@@ -244,13 +246,19 @@ class MqttConnection(PublishingConnection):
     def _subscribe(self, session: AnySession, packet: Subscribe) -> None:
         identifiers = packet.properties.subscription_identifiers
         identifier = identifiers[0] if identifiers else 0
-        codes = tuple([session.subscribe(entry, identifier) for entry in packet.filters])
+        start = next((value for name, value in packet.properties.user if name == START_PROPERTY), None)
+        problems: list[str] = []
+        codes = tuple([_subscribe_to(session, entry, identifier, start, problems) for entry in packet.filters])
         level = self._terms.level
         if level != MQTT_5 and max(codes) >= Reason.UNSPECIFIED_ERROR:
             if level == MQTT_3_1:
                 raise malformed("SUBSCRIBE", "is refused, which MQTT 3.1 has no words for", "3.9.3", None)
             codes = tuple([min(code, Reason.UNSPECIFIED_ERROR) for code in codes])
-        session.answer(self._check_size(encode(Suback(packet.packet_id, codes), level), "SUBSCRIBE"))
+        answer = encode(Suback(packet.packet_id, codes), level)
+        if problems and self._terms.tells_problems:
+            told = encode(Suback(packet.packet_id, codes, reason_properties("; ".join(problems))), level)
+            answer = told if len(told) <= self._max_answer_bytes else answer
+        session.answer(self._check_size(answer, "SUBSCRIBE"))
         session.resume()  # with what is retained
 
     def _unsubscribe(self, session: AnySession, packet: Unsubscribe) -> None:
@@ -330,6 +338,17 @@ class MqttConnection(PublishingConnection):
         will, self._will = self._will, None
         if will is not None:
             self._server.wills.leave(self.client_id, will, self._session_expiry_s)
+
+
+def _subscribe_to(
+    session: AnySession, entry: Subscription, identifier: int, start: str | None, problems: list[str]
+) -> int:
+    """The reason code for one filter; ``problems`` gets what can be said in words."""
+    try:
+        return session.subscribe(entry, identifier, start)
+    except (InvalidStream, UnknownTopic) as error:
+        problems.append(str(error))
+        return Reason.TOPIC_FILTER_INVALID
 
 
 _HANDLERS: Final[dict[type[Packet], Callable[[MqttConnection, AnySession, Any], None]]] = {

@@ -31,11 +31,13 @@ if TYPE_CHECKING:
     from trunkline_mqtt.server import MqttServer
 
 __all__ = [
-    "FAILED", "JOINED_PAYLOAD_BYTES", "NO_LOCAL", "PHASES", "RELEASED", "RETAIN_AS_PUBLISHED", "Sender", "option_of",
+    "FAILED", "JOINED_PAYLOAD_BYTES", "NO_LOCAL", "PHASES", "QOS", "RELEASED", "RETAIN_AS_PUBLISHED", "Sender",
+    "option_of",
 ]  # fmt: skip
 
 MAX_PACKET_ID: Final = 65_535
 
+QOS: Final = 0x03
 NO_LOCAL: Final = 0x04
 RETAIN_AS_PUBLISHED: Final = 0x08
 _IDENTIFIER: Final = 8

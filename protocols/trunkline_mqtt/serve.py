@@ -87,6 +87,8 @@ class MqttDoor(Door):
             ledger=ledger,
             shares=shares,
             new_will_id=lambda: self._broker.random.getrandbits(63),
+            log_topic=self._broker.topic,
+            live=self._broker.live,
         )
         for client_id, will in [*ledger.wills.items()]:  # of clients that were connected when the broker ended
             expiry_s = math.inf if will.session_expiry_s is None else will.session_expiry_s

@@ -6,8 +6,9 @@ import logging
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from trunkline.errors import BrokerClosing, TrunklineError
+from trunkline.errors import BrokerClosing, TrunklineError, UnknownTopic
 from trunkline.live import LiveTail
+from trunkline.partition import Partition
 from trunkline.sessions import Sessions
 from trunkline.topic import Topic
 from trunkline_mqtt.bridge import WILL_HEADER, headers_block
@@ -26,6 +27,10 @@ __all__ = ["MqttServer"]
 logger = logging.getLogger("trunkline.mqtt")
 
 
+def _no_topic(name: str) -> Topic:
+    raise UnknownTopic(f"there is no topic {name!r}", topic=name)
+
+
 class MqttServer:
     """The log topic, the clients by their identifier, and counters.
 
@@ -41,6 +46,8 @@ class MqttServer:
       ledger: what is stored besides; None: nothing is.
       shares: the shared subscriptions; None: there are never any.
       new_will_id: a number that no other will of a client has.
+      log_topic: any topic of the log by its name; raises UnknownTopic.
+      live: the live tail of any partition.
       spawn: runs an async function as a task of the broker.
     """
 
@@ -49,6 +56,8 @@ class MqttServer:
         "delivered",
         "expired",
         "ledger",
+        "live",
+        "log_topic",
         "missed",
         "new_client_id",
         "new_will_id",
@@ -85,6 +94,8 @@ class MqttServer:
         ledger: Ledger | None = None,
         shares: Shares | None = None,
         new_will_id: Callable[[], int] = lambda: 0,
+        log_topic: Callable[[str], Topic] = _no_topic,
+        live: Callable[[Partition], LiveTail] | None = None,
     ) -> None:
         self.settings = settings
         self.topic = topic
@@ -103,6 +114,8 @@ class MqttServer:
         self.ledger = ledger
         self.shares = shares
         self.new_will_id = new_will_id
+        self.log_topic = log_topic
+        self.live = live
         self.received = 0
         self.delivered = 0
         self.missed = 0

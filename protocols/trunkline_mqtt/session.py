@@ -31,9 +31,10 @@ from trunkline_mqtt.message import OutgoingMessage
 from trunkline_mqtt.packets import Subscription
 from trunkline_mqtt.reasons import Reason
 from trunkline_mqtt.retained_feed import RetainedFeed
-from trunkline_mqtt.sender import FAILED, JOINED_PAYLOAD_BYTES, Sender, option_of
+from trunkline_mqtt.sender import FAILED, JOINED_PAYLOAD_BYTES, QOS, Sender, option_of
 from trunkline_mqtt.shared import SharedPart
 from trunkline_mqtt.shares import SHARE
+from trunkline_mqtt.streams import STREAM, StreamPart, parse_stream, stream_option
 from trunkline_mqtt.terms import Terms
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ class Session(LiveSubscriber):
         "_sender",
         "_server",
         "_shared",
+        "_streams",
         "_transport",
         "filters",
         "is_v5",
@@ -90,6 +92,7 @@ class Session(LiveSubscriber):
         self._client_id = terms.client_id
         self._feed = RetainedFeed(server, self._sender, self._send_retained, self.resume)
         self._shared: SharedPart | None = None
+        self._streams: StreamPart | None = None
         self._behind: list[LiveTail] = []
         self._is_held = False  # nothing may be sent until resume
         self._parked: list[tuple[Delivery, list[Any]]] = []  # given all the same: one by each partition
@@ -97,12 +100,18 @@ class Session(LiveSubscriber):
 
     # -- subscriptions -----------------------------------------------------------------------------
 
-    def subscribe(self, subscription: Subscription, identifier: int = 0) -> int:
-        """Subscribe, or change what is wanted of a filter; the reason code for SUBACK."""
+    def subscribe(self, subscription: Subscription, identifier: int = 0, start: str | None = None) -> int:
+        """Subscribe, or change what is wanted of a filter; the reason code for SUBACK.
+
+        Args:
+          start: where a stream begins, if it is not its filter that says so. Raises InvalidStream.
+        """
         topic_filter = subscription.topic_filter
         refusal = refusal_of(topic_filter, self.filters, self._server)
         if refusal:
             return refusal
+        if topic_filter.startswith(STREAM):
+            return self._subscribe_stream(topic_filter, start, option_of(subscription, identifier))
         is_new = topic_filter not in self.filters
         option = self.filters[topic_filter] = option_of(subscription, identifier)
         if topic_filter.startswith(SHARE):
@@ -131,12 +140,25 @@ class Session(LiveSubscriber):
             )
         self._shared.subscribe(topic_filter, option)
 
+    def _subscribe_stream(self, topic_filter: str, start: str | None, option: int) -> int:
+        option = stream_option(option)
+        wanted = parse_stream(topic_filter, start)
+        topic = self._server.log_topic(wanted.topic)
+        if self._streams is None:
+            self._streams = StreamPart(self._server, self._sender, self._send_replayed, self._transport.close)
+        self.filters[topic_filter] = option
+        self._streams.subscribe(topic_filter, wanted, topic, option)
+        return option & QOS
+
     def unsubscribe(self, topic_filter: str) -> int:
         """Nothing more matches this filter from now on; the reason code for UNSUBACK."""
         if self.filters.pop(topic_filter, None) is None:
             return Reason.NO_SUBSCRIPTION_EXISTED
         if self._shared is not None and topic_filter.startswith(SHARE):
             self._shared.unsubscribe(topic_filter)
+            return Reason.SUCCESS
+        if self._streams is not None and topic_filter.startswith(STREAM):
+            self._streams.unsubscribe(topic_filter)
             return Reason.SUCCESS
         for tail in self._server.tails:
             tail.unsubscribe(self, topic_filter)
@@ -154,6 +176,8 @@ class Session(LiveSubscriber):
         self._feed.close()
         if self._shared is not None:
             self._shared.close((), is_end=True)
+        if self._streams is not None:
+            self._streams.close()
         if self.filters:
             for tail in self._server.tails:
                 tail.remove(self)
@@ -207,6 +231,10 @@ class Session(LiveSubscriber):
         self._is_held |= self._sender.is_full
         return packet_id
 
+    def _send_replayed(self, message: OutgoingMessage, option: int) -> None:
+        self._sender.send(message, [option], now_ms=self._server.now_ms())
+        self._is_held |= self._sender.is_full
+
     def acknowledge(self, packet_id: int) -> None:
         """PUBACK."""
         self._sender.acknowledged(packet_id)
@@ -230,7 +258,12 @@ class Session(LiveSubscriber):
         self._room_again()
 
     def _room_again(self) -> None:
-        if self._is_held or self._feed.is_waiting or (self._shared is not None and self._shared.is_waiting):
+        if (
+            self._is_held
+            or self._feed.is_waiting
+            or (self._shared is not None and self._shared.is_waiting)
+            or (self._streams is not None and self._streams.is_waiting)
+        ):
             self.resume()
 
     def resume(self) -> None:
@@ -249,6 +282,10 @@ class Session(LiveSubscriber):
             return
         if self._shared is not None:
             self._shared.resume()
+        if self._streams is not None:
+            self._streams.resume()
+        if self._is_held:
+            return
         behind, self._behind = self._behind, []
         for tail in behind:
             tail.resume(self)

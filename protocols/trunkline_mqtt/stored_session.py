@@ -35,10 +35,11 @@ from trunkline_mqtt.message import OutgoingMessage
 from trunkline_mqtt.packets import Subscription
 from trunkline_mqtt.reasons import Reason
 from trunkline_mqtt.retained_feed import RetainedFeed
-from trunkline_mqtt.sender import FAILED, PHASES, RELEASED, Sender, option_of
+from trunkline_mqtt.sender import FAILED, PHASES, QOS, RELEASED, Sender, option_of
 from trunkline_mqtt.session import refusal_of
 from trunkline_mqtt.shared import SharedPart
 from trunkline_mqtt.shares import SHARE, session_name
+from trunkline_mqtt.streams import STREAM, StreamPart, parse_stream, stream_option
 from trunkline_mqtt.terms import Terms
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ class StoredSession(SessionOwner):
 
     __slots__ = (
         "_client_id", "_core", "_feed", "_filters", "_is_begun", "_marks", "_outbox", "_prefetch", "_sender", "_server",
-        "_shared", "_to_send_again", "_transport",
+        "_shared", "_streams", "_to_send_again", "_transport",
     )  # fmt: skip
 
     def __init__(
@@ -79,6 +80,7 @@ class StoredSession(SessionOwner):
         self._prefetch = terms.max_inflight
         self._is_begun = False
         self._shared: SharedPart | None = None
+        self._streams: StreamPart | None = None  # these end with the connection
         self._marks: dict[int, int] = {}  # of messages with QoS 2 that came through shares, by packet identifier
         for name in self._core.filters:
             if name.pattern.startswith(SHARE):
@@ -95,12 +97,14 @@ class StoredSession(SessionOwner):
 
     # -- subscriptions -----------------------------------------------------------------------------
 
-    def subscribe(self, subscription: Subscription, identifier: int = 0) -> int:
+    def subscribe(self, subscription: Subscription, identifier: int = 0, start: str | None = None) -> int:
         """As :meth:`trunkline_mqtt.session.Session.subscribe`."""
         topic_filter = subscription.topic_filter
         refusal = refusal_of(topic_filter, self._filters, self._server)
         if refusal:
             return refusal
+        if topic_filter.startswith(STREAM):
+            return self._subscribe_stream(topic_filter, start, option_of(subscription, identifier))
         is_new = topic_filter not in self._filters
         self._filters.add(topic_filter)
         option = option_of(subscription, identifier)
@@ -116,6 +120,9 @@ class StoredSession(SessionOwner):
         if topic_filter not in self._filters:
             return Reason.NO_SUBSCRIPTION_EXISTED
         self._filters.discard(topic_filter)
+        if self._streams is not None and topic_filter.startswith(STREAM):
+            self._streams.unsubscribe(topic_filter)
+            return Reason.SUCCESS
         self._core.unsubscribe(self._server.topic.name, topic_filter)
         if self._shared is not None and topic_filter.startswith(SHARE):
             self._shared.unsubscribe(topic_filter)
@@ -137,6 +144,16 @@ class StoredSession(SessionOwner):
             )
         self._shared.subscribe(topic_filter, option)
 
+    def _subscribe_stream(self, topic_filter: str, start: str | None, option: int) -> int:
+        option = stream_option(option)
+        wanted = parse_stream(topic_filter, start)
+        topic = self._server.log_topic(wanted.topic)
+        if self._streams is None:
+            self._streams = StreamPart(self._server, self._sender, self._send_replayed, self._transport.close)
+        self._filters.add(topic_filter)
+        self._streams.subscribe(topic_filter, wanted, topic, option)
+        return option & QOS
+
     def answer(self, data: bytes) -> None:
         """Send an answer to SUBSCRIBE or UNSUBSCRIBE, once what it says is stored."""
         if self._shared is None:
@@ -148,6 +165,8 @@ class StoredSession(SessionOwner):
         """The connection is over. What is unfinished waits for the next one."""
         self._feed.close()
         self._close_shared()
+        if self._streams is not None:
+            self._streams.close()
         self._outbox.close()
         self._core.detach()
 
@@ -189,6 +208,11 @@ class StoredSession(SessionOwner):
         if self._is_full:
             self._core.pause()
         return packet_id
+
+    def _send_replayed(self, message: OutgoingMessage, option: int) -> None:
+        self._sender.send(message, [option], now_ms=self._server.now_ms())
+        if self._is_full:
+            self._core.pause()
 
     def _send(
         self,
@@ -281,6 +305,8 @@ class StoredSession(SessionOwner):
             self._feed.go_on()
             if self._shared is not None:
                 self._shared.resume()
+            if self._streams is not None:
+                self._streams.resume()
         if not self._is_full:
             self._core.resume()
 
