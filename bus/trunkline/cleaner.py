@@ -21,6 +21,7 @@ from trunkline.errors import TrunklineError
 from trunkline.keymap import KeyMap
 from trunkline.log import Log
 from trunkline.records import iter_headers
+from trunkline.transactions.aborted import NONE_ABORTED, AbortedTransactions
 
 __all__ = ["KEY_MAP_BYTES", "Cleaner", "CleaningStatistics", "RateLimiter"]
 
@@ -129,21 +130,24 @@ class Cleaner:
         end_offset: int,
         last_batches: Mapping[int, int],
         delete_retention_ms: int,
+        aborted: AbortedTransactions = NONE_ABORTED,
     ) -> CleaningStatistics:
         """Clean a log up to ``end_offset``, or as far as the key map reaches. Blocking.
 
         Args:
           cleaned_offset: up to where it was cleaned last time, or anything below the log start offset.
-          end_offset: a batch boundary, at most ``log.rewritable_end_offset`` and the high watermark.
+          end_offset: a batch boundary, at most ``log.rewritable_end_offset`` and the high watermark, so that no
+            transaction with records below it is undecided.
           last_batches: the base offset of the last batch of each producer to be remembered
             (:meth:`trunkline.producers.ProducerTable.last_batches`), as of when ``end_offset`` was committed or later.
           delete_retention_ms: see :class:`trunkline.compaction.Compactor`.
+          aborted: those with something below ``end_offset``; it does not change.
 
         Raises:
           CorruptBatch, CorruptLog, OSError: of the log; it stays usable. Nothing is clean past ``cleaned_offset``.
           TrunklineError: the key map is too small for a single batch.
         """
-        return _Cleaning(self, log, max(cleaned_offset, log.start_offset), end_offset).run(
+        return _Cleaning(self, log, max(cleaned_offset, log.start_offset), end_offset, aborted).run(
             last_batches, delete_retention_ms
         )
 
@@ -168,8 +172,11 @@ class Cleaner:
 
 
 class _Cleaning:
-    def __init__(self, cleaner: Cleaner, log: Log, start_offset: int, end_offset: int) -> None:
+    def __init__(
+        self, cleaner: Cleaner, log: Log, start_offset: int, end_offset: int, aborted: AbortedTransactions
+    ) -> None:
         self._cleaner = cleaner
+        self._aborted = aborted
         self._log = log
         self._start_offset = start_offset
         self._end_offset = end_offset
@@ -192,6 +199,7 @@ class _Cleaning:
                 end_offset=end_offset,
                 last_batches=last_batches,
                 delete_retention_ms=delete_retention_ms,
+                aborted=self._aborted,
             )
             self._rewrite(end_offset, compactor)
             dropped = compactor.dropped
@@ -218,7 +226,8 @@ class _Cleaning:
             for position, header in iter_headers(data):
                 self._cleaner.spend(header.size_bytes)  # bit by bit: between two waits this thread holds up all others
                 self._bytes_read += header.size_bytes
-                if not note_keys(data[position : position + header.size_bytes], self._newest):
+                batch = data[position : position + header.size_bytes]
+                if not note_keys(batch, self._newest, self._aborted):
                     return max(header.base_offset, self._start_offset)
                 offset = header.next_offset
         return self._end_offset

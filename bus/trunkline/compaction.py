@@ -15,9 +15,9 @@ newer one. The rules are Kafka's:
   is never empty). These stay as a header with a record count of 0.
 * Records without a key are kept; a compacted topic refuses them when they are produced.
 * A batch that cannot be decoded, though its CRC is right, is kept as it is. Only its producer knows what it is.
-* A transaction marker is kept while anything of its transaction is, and then until a delete horizon of its own has
-  passed. A record of a transaction may turn out to be aborted, so it never takes the place of another
-  one; a newer record outside of transactions takes its place.
+* Only what is decided is cleaned: nothing at or past the first open transaction. A record of an aborted transaction is
+  dropped and takes no other's place; one of a committed transaction is like any other. A transaction marker is kept
+  while anything of its transaction is, and then until a delete horizon of its own has passed.
 
 Decoding every value would be slow and is not needed: the records' places and keys are read
 (:func:`trunkline.records.spans.read_spans`), and what is kept is copied in runs.
@@ -35,6 +35,7 @@ from trunkline.log import Chunk
 from trunkline.records import BatchHeader, read_header, with_records
 from trunkline.records.batch import COMPRESSION_MASK, DELETE_HORIZON, check_crc
 from trunkline.records.spans import Span, Spans, move_timestamps, read_spans
+from trunkline.transactions.aborted import NONE_ABORTED, AbortedTransactions
 
 __all__ = ["CompactionPlan", "Compactor", "note_keys", "plan_compaction"]
 
@@ -85,8 +86,11 @@ def plan_compaction(
     return CompactionPlan(cleaned_offset, end, dirty, total)
 
 
-def note_keys(batch: bytes, newest: KeyMap) -> bool:
+def note_keys(batch: bytes, newest: KeyMap, aborted: AbortedTransactions = NONE_ABORTED) -> bool:
     """Note the offsets of a batch's records by their keys; batches come in order.
+
+    Args:
+      aborted: the transactions whose records do not count.
 
     Returns:
       False if they do not all fit: clean up to this batch. Some may be noted, which does no harm.
@@ -94,7 +98,7 @@ def note_keys(batch: bytes, newest: KeyMap) -> bool:
     Raises CorruptBatch if its CRC is wrong.
     """
     header = _checked(batch)
-    if header.is_control or header.is_transactional:
+    if header.is_control or aborted.has(header):
         return True
     try:
         spans = read_spans(batch, header).spans
@@ -129,18 +133,26 @@ class Compactor:
       end_offset: up to where this one cleans.
       last_batches: the base offset of the last batch of each producer that is to be remembered.
       delete_retention_ms: how long a tombstone stays after the first cleaning that saw it.
+      aborted: all aborted transactions with something below ``end_offset``.
 
     Attributes:
       dropped: records dropped so far.
     """
 
     def __init__(
-        self, newest: KeyMap, *, end_offset: int, last_batches: Mapping[int, int], delete_retention_ms: int
+        self,
+        newest: KeyMap,
+        *,
+        end_offset: int,
+        last_batches: Mapping[int, int],
+        delete_retention_ms: int,
+        aborted: AbortedTransactions = NONE_ABORTED,
     ) -> None:
         self._newest = newest
         self._end_offset = end_offset
         self._last_batches = last_batches
         self._delete_retention_ms = delete_retention_ms
+        self._aborted = aborted
         self._in_transaction: set[int] = set()  # producers of whose present transaction something was kept
         self.dropped = 0
 
@@ -154,6 +166,9 @@ class Compactor:
             return self._transform_marker(batch, header, now_ms)
         if not header.record_count:
             return self._without_records(batch, header)
+        if self._aborted.has(header):
+            self.dropped += header.record_count
+            return self._without_records(batch, header)
         try:
             found = read_spans(batch, header)
         except _UNREADABLE:
@@ -164,7 +179,7 @@ class Compactor:
         if not kept:
             return self._without_records(batch, header)
         self._note_transaction(header)
-        if header.delete_horizon is None and not header.is_transactional and any(span[5] for span in kept):
+        if header.delete_horizon is None and any(span[5] for span in kept):
             return _rebuild(header, found, kept, now_ms + self._delete_retention_ms)
         if len(kept) == header.record_count:
             return batch
@@ -172,7 +187,7 @@ class Compactor:
 
     def _kept(self, header: BatchHeader, spans: list[Span], now_ms: int) -> list[Span]:
         horizon = header.delete_horizon
-        keeps_tombstones = horizon is None or now_ms < horizon or header.is_transactional
+        keeps_tombstones = horizon is None or now_ms < horizon
         base_offset = header.base_offset
         newest = self._newest.newest
         return [

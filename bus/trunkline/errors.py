@@ -25,6 +25,10 @@ __all__ = [
     "DecompressionLimitExceeded",
     "OutOfOrderSequence",
     "ProducerFenced",
+    "InvalidTransactionState",
+    "UnknownTransactionalId",
+    "ConcurrentTransactions",
+    "InvalidTransactionTimeout",
     "NotLeader",
     "LogStopped",
     "StoreFull",
@@ -140,6 +144,24 @@ class OutOfOrderSequence(TrunklineError):
 
 class ProducerFenced(TrunklineError):
     """A newer epoch of this producer id has written; this producer must stop. ``current_epoch``."""
+
+
+class InvalidTransactionState(TrunklineError):
+    """The transaction is not in a state in which this can be done; nothing was changed. ``transactional_id``."""
+
+
+class UnknownTransactionalId(TrunklineError):
+    """No producer has this transactional id, or not this one. ``transactional_id``."""
+
+
+class ConcurrentTransactions(TrunklineError):
+    """The transaction before this one is still being ended; try again in a moment. ``transactional_id``."""
+
+    retriable = True
+
+
+class InvalidTransactionTimeout(TrunklineError):
+    """The timeout of a transaction is not positive, or more than the broker allows. ``maximum_ms``."""
 
 
 class NotLeader(TrunklineError):

@@ -18,6 +18,7 @@ from trunkline.compaction import CompactionPlan, plan_compaction
 from trunkline.errors import TrunklineError
 from trunkline.partition import Partition
 from trunkline.retention import held_offset, start_after_retention
+from trunkline.transactions.aborted import NONE_ABORTED
 
 __all__ = ["Housekeeping"]
 
@@ -124,6 +125,8 @@ class Housekeeping:
         limiter = RateLimiter(self._compaction_bytes_per_s, sleep=stop.wait)
         cleaner = Cleaner(limiter, stopping=stop, now_ms=self._now_ms)
         last_batches = partition.last_batches()
+        transactions = partition.transactions
+        aborted = NONE_ABORTED if transactions is None else transactions.aborted.copy()
 
         def clean() -> CleaningStatistics:
             return cleaner.clean(
@@ -132,6 +135,7 @@ class Housekeeping:
                 end_offset=plan.end_offset,
                 last_batches=last_batches,
                 delete_retention_ms=partition.topic.settings.delete_retention_ms,
+                aborted=aborted,
             )
 
         done = await partition.run_beside(clean, stop)

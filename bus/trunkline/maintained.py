@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import trio
 
+from trunkline.errors import OffsetOutOfRange
 from trunkline.log import Log
 from trunkline.readable import ReadablePartition
 
@@ -115,12 +116,19 @@ class MaintainedPartition(ReadablePartition):
         Raises OffsetOutOfRange if it is above the high watermark; below the log start nothing happens.
         """
         if offset > self.high_watermark:
-            self._check_offset(offset)
+            raise OffsetOutOfRange(
+                f"{self.name}: offset {offset} is above the high watermark {self.high_watermark}; "
+                "only what can be read can be removed",
+                log_start_offset=self.log.start_offset,
+                high_watermark=self.high_watermark,
+            )
         start = self.log.start_offset
         if offset <= start:
             await trio.lowlevel.checkpoint()
             return
         await self.run_alone(self.log.trim, offset)
+        if self.transactions is not None:
+            self.transactions.forget_aborted_below(offset)
         self._count_unread(start, offset)
 
     def _count_unread(self, start: int, offset: int) -> None:

@@ -5,8 +5,10 @@ the round's batches to the log in one call; the commit thread flushes; ``committ
 watermark and then, in this order, acknowledges and tells the listeners. With ``durability=os`` the
 high watermark moves in ``write``.
 
-Offsets, in the order ``log_start <= high_watermark <= log_end <= next``: *next* counts what is staged,
-*log end* what the store has been given, the *high watermark* what is committed. Readers stay below it.
+Offsets, in the order ``log_start <= high_watermark <= acknowledged <= log_end <= next``: *next* counts what is staged,
+*log end* what the store has been given, *acknowledged* what is committed. Readers stay below the *high watermark*,
+which is the same unless a transaction is open (:mod:`trunkline.readable`); in a partition that never saw one, all that
+transactions cost is a comparison with None.
 The replica set is one broker here; the model has leader epoch, replicas and ISR from the start.
 
 Staging is the hot path of every door that brings single records, so the checks there are few: a
@@ -23,14 +25,18 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 import trio
 
-from trunkline.errors import LogStopped, StoreFull, TrunklineError
+from trunkline.errors import InvalidTransactionState, LogStopped, StoreFull, TrunklineError
 from trunkline.log import Log, SavedState
 from trunkline.maintained import MaintainedPartition
 from trunkline.pending import AppendReceiver, Pending
 from trunkline.producers import ProducerTable
 from trunkline.readable import TailListener
-from trunkline.records import EMPTY_HEADERS, BatchBuilder, BatchHeader, assign, iter_headers
-from trunkline.saved_state import StateSaver, decode_state, encode_state
+from trunkline.records import EMPTY_HEADERS, BatchBuilder, BatchHeader, assign, iter_headers, read_header
+from trunkline.records.markers import encode_marker
+from trunkline.saved_state import PartitionState, StateSaver, decode_state, encode_state
+from trunkline.transactions.aborted import hide_aborted
+from trunkline.transactions.held_back import HeldBack
+from trunkline.transactions.in_log import LogTransactions
 from trunkline.validation import check_key, check_new_batch, check_size
 
 if TYPE_CHECKING:
@@ -55,11 +61,14 @@ class PartitionStatistics(msgspec.Struct, frozen=True):
     log_start_offset: int
     log_end_offset: int
     high_watermark: int
+    acknowledged_offset: int
     leader_epoch: int
     size_bytes: int
     staged_records: int
     uncommitted_bytes: int
     producers: int
+    open_transactions: int
+    aborted_transactions: int
     listeners: int
 
 
@@ -82,6 +91,7 @@ class Partition(MaintainedPartition):
 
     __slots__ = (
         "_builder",
+        "_held_back",
         "_is_full",
         "_is_staged",
         "_limit_bytes",
@@ -137,26 +147,48 @@ class Partition(MaintainedPartition):
         self._is_staged = False
         self._is_full = False
         self._unflushed_bytes = 0  # with durability=os
+        self._held_back: HeldBack | None = None
         self._saver = StateSaver(log, self._encode_state, spawn, self._wake_waiting)
 
     # -- opening -----------------------------------------------------------------------------------
 
     def recover_producers(self) -> None:
-        """Rebuild the producers' state: the saved one, then the batches after it. Blocking; call it in a worker."""
+        """Rebuild the state of producers and transactions: the saved one, then the batches after it.
+
+        Blocking; call it in a worker.
+        """
         saved = self.log.load_state()
         offset = self.log.start_offset
         if saved is not None and saved.offset >= offset:
-            self.cleaned_offset, self._producers = decode_state(saved.state)
+            self.cleaned_offset, self._producers, self.transactions = decode_state(saved.state)
             offset = saved.offset
         while offset < self.log.end_offset:
             batches = self.log.read(offset, _RECOVERY_READ_BYTES, self.log.end_offset)
             if not batches:
                 break  # what follows was compacted away, and the log was truncated behind it
-            for _, header in iter_headers(batches):
+            for position, header in iter_headers(batches):
                 if header.base_offset >= offset:
-                    self._producers.update(header, header.base_offset)
+                    self._replay(header, batches[position : position + header.size_bytes])
                 next_offset = header.next_offset
             offset = next_offset
+        if self.transactions is not None:
+            self.transactions.forget_aborted_below(self.log.start_offset)
+            self.transactions.acknowledged(self.acknowledged_offset)
+            self.high_watermark = self.last_stable_offset
+
+    def _replay(self, header: BatchHeader, batch: bytes) -> None:
+        if header.is_control:
+            self._producers.note_marker(header)
+        else:
+            self._producers.update(header, header.base_offset)
+        if header.is_transactional:
+            self._log_transactions().replay(header, batch)
+
+    def _log_transactions(self) -> LogTransactions:
+        """What is known of this partition's transactions, from now on something."""
+        if self.transactions is None:
+            self.transactions = LogTransactions()
+        return self.transactions
 
     # -- staging -----------------------------------------------------------------------------------
 
@@ -226,13 +258,25 @@ class Partition(MaintainedPartition):
         waiters, self._waiters = self._waiters, []
         self._stage(batch, base_offset, base_offset + builder.count, waiters, is_shared=False)
 
-    def stage_batch(self, batch: Buffer, receiver: AppendReceiver | None = None, token: object = None) -> None:
+    def stage_batch(
+        self,
+        batch: Buffer,
+        receiver: AppendReceiver | None = None,
+        token: object = None,
+        *,
+        in_transaction: bool = False,
+    ) -> None:
         """Put a whole batch, as a client encoded it, into this round. It is checked, and copied once.
 
         The records stay opaque. A repeat of one of the last five batches of an idempotent producer is
         not written again: ``receiver`` gets the original offset, once that is committed.
 
+        Args:
+          in_transaction: the batch is transactional, and belongs to an open transaction that knows of this partition
+            (:meth:`trunkline.transactions.coordinator.TransactionCoordinator.check_append`).
+
         Raises:
+          InvalidTransactionState: its producer has a transaction open here, and the batch is not part of one.
           CorruptBatch, InvalidBatch, RecordTooLarge: the batch is at fault; nothing was staged.
           OutOfOrderSequence, ProducerFenced: the producer is; nothing was staged.
           QueueFull: a queue has no room for it; nothing was staged.
@@ -241,8 +285,10 @@ class Partition(MaintainedPartition):
         if self._refusal is not None:
             raise self._refusal
         settings = self.topic.settings
-        header = check_new_batch(self.name, batch, settings)
+        header = check_new_batch(self.name, batch, settings, in_transaction=in_transaction)
         if header.producer_id >= 0:
+            if self.transactions is not None and not in_transaction:
+                self._refuse_in_transaction(self.transactions, header.producer_id)
             original = self._producers.check(header)
             if original is not None:
                 self._acknowledge_repeat(original, receiver, token)
@@ -254,13 +300,51 @@ class Partition(MaintainedPartition):
         append_time = self._now_ms() if settings.message_timestamp_type == "LogAppendTime" else None
         assigned = assign(batch, base_offset, self.leader_epoch, append_time)
         self._producers.update(header, base_offset)
+        if in_transaction:
+            self._log_transactions().wrote(header.producer_id, base_offset)
         self._touch()
         self._stage(assigned, base_offset, base_offset + header.record_count, [(receiver, token)], is_shared=True)
+
+    def _refuse_in_transaction(self, transactions: LogTransactions, producer_id: int) -> None:
+        if transactions.is_open(producer_id):
+            raise InvalidTransactionState(
+                f"{self.name}: producer {producer_id} has a transaction open here; end it before writing outside of it"
+            )
+
+    def stage_marker(
+        self,
+        producer_id: int,
+        producer_epoch: int,
+        *,
+        is_commit: bool,
+        receiver: AppendReceiver | None = None,
+        token: object = None,
+    ) -> None:
+        """End the transaction that this producer has open here; for the transaction coordinator.
+
+        Raises LogStopped, BrokerClosing: nothing was staged.
+        """
+        if self._refusal is not None:
+            raise self._refusal
+        self._close_builder()
+        offset = self.next_offset
+        marker = encode_marker(
+            producer_id,
+            producer_epoch,
+            is_commit=is_commit,
+            timestamp=self._now_ms(),
+            base_offset=offset,
+            leader_epoch=self.leader_epoch,
+        )
+        self._producers.note_marker(read_header(marker))
+        self._log_transactions().ended(producer_id, offset, is_commit=is_commit)
+        self._touch()
+        self._stage(marker, offset, offset + 1, [(receiver, token)], is_shared=True)
 
     def _acknowledge_repeat(self, offset: int, receiver: AppendReceiver | None, token: object) -> None:
         if receiver is None:
             return
-        if offset < self.high_watermark:
+        if offset < self.acknowledged_offset:
             self._rounds.call_soon(lambda: receiver.append_done(token, offset))
             return
         for pending in (*self._uncommitted, *self._staged):
@@ -367,6 +451,8 @@ class Partition(MaintainedPartition):
         self._staged.clear()
         self.next_offset = self.log_end_offset
         self._producers.forget_from(self.log_end_offset)
+        if self.transactions is not None:
+            self.transactions.forget_from(self.log_end_offset)
         self._saver.forget()
         self._rounds.unacknowledged_bytes -= sum(len(pending.batch) for pending in rejected)
         for pending in rejected:
@@ -390,20 +476,39 @@ class Partition(MaintainedPartition):
         if not done:
             self._wake_waiting()  # for whoever waits until no flush is under way
             return
-        base_offset = self.high_watermark
+        base_offset = self.acknowledged_offset
         assert done[0].base_offset == base_offset, "batches commit in order and without gaps"
-        self.high_watermark = done[-1].next_offset
+        self.acknowledged_offset = end_offset = done[-1].next_offset
+        is_shown = self.transactions is None or self._is_decided(self.transactions, base_offset)
+        if is_shown:
+            self.high_watermark = end_offset
         self._rounds.unacknowledged_bytes -= freed
         for pending in done:
             pending.acknowledge()
         self._wake_waiting()
-        if self._listeners:
+        if self._early_listeners:
+            self._tell(self._early_listeners, base_offset, end_offset, [pending.batch for pending in done])
+        if not is_shown:
+            self._show_held_back()
+        elif self._listeners:
             batches = [pending.batch for pending in done]
-            self._tell_listeners(base_offset, batches)
-        self._saver.committed(freed, self.high_watermark, self.next_offset)
+            if self.transactions is not None:
+                batches = [hide_aborted(batch, self.transactions.aborted) for batch in batches]
+            self._tell(self._listeners, base_offset, end_offset, batches)
+        self._saver.committed(freed, end_offset, self.next_offset)
+
+    def _is_decided(self, transactions: LogTransactions, base_offset: int) -> bool:
+        """Whether all from ``base_offset`` to what is acknowledged now is, and all before it was shown."""
+        transactions.acknowledged(self.acknowledged_offset)
+        return self.high_watermark == base_offset and self.last_stable_offset == self.acknowledged_offset
+
+    def _show_held_back(self) -> None:
+        if self._held_back is None:
+            self._held_back = HeldBack(self, self._rounds, self._spawn)
+        self._held_back.show()
 
     def _encode_state(self) -> bytes:
-        return encode_state(self.cleaned_offset, self._producers)
+        return encode_state(PartitionState(self.cleaned_offset, self._producers, self.transactions))
 
     def stop(self, reason: Exception) -> None:
         """The log failed: take no more writes until it is opened again; fail everything unacknowledged."""
@@ -437,11 +542,13 @@ class Partition(MaintainedPartition):
 
     def last_batches(self) -> dict[int, int]:
         """The base offset of the last batch of each producer that is remembered; compaction keeps them."""
-        return self._producers.last_batches(self.high_watermark)
+        return self._producers.last_batches(self.acknowledged_offset)
 
     def note_cleaned(self, offset: int) -> None:
         """The log was compacted up to ``offset``; it is saved with the next state."""
         self.cleaned_offset = offset
+        if self.transactions is not None:
+            self.transactions.forget_aborted_below(offset)  # nothing is left of them but their markers
         self._saver.save_soon()
 
     async def wait_idle(self) -> None:
@@ -471,7 +578,7 @@ class Partition(MaintainedPartition):
             if keep:
                 if self.topic.settings.durability == "os":
                     self.log.flush()  # a state must not speak of what a power failure could still take away
-                self.log.save_state(SavedState(self.high_watermark, self._encode_state()))
+                self.log.save_state(SavedState(self.acknowledged_offset, self._encode_state()))
         finally:
             self.log.close()
 
@@ -504,10 +611,13 @@ class Partition(MaintainedPartition):
             log_start_offset=self.log.start_offset,
             log_end_offset=self.log_end_offset,
             high_watermark=self.high_watermark,
+            acknowledged_offset=self.acknowledged_offset,
             leader_epoch=self.leader_epoch,
             size_bytes=self.log.size_bytes(),
             staged_records=len(self._waiters) + sum(len(pending.waiters) for pending in self._staged),
             uncommitted_bytes=sum(len(pending.batch) for pending in self._uncommitted),
             producers=len(self._producers),
-            listeners=len(self._listeners),
+            open_transactions=0 if self.transactions is None else len(self.transactions.open),
+            aborted_transactions=0 if self.transactions is None else len(self.transactions.aborted),
+            listeners=len(self._listeners) + len(self._early_listeners),
         )

@@ -7,7 +7,8 @@ The rules are those of KIP-98:
 * exactly one of the remembered batches again: a repeat, answered with its original offset;
 * otherwise the first sequence must follow the last one (2^31 - 1 is followed by 0);
 * a new epoch starts at sequence 0; an older epoch is fenced;
-* a producer that is not known may start anywhere: its state may have expired.
+* a producer that is not known may start anywhere: its state may have expired;
+* a transaction marker makes its epoch the producer's, and fences older ones.
 
 No I/O and no clock. :meth:`ProducerTable.snapshot` is what survives a restart.
 """
@@ -41,7 +42,7 @@ class _Batch(NamedTuple):
 
 
 class _Producer:
-    __slots__ = ("batches", "epoch", "timestamp")
+    __slots__ = ("batches", "epoch", "timestamp")  # no batches: its epoch is known from a marker
 
     def __init__(self, epoch: int) -> None:
         self.epoch = epoch
@@ -88,7 +89,7 @@ class ProducerTable:
         for batch in known.batches:
             if batch.first_sequence == first and batch.last_sequence == last:
                 return batch.base_offset
-        self._expect(header, _advance(known.batches[-1].last_sequence, 1))
+        self._expect(header, _advance(known.batches[-1].last_sequence, 1) if known.batches else 0)
         return None
 
     def _expect(self, header: BatchHeader, sequence: int) -> None:
@@ -112,6 +113,13 @@ class ProducerTable:
         known.batches.append(_Batch(header.base_sequence, last, base_offset))
         known.timestamp = header.max_timestamp
 
+    def note_marker(self, header: BatchHeader) -> None:
+        """A transaction of this producer ended, in this epoch."""
+        known = self._producers.get(header.producer_id)
+        if known is None or known.epoch < header.producer_epoch:
+            known = self._producers[header.producer_id] = _Producer(header.producer_epoch)
+        known.timestamp = max(known.timestamp, header.max_timestamp)
+
     def last_batches(self, below: int) -> dict[int, int]:
         """The base offset of each producer's last batch below an offset; compaction keeps that, if only its header.
 
@@ -124,6 +132,7 @@ class ProducerTable:
         return {
             producer_id: max((batch.base_offset for batch in known.batches if batch.base_offset < below), default=0)
             for producer_id, known in self._producers.items()
+            if known.batches
         }
 
     def forget_from(self, offset: int) -> None:
@@ -132,6 +141,8 @@ class ProducerTable:
         Older batches that they displaced do not come back, so fewer than five may be known for a while.
         """
         for producer_id, known in list(self._producers.items()):
+            if not known.batches:
+                continue
             while known.batches and known.batches[-1].base_offset >= offset:
                 known.batches.pop()
             if not known.batches:

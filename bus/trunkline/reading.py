@@ -107,7 +107,9 @@ class RecordReader(AsyncIterator[ConsumerRecord]):
         self._times.clear()
         for partition in tuple(self._turn):
             self._turn.rotate(-1)
-            if self._cursors[partition] != (partition.high_watermark if self._follow else self._ends[partition]):
+            end = partition.high_watermark if self._follow else self._ends[partition]
+            cursor = self._cursors[partition]
+            if cursor < end or cursor > partition.acknowledged_offset:
                 data = await partition.read(self._cursors[partition], _CHUNK_BYTES)
                 self._batches.extend(
                     data[position : position + header.size_bytes] for position, header in iter_headers(data)

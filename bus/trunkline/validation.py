@@ -27,10 +27,13 @@ def check_key(name: str, key: bytes | None, settings: TopicSettings) -> None:
         raise InvalidBatch(f"{name}: records of a compacted topic need a key; its cleanup.policy says compact")
 
 
-def check_new_batch(name: str, batch: Buffer, settings: TopicSettings) -> BatchHeader:
+def check_new_batch(name: str, batch: Buffer, settings: TopicSettings, *, in_transaction: bool = False) -> BatchHeader:
     """The header of a client's batch, if the topic accepts it.
 
     The records stay opaque, but for a compacted topic, where each must have a key.
+
+    Args:
+      in_transaction: it is a transactional batch, and somebody has seen to it that it may be.
 
     Raises CorruptBatch, UnsupportedCompression, InvalidBatch, RecordTooLarge.
     """
@@ -43,8 +46,13 @@ def check_new_batch(name: str, batch: Buffer, settings: TopicSettings) -> BatchH
     header = check_batch(batch)
     if header.size_bytes != len(batch):
         raise InvalidBatch(f"{name}: {len(batch) - header.size_bytes} bytes follow the batch; send one batch")
-    if header.is_control or header.is_transactional:
-        raise InvalidBatch(f"{name}: control and transactional batches are not accepted here")
+    if header.is_control:
+        raise InvalidBatch(f"{name}: control batches are the broker's to write")
+    if header.is_transactional is not in_transaction:
+        kind = "transactional" if header.is_transactional else "not transactional"
+        raise InvalidBatch(f"{name}: the batch is {kind}, which is not accepted here")
+    if in_transaction and header.producer_id < 0:
+        raise InvalidBatch(f"{name}: a transactional batch needs a producer id")
     if header.delete_horizon is not None:
         raise InvalidBatch(f"{name}: attribute bit 6 (delete horizon) is compaction's to set, not a producer's")
     if header.producer_id >= 0 and (header.base_sequence < 0 or header.producer_epoch < 0):

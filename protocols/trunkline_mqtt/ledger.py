@@ -172,20 +172,21 @@ class Ledger:
         """
         await self._state.replay(self._replayed)
         pairs = zip(self._log.partitions, self._positions, strict=True)
-        if any(position > partition.high_watermark for partition, position in pairs):  # the log was made anew
+        if any(position > partition.acknowledged_offset for partition, position in pairs):  # the log was made anew
             self._positions = [0] * len(self._log.partitions)
             self._seen.clear()
             self._clients.clear()
         for partition in self._log.partitions:
             offset = max(self._positions[partition.index], partition.log_start_offset)
-            while offset < partition.high_watermark:
-                batches = await partition.read(offset, _READ_BYTES)
+            end = partition.acknowledged_offset  # what was promised counts, even if a transaction keeps readers from it
+            while offset < end:
+                batches = await partition.read_stored(offset, _READ_BYTES, end)
                 if not batches:
                     break
                 self._look_through(partition, offset, batches)
                 offset = [header.next_offset for _, header in iter_headers(batches)][-1]
-            self._positions[partition.index] = partition.high_watermark
-            partition.add_listener(self)
+            self._positions[partition.index] = end
+            partition.add_listener(self, early=True)
         self._seen.clear()
 
     def _replayed(self, key: bytes, value: bytes | None, offset: int) -> None:

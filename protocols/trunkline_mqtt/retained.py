@@ -260,7 +260,8 @@ class RetainedSnapshot:
                 record = self._chunk.get(entry.offset)
                 if record is None and entry.offset > self._looked:
                     try:
-                        batches = self._copies.read_nowait(entry.offset, _CHUNK_BYTES)
+                        end = self._copies.acknowledged_offset  # a copy of ours is there for whoever finds it
+                        batches = self._copies.read_stored_nowait(entry.offset, _CHUNK_BYTES, end)
                     except OffsetOutOfRange:
                         batches = b""
                     if batches is None:
@@ -277,7 +278,7 @@ class RetainedSnapshot:
     async def fill(self) -> None:
         """Read what comes next. Raises TrunklineError, OSError. Cancellation: nothing has changed."""
         offset = self._entries[-1].offset
-        self._take(offset, await self._copies.read(offset, _CHUNK_BYTES))
+        self._take(offset, await self._copies.read_stored(offset, _CHUNK_BYTES, self._copies.acknowledged_offset))
 
     def _take(self, offset: int, batches: bytes) -> None:
         records = [*decode_each(batches, offset)]

@@ -258,7 +258,7 @@ class NativeConnection(Connection):
                 f"{self.settings.max_streams} streams are open on this connection; close one",
                 limit=self.settings.max_streams,
             )
-        if not partition.log_start_offset <= start <= partition.high_watermark:
+        if not partition.log_start_offset <= start <= partition.acknowledged_offset:  # as a group may have come so far
             raise OffsetOutOfRange(
                 f"{partition.name}: offset {start} is outside {partition.log_start_offset} to "
                 f"{partition.high_watermark}; start from earliest or latest",

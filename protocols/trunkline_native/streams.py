@@ -61,12 +61,13 @@ class FetchStream:
 
     def records_committed(self, partition: Partition, base_offset: int, next_offset: int, batches: list[bytes]) -> None:
         """Forward them if this stream is live and may send so much, else fall behind."""
-        if self.state is not State.LIVE:
+        if self.state is not State.LIVE or next_offset <= self.position:
             return
-        assert base_offset == self.position
+        assert base_offset <= self.position
         owner = self._owner
         size = sum(map(len, batches))
-        if owner.transport.is_congested or size > min(self.credit, owner.max_data_bytes):
+        is_much = size > min(self.credit, owner.max_data_bytes)
+        if owner.transport.is_congested or is_much or base_offset < self.position:  # it began past the high watermark
             self.state = State.BEHIND
             owner.make_ready(self)
             owner.pump()

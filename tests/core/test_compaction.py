@@ -17,6 +17,7 @@ from trunkline.producers import ProducerTable
 from trunkline.records import HEADER_BYTES, decode, decode_all, encode, iter_headers, read_header, with_records
 from trunkline.settings import TopicSettings
 from trunkline.testing import MemoryStore
+from trunkline.transactions.aborted import NONE_ABORTED, AbortedTransactions
 
 RETENTION_MS = 1_000
 Row = tuple[bytes | None, bytes | None]
@@ -27,14 +28,24 @@ def make(offset: int, *rows: Row, timestamp: int = 5, **options: Any) -> bytes:
 
 
 def compact(
-    batches: list[bytes], *, now_ms: int = 100, last_batches: Mapping[int, int] | None = None
+    batches: list[bytes],
+    *,
+    now_ms: int = 100,
+    last_batches: Mapping[int, int] | None = None,
+    aborted: AbortedTransactions = NONE_ABORTED,
 ) -> list[bytes | None]:
     """Each batch of a log after a cleaning of all of them; a last one is there so that none of these is."""
     end = read_header(batches[-1]).next_offset
     newest = KeyMap(1 << 20, 1_000)
     for batch in batches:
-        assert note_keys(batch, newest)
-    compactor = Compactor(newest, end_offset=end + 1, last_batches=last_batches or {}, delete_retention_ms=RETENTION_MS)
+        assert note_keys(batch, newest, aborted)
+    compactor = Compactor(
+        newest,
+        end_offset=end + 1,
+        last_batches=last_batches or {},
+        delete_retention_ms=RETENTION_MS,
+        aborted=aborted,
+    )
     return [compactor.transform(batch, now_ms) for batch in batches]
 
 
@@ -196,9 +207,19 @@ def marker(offset: int) -> bytes:
     return transactional(offset, (b"\0\0\0\1", b"\0\0\0\0\0\0"), is_control=True)
 
 
-def test_a_record_of_a_transaction_takes_no_place() -> None:
-    before = make(0, (b"a", b"1"))
-    assert compact([before, transactional(1, (b"a", b"2")), marker(2)])[0] is before, "it may have been aborted"
+def test_a_record_of_a_committed_transaction_takes_the_place_of_an_older_one() -> None:
+    assert compact([make(0, (b"a", b"1")), transactional(1, (b"a", b"2")), marker(2)])[0] is None
+
+
+def test_a_record_of_an_aborted_transaction_goes_and_takes_no_place() -> None:
+    aborted = AbortedTransactions()
+    aborted.add(9, 1, 2, 3)
+    batches = [make(0, (b"a", b"1")), transactional(1, (b"a", b"2")), marker(2)]
+    kept, dropped, end = compact(batches, aborted=aborted)
+    assert kept is batches[0]
+    assert dropped is None
+    assert end is not None, "its marker waits for readers who began before"
+    assert read_header(end).delete_horizon == 100 + RETENTION_MS
 
 
 def test_a_marker_stays_while_anything_of_its_transaction_does() -> None:

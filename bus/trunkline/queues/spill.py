@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 import trio
 
-from trunkline.errors import TrunklineError
+from trunkline.errors import Overloaded, TrunklineError
 from trunkline.queues.arrivals import SPILLED
 from trunkline.queues.gathering import gather, gather_waiting
 from trunkline.queues.index import Lease
@@ -127,6 +127,8 @@ async def _spill(queue: RememberedQueue, leases: list[Lease]) -> None:
     for start in range(0, len(leases), SPILLED_RECORDS):
         copying = _Spilling(queue)
         pieces = await gather_waiting(gather(leases[start : start + SPILLED_RECORDS], context.cache, context.sources))
+        if any(partition.is_held_back for partition in home.partitions):  # nobody could read the copies yet
+            raise Overloaded(f"topic {home.name}: a transaction is open there; copies wait until it has ended")
         for piece in pieces:
             if piece.block is None:
                 continue  # whoever gets it next finds out

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+from trunkline.errors import StoreFull
 from trunkline.hookspecs import RegisterStore, hookimpl
 from trunkline.log import Chunk, Log, SavedState, Store, TimestampedOffset, TopicPartition
 from trunkline.settings import TopicSettings
@@ -125,6 +126,8 @@ class ScriptedLog(Log):
         try:
             with self._store.called(call, self._name):
                 yield
+        except StoreFull:
+            raise  # nothing was written, and the log stays usable
         except Exception:
             self._failed.add(call)
             raise
