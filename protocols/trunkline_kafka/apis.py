@@ -62,14 +62,21 @@ _ROWS: Final = (
     Api(21, "DeleteRecords", 0, 0, 2, 2),
     Api(22, "InitProducerId", 0, 0, 4, 2),
     Api(23, "OffsetForLeaderEpoch", 2, 2, 4, 4),
+    Api(29, "DescribeAcls", 1, 1, 3, 2),
+    Api(30, "CreateAcls", 1, 1, 3, 2),
+    Api(31, "DeleteAcls", 1, 1, 3, 2),
     Api(32, "DescribeConfigs", 1, 1, 4, 4),
     Api(33, "AlterConfigs", 0, 0, 2, 2),
     Api(35, "DescribeLogDirs", 1, 1, 4, 2),
     Api(37, "CreatePartitions", 0, 0, 3, 2),
     Api(42, "DeleteGroups", 0, 0, 2, 2),
+    Api(43, "ElectLeaders", 0, 0, 2, 2),
     Api(44, "IncrementalAlterConfigs", 0, 0, 1, 1),
+    Api(45, "AlterPartitionReassignments", 0, 0, 1, 0),
+    Api(46, "ListPartitionReassignments", 0, 0, 0, 0),
     Api(47, "OffsetDelete", 0, 0, 0, _NEVER),
     Api(60, "DescribeCluster", 0, 0, 2, 0),
+    Api(75, "DescribeTopicPartitions", 0, 0, 0, 0),
 )
 
 APIS: Final[Mapping[int, Api]] = {api.key: api for api in _ROWS}

@@ -122,6 +122,12 @@ class Reader:
             raise RemoteProtocolError(f"a length of {length}")
         return length
 
+    def is_there(self) -> bool:
+        """Whether a structure follows that may be null."""
+        byte = self.data[self.at]
+        self.at += 1
+        return byte < 0x80
+
     # -- strings and bytes -------------------------------------------------------------------------
 
     def string(self) -> str:

@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from pathlib import Path
 
 from trunkline_kafka.apis import APIS, Api
@@ -53,14 +53,14 @@ def generate(api: Api) -> str:
     """The source of one API's module."""
     request, response = read_message(f"{api.name}Request"), read_message(f"{api.name}Response")
     shared = request.structs.keys() & response.structs.keys()
-    assert not shared, f"{api.name}: request and response both have {shared}"
+    assert all(request.structs[name] == response.structs[name] for name in shared), f"{api.name}: {shared} differ"
     body: list[str] = []
     tables: list[str] = []
-    for message in (request, response):
-        body += _classes(api, message)
+    for message, known in ((request, set[str]()), (response, shared)):
+        body += _classes(api, message, known)
     structs: set[str] = set()
-    for message, what in ((request, "REQUEST"), (response, "RESPONSE")):
-        writer = _Functions(api, message, structs)
+    for message, what, known in ((request, "REQUEST", set[str]()), (response, "RESPONSE", shared)):
+        writer = _Functions(api, message, structs, known)
         body += writer.lines
         tables += [
             *[""] * (2 if message is request else 1),
@@ -111,8 +111,11 @@ def _head(api: Api, text: str, structs: set[str]) -> Iterator[str]:
 # -- classes ---------------------------------------------------------------------------------------
 
 
-def _classes(api: Api, message: Message) -> Iterator[str]:
+def _classes(api: Api, message: Message, known: Set[str]) -> Iterator[str]:
+    """All of a message but those that are ``known`` already."""
     for struct in message.structs.values():
+        if struct.name in known:
+            continue
         fields = [field for field in struct.fields if any(version in field.versions for version in _versions(api))]
         yield ""
         yield ""
@@ -164,12 +167,13 @@ def _default(field: Field) -> str:
 class _Functions:
     """The functions of one message. ``names``: of each, by structure, version and ``read`` or ``write``."""
 
-    def __init__(self, api: Api, message: Message, structs: set[str]) -> None:
+    def __init__(self, api: Api, message: Message, structs: set[str], known: Set[str]) -> None:
         self.lines: list[str] = []
         self.names: dict[tuple[str, int, str], str] = {}
         self._api = api
         self._message = message
         self._structs = structs  # struct codes that are used
+        self._known = known  # structures that have functions already
         self._least: dict[tuple[str, int], int] = {}
         for struct in message.structs.values():
             for what in ("read", "write"):
@@ -181,14 +185,14 @@ class _Functions:
             if what == "read":
                 self._least[struct.name, version] = self._least_bytes(struct, version)
                 body = "\n".join(self._reading(struct, version))
-                head = f"(r: Reader) -> {struct.name}:"
+                arguments, result = ["r: Reader"], struct.name
             else:
                 body = "\n".join(self._writing(struct, version))
-                head = f"(put: Put, m: {struct.name}) -> None:"
+                arguments, result = ["put: Put", f"m: {struct.name}"], "None"
             if body not in known:
                 name = known[body] = f"_{what}_{_snake(struct.name)}_{version}"
-                if self._is_there(struct, version):
-                    self.lines += ["", "", f"def {name}{head}", body]
+                if struct.name not in self._known and self._is_there(struct, version):
+                    self.lines += ["", "", *_call(f"def {name}(", arguments, f") -> {result}:", 0), body]
             self.names[struct.name, version, what] = known[body]
 
     def _is_there(self, struct: StructSpec, version: int) -> bool:
@@ -223,7 +227,7 @@ class _Functions:
             elif field.kind in OTHERS:
                 total += 1 if is_flexible else (2 if field.kind == "string" else 4)
             else:
-                total += self._least[field.kind, version]
+                total += 1 if version in field.nullable else self._least[field.kind, version]
         return max(total, 1)
 
     def _pack(self, fields: list[Field]) -> str:
@@ -292,7 +296,9 @@ class _Functions:
             null = "nullable_" if version in field.nullable else ""
             yield f"{space}{field.name} = r.{prefix}{null}{READERS[field.kind]}()"
         else:
-            yield f"{space}{field.name} = {self.names[field.kind, version, 'read']}(r)"
+            is_nullable = version in field.nullable and version not in field.tagged
+            condition = " if r.is_there() else None" if is_nullable else ""
+            yield f"{space}{field.name} = {self.names[field.kind, version, 'read']}(r){condition}"
 
     def _entries(self, field: Field, version: int) -> tuple[int, str]:
         """The least size of an array's entry, and an expression that reads ``%s`` of them."""
@@ -360,6 +366,12 @@ class _Functions:
                 yield f"{space}{put}({compact}string({value}))"
             elif field.kind in OTHERS:
                 yield f"{space}put_{compact}bytes({put}, {value})"
+            elif version in field.nullable and version not in field.tagged:
+                yield f"{space}if {value} is None:"
+                yield f'{space}    {put}(b"\\xff")'
+                yield f"{space}else:"
+                yield f'{space}    {put}(b"\\x01")'
+                yield f"{space}    {self.names[field.kind, version, 'write']}({put}, {value})"
             else:
                 if version not in field.tagged:
                     yield f"{space}assert {value} is not None"

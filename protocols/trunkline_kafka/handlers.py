@@ -34,14 +34,21 @@ _PLACES: Final[Mapping[str, str]] = {
     "DeleteRecords": "offsets",
     "InitProducerId": "storage",
     "OffsetForLeaderEpoch": "epochs",
+    "DescribeAcls": "acls",
+    "CreateAcls": "acls",
+    "DeleteAcls": "acls",
     "DescribeConfigs": "configs",
     "AlterConfigs": "configs",
     "DescribeLogDirs": "storage",
     "CreatePartitions": "topics",
     "DeleteGroups": "group_admin",
+    "ElectLeaders": "replicas",
     "IncrementalAlterConfigs": "configs",
+    "AlterPartitionReassignments": "replicas",
+    "ListPartitionReassignments": "replicas",
     "OffsetDelete": "group_offsets",
     "DescribeCluster": "metadata",
+    "DescribeTopicPartitions": "topic_partitions",
 }
 """The module of each; the function has the API's name as Python writes it."""
 

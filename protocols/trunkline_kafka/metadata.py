@@ -7,6 +7,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any, Final
 
 from trunkline.errors import RemoteProtocolError, TrunklineError, UnknownTopic
+from trunkline.settings import check_topic_name
 from trunkline_kafka.bridge import NODE_ID, error_code, topic_id
 from trunkline_kafka.error_codes import ErrorCode
 from trunkline_kafka.exchange import Exchange, Later
@@ -71,6 +72,7 @@ def _find(server: KafkaServer, asked: MetadataRequestTopic) -> MetadataResponseT
     if asked.name is None:
         raise RemoteProtocolError("Metadata: a topic has neither name nor id")
     try:
+        check_topic_name(asked.name)
         return _described(server.broker.topic(asked.name))
     except TrunklineError as error:
         return MetadataResponseTopic(error_code(error), asked.name)

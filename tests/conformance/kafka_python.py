@@ -20,13 +20,8 @@ TESTS: Final = ("admin", "consumer", "producer")
 
 LEFT_OUT: Final = {
     "test_create_describe_delete_acls": "no ACLs",
-    "test_elect_leaders": "one broker",
     "test_alter_replica_log_dirs": "one directory",
     "test_describe_metadata_quorum": "no KRaft",
-    "test_alter_partition_reassignments": "one broker",
-    "test_list_partition_reassignments": "one broker",
-    "test_describe_topic_partitions": "DescribeTopicPartitions is not offered; Metadata says the same",
-    "test_describe_topic_partitions_pagination": "likewise",
     "test_transactional_producer_messages": "no transactions yet",
     "test_transactional_producer_offsets": "no transactions yet",
 }
