@@ -2,7 +2,7 @@
 
 CHECKOUT is a working tree of confluent-kafka-python (github.com/confluentinc/confluent-kafka-python), of a version near
 the installed ``confluent-kafka``, which is the library that is tested. The suite imports its schema registry client, so
-that needs ``pip install 'confluent-kafka[schemaregistry,avro]' pytest-asyncio pytest-timeout``. It can be given a running
+it needs ``pip install 'confluent-kafka[schemaregistry,avro]' pytest-asyncio pytest-timeout``. It can be given a running
 cluster, but imports the package that would start one all the same: an empty one stands in for that here.
 
 What is left out is in LEFT_OUT, with the reason. The exit code is pytest's.
