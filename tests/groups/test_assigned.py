@@ -147,6 +147,15 @@ def test_who_leaves_hands_over_at_once_and_is_told_nothing(world: World) -> None
     assert (described.state, described.members) == ("Empty", ())
 
 
+def test_partitions_that_a_topic_gets_later_are_dealt_out(world: World) -> None:
+    one, two = join(world), join(world)
+    give_up(world, one)
+    world.catalog.grow("a", 6)
+    world.settle()
+    assert len(one.last.assigned) == len(two.last.assigned) == 3
+    assert {*one.last.assigned, *two.last.assigned} == {*partitions(0, 1, 2, 3, 4, 5)}
+
+
 def test_topics_that_are_made_later_are_dealt_out(world: World) -> None:
     named, matching = join(world, topics=("a", "b")), join(world, topics=(), pattern="b.*")
     give_up(world, named)

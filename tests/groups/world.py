@@ -103,6 +103,7 @@ class MemoryCatalog:
         self.topics: dict[str, Topic] = {}
         self.made = 0
         self.listeners: list[Callable[[str, Topic | None], None]] = []
+        self.growth_listeners: list[Callable[[Topic, int], None]] = []
 
     def get(self, name: str) -> Topic:
         if name not in self.topics:
@@ -112,19 +113,32 @@ class MemoryCatalog:
     def on_change(self, listener: Callable[[str, Topic | None], None]) -> None:
         self.listeners.append(listener)
 
+    def on_growth(self, listener: Callable[[Topic, int], None]) -> None:
+        self.growth_listeners.append(listener)
+
     def create(self, name: str, partitions: int) -> None:
         self.made += 1
         no_settings: Any = None  # groups do not ask for them
         topic = Topic(name, f"00000000-0000-0000-0000-{self.made:012d}", no_settings, random.Random(0))
+        self._add_partitions(topic, partitions)
+        self.topics[name] = topic
+        self.tell(name, topic)
+
+    def grow(self, name: str, partitions: int) -> None:
+        topic = self.topics[name]
+        before = len(topic.partitions)
+        self._add_partitions(topic, partitions)
+        for listener in self.growth_listeners:
+            listener(topic, before)
+
+    def _add_partitions(self, topic: Topic, partitions: int) -> None:
         found: Any = [
             SimpleNamespace(
                 topic=topic, index=index, readers={}, removed_unread={}, log_start_offset=0, high_watermark=9
             )
-            for index in range(partitions)
+            for index in range(len(topic.partitions), partitions)
         ]
-        topic.partitions = tuple(found)
-        self.topics[name] = topic
-        self.tell(name, topic)
+        topic.partitions += tuple(found)
 
     def delete(self, name: str) -> None:
         del self.topics[name]
