@@ -281,7 +281,8 @@ def keys_of(struct: type[msgspec.Struct], prefix: str = "") -> dict[str, Any]:
         if isinstance(field.type, type) and issubclass(field.type, msgspec.Struct):
             found |= keys_of(field.type, f"{prefix}{field.encode_name}.")
         else:
-            found[prefix + field.encode_name] = field.default
+            made = field.default_factory
+            found[prefix + field.encode_name] = field.default if made is msgspec.NODEFAULT else made()
     return found
 
 

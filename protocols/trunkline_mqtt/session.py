@@ -57,6 +57,8 @@ def refusal_of(topic_filter: str, filters: Collection[str], server: MqttServer) 
         return Reason.TOPIC_FILTER_INVALID
     if len(topic_filter.encode()) > MAX_FILTER_BYTES or topic_filter.count("/") >= MAX_FILTER_LEVELS:
         return Reason.TOPIC_FILTER_INVALID
+    if topic_filter in server.settings.refused_filters:
+        return Reason.UNSPECIFIED_ERROR
     if len(filters) >= server.settings.max_subscriptions and topic_filter not in filters:
         return Reason.QUOTA_EXCEEDED
     return 0

@@ -464,15 +464,15 @@ async def test_messages_of_qos_2_count_until_pubcomp(
 
 async def test_suback_and_unsuback_say_why(serve: Serve, transport: RememberingTransport) -> None:
     """MQTT 5.0, 3.9.3 and 3.11.3."""
-    connection = open_client(serve(max_subscriptions=3), transport)
-    filters = ("a", "$share/g/a", "x" * 1025, "/" * 128, "b", "c", "d")
+    connection = open_client(serve(max_subscriptions=3, refused_filters=["#", "x/y"]), transport)
+    filters = ("a", "$share/g/a", "x" * 1025, "/" * 128, "#", "b", "c", "d")
     say(
         connection,
         Subscribe(1, tuple(Subscription(topic_filter, 2) for topic_filter in filters)),
         Unsubscribe(2, ("a", "d")),
     )
 
-    assert transport.take() == [Suback(1, (2, 0x9E, 0x8F, 0x8F, 2, 2, 0x97)), Unsuback(2, (0, 0x11))]
+    assert transport.take() == [Suback(1, (2, 0x9E, 0x8F, 0x8F, 0x80, 2, 2, 0x97)), Unsuback(2, (0, 0x11))]
 
 
 async def test_a_message_comes_once_with_all_subscription_identifiers(
