@@ -214,7 +214,29 @@ async def test_a_producer_that_waits_for_writable_can_send_any_amount(bench: Ben
     await client.aclose()
 
 
+async def test_who_was_rude_may_finish_writing_before_it_reads_why(bench: Bench) -> None:
+    client, peer = await bench.connect()
+    await client.send_all(b"rude")
+    await bench.until(lambda: peer.transport._has_sent_end)
+    for _ in range(3):
+        await client.send_all(bytes(100_000))
+    assert await bench.receive_all(client) == b"last words"
+    await client.send_eof()
+    await bench.until(lambda: not bench.reactor.connections)
+    assert peer.events.count("data") == 2  # hello, rude
+
+
 # -- time: check_time is called once a second with the time; here it is called with any time at all -----
+
+
+async def test_who_was_rude_and_does_not_go_is_closed(bench: Bench) -> None:
+    client, peer = await bench.connect()
+    await client.send_all(b"rude")
+    await bench.until(lambda: peer.transport._has_sent_end)
+    peer.transport.check_time(bench.reactor.now + 1.9)
+    assert bench.reactor.connections == [peer.transport]
+    peer.transport.check_time(bench.reactor.now + 2)
+    assert bench.reactor.connections == []
 
 
 async def test_a_silent_client_is_told_and_closed_after_the_idle_timeout(bench: Bench) -> None:

@@ -51,6 +51,8 @@ class TlsTransport(SocketTransport):
         return super().close()
 
     def received(self, data: bytes) -> None:
+        if self.is_closing:
+            return None
         self._incoming.write(data)
         try:
             if not self._is_ready:

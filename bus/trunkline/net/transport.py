@@ -33,6 +33,10 @@ BITES_PER_ROUND: Final = 4
 CLOSE_TIMEOUT_S: Final = 5.0
 """How long a peer that is being closed may take to read what was written to it."""
 
+LINGER_S: Final = 2.0
+"""How long what a peer still sends is read and dropped after it was told what it did wrong. Closing over it would have
+the kernel answer with a reset, and a peer that is just writing would fail before it has read why."""
+
 _SENDMSG_BYTES: Final = 65536  # above this, gathering costs less than joining
 _IOV_MAX: Final = 1024
 _Parts = list[bytes | memoryview]
@@ -43,6 +47,8 @@ class SocketTransport(Transport):
 
     __slots__ = (
         "_allowance",
+        "_has_sent_end",
+        "_is_lingering",
         "_is_paused",
         "_is_touched",
         "_mask",
@@ -68,6 +74,8 @@ class SocketTransport(Transport):
         self._outbound_bytes = 0
         self._is_touched = False
         self._is_paused = False
+        self._is_lingering = False  # hears the peer's end before it closes, see LINGER_S
+        self._has_sent_end = False
         self.connection: Connection | None = None
         self.door_name = door_name
         self.peer = peer
@@ -122,6 +130,7 @@ class SocketTransport(Transport):
 
     def abort(self) -> None:
         self.is_closing = True
+        self._is_lingering = False
         self._outbound = []
         self._outbound_bytes = 0
         self._reactor.touched.append(self)  # with nothing left to send it is over at the end of this round
@@ -184,6 +193,7 @@ class SocketTransport(Transport):
         else:
             logger.error("%s %s: closed after an internal error", self.door_name, self.peer, exc_info=error)
         connection, self.connection = self.connection, None
+        self._is_lingering = True
         self.close()
         if connection is not None:
             self._tell_closed(connection, error)
@@ -220,10 +230,27 @@ class SocketTransport(Transport):
             if not self._mask & WRITE:
                 self._update_mask()
         elif self.is_closing:
-            self._discard_input()
-            self._lost(None)
+            if self._is_lingering:
+                self._linger()
+            else:
+                self._discard_input()
+                self._lost(None)
         elif self._mask & WRITE:
             self._update_mask()
+
+    def _linger(self) -> None:
+        """Everything is sent: send the end too, and read on until the peer's."""
+        if self._has_sent_end:
+            return
+        self._has_sent_end = True
+        try:
+            self._sock.shutdown(socket.SHUT_WR)
+        except OSError as error:
+            self._lost(error)
+            return
+        self.deadline = self._reactor.now + LINGER_S
+        self._mask = READ
+        self._reactor.poller.modify(self._sock, READ)
 
     def _discard_input(self) -> None:
         """Take what has arrived unread: closing over it would reset the connection, and our last words with it."""
@@ -305,6 +332,8 @@ class SocketTransport(Transport):
 
     def shutting_down(self) -> None:
         """Tell the connection that the broker is closing."""
+        if self._has_sent_end:
+            self.drop()
         if self.connection is not None:
             try:
                 self.connection.shutting_down()
