@@ -48,6 +48,7 @@ class Rounds:
         self._requested = False
         self._staged: list[Partition] = []
         self._soon: deque[Callable[[], None]] = deque()
+        self._last: list[Callable[[], None]] = []
         self.unacknowledged_bytes = 0
         self.committer: Committer[Partition] = Committer(lambda partition: partition.log.flush(), wake)
 
@@ -82,6 +83,15 @@ class Rounds:
         self._soon.append(function)
         self.request()
 
+    def call_last(self, function: Callable[[], None]) -> None:
+        """Call ``function`` at the end of this round (of the next, between rounds). It must not raise.
+
+        By then the round's acknowledgements were given, and nothing was sent yet: the place to answer many of them in
+        one go.
+        """
+        self._last.append(function)
+        self.request()
+
     def request(self) -> None:
         """See to it that a round comes; costs a system call only for the first request of a round."""
         if not self._requested:
@@ -103,10 +113,13 @@ class Rounds:
                 partition.committed(result)
             else:
                 partition.stop(result)
-        while self._staged:  # an acknowledgement may stage more (a will, a dead letter)
+        while self._staged or self._last:  # an acknowledgement may stage more (a will, a dead letter)
             staged, self._staged = self._staged, []
             for partition in staged:
                 partition.write()
+            last, self._last = self._last, []
+            for function in last:
+                function()
         committer.start_group()
         self._requested = False
         self._is_running = False

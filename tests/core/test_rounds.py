@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from trunkline.errors import TrunklineError
+
 if TYPE_CHECKING:
     from tests.core.conftest import PartitionBench
 
@@ -98,11 +100,31 @@ def test_an_acknowledgement_may_stage_more(bench: PartitionBench) -> None:
         def append_done(self, token: object, offset: int) -> None:
             bench.stage(b"more", "second")
 
-        def append_failed(self, token: object, error: Exception) -> None:
-            raise AssertionError(error)
+        def append_failed(self, token: object, error: TrunklineError) -> None:
+            raise error
 
     bench.partition.stage_record(1, None, b"first", receiver=Chain())
     bench.commit()
     bench.flush()
     bench.round()
     assert bench.receipts.done == [("second", 1)]
+
+
+def test_what_is_called_last_comes_after_the_acknowledgements_of_the_round(bench: PartitionBench) -> None:
+    called: list[str] = []
+
+    class Receiver:
+        def append_done(self, token: object, offset: int) -> None:
+            called.append("acknowledged")
+            if token is None:
+                bench.rounds.call_last(lambda: called.append("last"))
+
+        def append_failed(self, token: object, error: TrunklineError) -> None:
+            raise error
+
+    for token in (None, 1):
+        bench.partition.stage_record(1, None, b"a", receiver=Receiver(), token=token)
+    bench.round()
+    bench.flush()
+    bench.round()
+    assert called == ["acknowledged", "acknowledged", "last"]

@@ -99,6 +99,12 @@ class QueueBench:
         """A consumer of the queue."""
         return Taker().attach(queue, **options)
 
+    def detached(self, queue: Queue) -> Taker:
+        """One that gets records only when it asks."""
+        taker = Taker()
+        taker.consumption = queue.taker(taker)
+        return taker
+
     def config(
         self,
         topic: str,

@@ -258,3 +258,41 @@ async def test_a_queue_takes_from_partitions_that_are_added(broker: Broker, benc
     await broker.publish("jobs", b"c", partition=1)
     await taker.wait(3)
     assert sorted(value or b"" for value in taker.values) == [b"a", b"b", b"c"]
+
+
+async def test_a_taker_gets_what_it_asks_for_and_is_no_consumer(broker: Broker, bench: QueueBench) -> None:
+    queue = await broker.queues.declare("jobs")
+    taker = bench.detached(queue)
+    assert taker.hold.take() is False
+    await bench.publish(broker, "jobs", [b"a", b"b", b"c"])
+    await bench.rounds(broker)
+    assert taker.hold.take() is True
+    assert taker.hold.take(5) is True
+    assert taker.got == [(0, b"a", 0), (1, b"b", 0), (2, b"c", 0)]
+    assert queue.statistics().consumers == 0
+    assert taker.settle(0) == 1
+    taker.hold.close()
+    assert (await bench.taker(queue).wait(2)).got == [(1, b"b", 1), (2, b"c", 1)]
+
+
+async def test_a_taker_passes_over_what_has_expired(broker: Broker, bench: QueueBench) -> None:
+    queue = await broker.queues.declare("jobs", QueueConfig(ttl_ms=0, dead_letter_topic=""))
+    await bench.publish(broker, "jobs", [b"a"])
+    taker = bench.detached(queue)
+    assert taker.hold.take() is False
+    assert taker.got == []
+
+
+async def test_who_retires_keeps_what_it_has_and_gets_no_more(broker: Broker, bench: QueueBench) -> None:
+    queue = await broker.queues.declare("jobs", QueueConfig(single_active=True))
+    first = bench.taker(queue, prefetch=1)
+    second = bench.taker(queue)
+    await bench.publish(broker, "jobs", [b"a", b"b"])
+    await first.wait(1)
+    first.hold.retire()
+    await second.wait(1)
+    assert (first.values, second.values) == ([b"a"], [b"b"])
+    assert queue.statistics().consumers == 1
+    assert first.settle(0) == 1
+    first.hold.close()
+    assert queue.statistics().acknowledged == 1

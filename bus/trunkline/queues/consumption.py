@@ -67,6 +67,7 @@ class Consumption:
 
     Attributes:
       holder: what leases of this consumer are marked with.
+      is_attached: it is one of the queue's consumers: it is given records, and counts as one.
       name: for people.
       unacked: records that it holds.
     """
@@ -75,6 +76,7 @@ class Consumption:
         "_is_paused",
         "consumer",
         "holder",
+        "is_attached",
         "is_auto_settling",
         "is_closed",
         "is_exclusive",
@@ -110,6 +112,7 @@ class Consumption:
         self.shared = shared
         self.name = name
         self.unacked = 0
+        self.is_attached = False
         self.is_closed = False
         self.is_loading = False  # records for it are being read; more would overtake them
         self._is_paused = False
@@ -177,6 +180,19 @@ class Consumption:
         if self._is_paused:
             self._is_paused = False
             self.queue.serve_soon()
+
+    def take(self, count: int = 1) -> bool | None:
+        """Give it up to ``count`` records now, whatever its prefetch; it need not be attached.
+
+        Returns:
+          True: ``deliver`` was called, or will be once they are read; False: nothing is ready; None: what is ready is
+          not known in memory: await :meth:`~trunkline.queues.queue.Queue.load_head` and ask again.
+        """
+        return self.queue.give(self, count)
+
+    def retire(self) -> None:
+        """Give it nothing more and count it no more among the consumers; what it holds it keeps. ``close`` ends it."""
+        self.queue.retire(self)
 
     def close(self) -> None:
         """End it. What it holds goes back to its places, and counts as delivered once. ``cancelled`` is not called."""

@@ -96,22 +96,71 @@ class ServedQueue(RememberedQueue):
         if roster is None:
             roster = self._roster = Roster(is_single=self.config.single_active)
         roster.add(consumption)
+        consumption.is_attached = True
         self.serve_soon()
         return consumption
+
+    def taker(self, consumer: QueueConsumer, *, auto_settle: bool = False, name: str = "") -> Consumption:
+        """Somebody who gets records only when it asks (:meth:`Consumption.take`), and is none of the consumers."""
+        return Consumption(
+            self,
+            consumer,
+            self.context.new_holder(),
+            prefetch=0,
+            priority=0,
+            exclusive=False,
+            auto_settle=auto_settle,
+            shared=None,
+            name=name,
+        )
+
+    def give(self, consumption: Consumption, count: int) -> bool | None:
+        """See :meth:`Consumption.take`."""
+        if self.is_deleted or self.context.is_closing:
+            return False
+        state, now = self.state, self.context.now_ms()
+        deadline = 0
+        if self.config.lock_timeout_ms:
+            deadline = now + self.config.lock_timeout_ms
+            self._is_timed = True
+            self.serve_soon()
+        while state.ready:
+            leases = state.acquire(count, consumption.holder, now, deadline_ms=deadline, max_bytes=SERVED_BYTES)
+            if leases:
+                self._give(consumption, leases)
+                return True
+            if state.missing_chunk is not None:
+                return None
+            if not self._expire(now):
+                return False
+        return False
+
+    async def load_head(self) -> None:
+        """Have in memory what is next. Raises what reading raises. Cancellation: nothing has changed."""
+        if self.state.missing_chunk is not None:
+            await self.load_chunk(self.state.missing_chunk)
+
+    def retire(self, consumption: Consumption) -> None:
+        """See :meth:`Consumption.retire`."""
+        if not consumption.is_attached:
+            return
+        consumption.is_attached = False
+        assert self._roster is not None
+        self._roster.remove(consumption)
+        if not len(self._roster):
+            self._roster = None
+        if consumption.shared is not None:
+            consumption.shared.consumptions.pop(consumption, None)
+        self.serve_soon()
 
     def leave(self, consumption: Consumption) -> None:
         """See :meth:`Consumption.close`."""
         if consumption.is_closed:
             return
         consumption.is_closed = True
-        assert self._roster is not None
-        self._roster.remove(consumption)
-        if not len(self._roster):
-            self._roster = None
+        self.retire(consumption)
         if consumption.unacked:
             self.release(consumption, [(0, self.state.next_sequence)])
-        if consumption.shared is not None:
-            consumption.shared.consumptions.pop(consumption, None)
         self.serve_soon()
 
     def serve(self) -> None:
