@@ -2,7 +2,13 @@
 
 from __future__ import annotations
 
-from trunkline.errors import CorruptBatch, InvalidBatch, RecordTooLarge, UnsupportedCompression
+from trunkline.errors import (
+    CorruptBatch,
+    DecompressionLimitExceeded,
+    InvalidBatch,
+    RecordTooLarge,
+    UnsupportedCompression,
+)
 from trunkline.records import HEADER_BYTES, BatchHeader, Buffer, check_batch
 from trunkline.records.spans import read_spans
 from trunkline.settings import TopicSettings
@@ -65,7 +71,7 @@ def check_new_batch(name: str, batch: Buffer, settings: TopicSettings, *, in_tra
 def _check_keys(name: str, batch: bytes, header: BatchHeader, settings: TopicSettings) -> None:
     try:
         spans = read_spans(batch, header).spans
-    except (CorruptBatch, UnsupportedCompression) as error:
+    except (CorruptBatch, DecompressionLimitExceeded, UnsupportedCompression) as error:
         raise InvalidBatch(f"{name}: the records cannot be read, so their keys cannot be checked: {error}") from None
     for _, _, _, _, key, _ in spans:
         check_key(name, key, settings)
