@@ -188,7 +188,7 @@ async def test_a_bomb_is_not_unpacked(broker: Broker, client: RawClient) -> None
     finally:
         tracemalloc.stop()
     assert (refused.error_code, taken.error_code) == (ErrorCode.INVALID_RECORD, 0)
-    assert peak < DEFAULT_MAX_DECODED_BYTES * 1.1
+    assert peak < DEFAULT_MAX_DECODED_BYTES * 1.6 < 300_000_000
     found = await client.fetch("plain", 0)
     assert bytes(found.records)[61:] == bomb[61:]
 
