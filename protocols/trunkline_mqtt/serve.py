@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Final
+from collections.abc import Mapping
+from typing import Any, Final
 
 import trio
 
 from trunkline.door import Connection, Door, DoorContext, Transport
 from trunkline.errors import ConfigurationError
 from trunkline.settings import TOPIC_SETTINGS
+from trunkline_mqtt.admin import answer
 from trunkline_mqtt.bridge import RECORD_OVERHEAD_BYTES
 from trunkline_mqtt.connection import MqttConnection
 from trunkline_mqtt.ledger import Ledger
@@ -109,6 +111,11 @@ class MqttDoor(Door):
     def connect(self, transport: Transport) -> Connection:
         assert self._server is not None, "open comes before connect"
         return MqttConnection(self._server, transport)
+
+    async def ask(self, request: str, arguments: Mapping[str, Any]) -> Any:
+        """See :mod:`trunkline_mqtt.admin`."""
+        assert self._server is not None, "open comes before ask"
+        return answer(self._server, request, arguments)
 
     def statistics(self) -> dict[str, int | float]:
         return {} if self._server is None else self._server.statistics()

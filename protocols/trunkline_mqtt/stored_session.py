@@ -58,8 +58,8 @@ class StoredSession(SessionOwner):
     """The client's end of a session, for as long as one connection lasts."""
 
     __slots__ = (
-        "_client_id", "_core", "_feed", "_filters", "_is_begun", "_marks", "_outbox", "_prefetch", "_sender", "_server",
-        "_shared", "_streams", "_to_send_again", "_transport",
+        "_client_id", "_core", "_feed", "_is_begun", "_marks", "_outbox", "_prefetch", "_sender", "_server",
+        "_shared", "_streams", "_to_send_again", "_transport", "filters",
     )  # fmt: skip
 
     def __init__(
@@ -74,7 +74,7 @@ class StoredSession(SessionOwner):
         self._outbox = _Outbox(transport, self._core, self._outbox_empty)
         self._sender = Sender(server, transport, terms, self._outbox.write)
         self._to_send_again = len(self._core.unfinished)  # their identifiers are taken, so nothing new goes first
-        self._filters = {name.pattern for name in self._core.filters}
+        self.filters = {name.pattern for name in self._core.filters}
         self._feed = RetainedFeed(server, self._sender, self._send_retained, self.resume)
         self._client_id = terms.client_id
         self._prefetch = terms.max_inflight
@@ -100,13 +100,13 @@ class StoredSession(SessionOwner):
     def subscribe(self, subscription: Subscription, identifier: int = 0, start: str | None = None) -> int:
         """As :meth:`trunkline_mqtt.session.Session.subscribe`."""
         topic_filter = subscription.topic_filter
-        refusal = refusal_of(topic_filter, self._filters, self._server)
+        refusal = refusal_of(topic_filter, self.filters, self._server)
         if refusal:
             return refusal
         if topic_filter.startswith(STREAM):
             return self._subscribe_stream(topic_filter, start, option_of(subscription, identifier))
-        is_new = topic_filter not in self._filters
-        self._filters.add(topic_filter)
+        is_new = topic_filter not in self.filters
+        self.filters.add(topic_filter)
         option = option_of(subscription, identifier)
         self._core.subscribe(self._server.topic.name, topic_filter, option.to_bytes(_OPTION_BYTES))
         if topic_filter.startswith(SHARE):
@@ -117,9 +117,9 @@ class StoredSession(SessionOwner):
 
     def unsubscribe(self, topic_filter: str) -> int:
         """As :meth:`trunkline_mqtt.session.Session.unsubscribe`."""
-        if topic_filter not in self._filters:
+        if topic_filter not in self.filters:
             return Reason.NO_SUBSCRIPTION_EXISTED
-        self._filters.discard(topic_filter)
+        self.filters.discard(topic_filter)
         if self._streams is not None and topic_filter.startswith(STREAM):
             self._streams.unsubscribe(topic_filter)
             return Reason.SUCCESS
@@ -150,7 +150,7 @@ class StoredSession(SessionOwner):
         topic = self._server.log_topic(wanted.topic)
         if self._streams is None:
             self._streams = StreamPart(self._server, self._sender, self._send_replayed, self._transport.close)
-        self._filters.add(topic_filter)
+        self.filters.add(topic_filter)
         self._streams.subscribe(topic_filter, wanted, topic, option)
         return option & QOS
 
