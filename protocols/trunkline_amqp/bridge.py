@@ -6,8 +6,8 @@
     all properties              header amqp.properties: byte for byte as in the content header, from the flags on
     exchange                    the topic; where that is not the exchange's own, header amqp.exchange
     headers (the property)      also headers of their own, as text (trunkline_amqp.header_matching), for the other
-                                doors; one that
-                                begins with "amqp." gets a second dot, "amqp..", so that it cannot pose as one of these
+                                doors; one that begins with "amqp." gets a second dot, "amqp..", so that it cannot pose
+                                as one of these
     priority                    also header trunkline.priority, which queues obey
     expiration                  also header trunkline.expires-at: ms since the epoch
     BCC                         nowhere: it is taken out
@@ -16,20 +16,19 @@
 The other way, for a record that came through another door and so has no ``amqp.properties``: its headers, if they are
 text, are the property *headers*; MQTT's content type, response topic and correlation data are content_type, reply_to
 and correlation_id, as RabbitMQ's MQTT plugin has it; delivery_mode is 2, since it is on the disk; timestamp is the
-record's, in seconds. Headers of the broker (``trunkline.``) and of other doors' own (``mqtt.``) are left out.
+record's, in seconds. A record without any headers is a message without properties, as it is stored. Headers of the
+broker (``trunkline.``) and of other doors' own (``mqtt.``) are left out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from struct import Struct
 from typing import Any, Final, NamedTuple
-
-import msgspec
 
 from trunkline.queues.arrivals import EXPIRES_AT, PRIORITY
 from trunkline.records import EMPTY_HEADERS, Header, Record, encode_headers
 from trunkline_amqp.content import NO_PROPERTIES, Properties, decode_properties, encode_properties
+from trunkline_amqp.deaths import without_headers
 from trunkline_amqp.errors import AmqpError, Reply
 from trunkline_amqp.header_matching import header_bytes
 from trunkline_amqp.routing import EXCHANGE_HEADER, SWAP, routing_key
@@ -131,7 +130,7 @@ def headers_block(
     if table:
         if "BCC" in table:
             table = {name: value for name, value in table.items() if name != "BCC"}
-            raw = encode_properties(msgspec.structs.replace(properties, headers=table))
+            raw = without_headers(raw, {"BCC"})
         headers += table_headers(table)
     if raw != NO_PROPERTIES:
         headers.append((PROPERTIES_HEADER, raw))
@@ -194,7 +193,7 @@ def message_of(record: Record, place: Place) -> Message:
             elif name == EXCHANGE_HEADER:
                 exchange = value[:_MAX_TEXT]
     if raw is None or not _is_intact(raw):
-        raw = _foreign(record) if headers else _bare(record)
+        raw = _foreign(record) if headers else NO_PROPERTIES
     return Message(exchange, routing_key(record.key, place.is_slashed)[:_MAX_TEXT], raw)
 
 
@@ -207,15 +206,6 @@ def _is_intact(raw: bytes) -> bool:
     except AmqpError:
         return False
     return True
-
-
-_BARE: Final = Struct(">HBQ")
-_BARE_FLAGS: Final = 1 << 12 | 1 << 6  # delivery_mode, timestamp
-
-
-def _bare(record: Record) -> bytes:
-    """Properties of a record without headers."""
-    return _BARE.pack(_BARE_FLAGS, _PERSISTENT, max(record.timestamp, 0) // 1000)
 
 
 def _foreign(record: Record) -> bytes:

@@ -10,6 +10,7 @@ say. The functions for publish, deliver and ack are written out, because they ru
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from struct import Struct
 from struct import error as struct_error
 from typing import Any, Final, NamedTuple
@@ -33,6 +34,8 @@ __all__ = [
     "decode_header",
     "decode_properties",
     "decode_publish",
+    "edit_properties",
+    "raw_field",
     "encode_ack",
     "encode_body",
     "encode_content",
@@ -94,6 +97,37 @@ def decode_properties(raw: bytes) -> Properties:
     if not reader.is_at_end:
         raise syntax_error(f"{reader.end - reader.position} bytes follow the properties")
     return Properties(**values)
+
+
+def raw_field(raw: bytes, wanted: str) -> bytes:
+    """One field of raw properties, as it is encoded; empty if it is not there. Raises AmqpError (502)."""
+    reader = Reader(raw)
+    flags = reader.short()
+    for flag, name, kind in _FIELDS:
+        start = reader.position
+        if flags & flag:
+            getattr(reader, kind)()
+        if name == wanted:
+            return raw[start : reader.position]
+    return b""
+
+
+def edit_properties(raw: bytes, replace: Mapping[str, bytes | None]) -> bytes:
+    """Raw properties with some fields replaced by what is given, encoded, or left out (None).
+
+    The others stay byte for byte. Raises AmqpError (502).
+    """
+    reader = Reader(raw)
+    flags = reader.short()
+    parts = []
+    for flag, name, kind in _FIELDS:
+        start = reader.position
+        if flags & flag:
+            getattr(reader, kind)()
+        data = replace.get(name, b"") if name in replace else raw[start : reader.position]
+        flags = flags | flag if data else flags & ~flag
+        parts.append(data or b"")
+    return _FLAGS.pack(flags) + b"".join(parts)
 
 
 def encode_properties(properties: Properties) -> bytes:

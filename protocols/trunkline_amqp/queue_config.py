@@ -7,6 +7,7 @@ import msgspec
 from trunkline.filters import RecordFilter
 from trunkline.queues import QueueConfig, QueueSource
 from trunkline_amqp.arguments import QueueArguments
+from trunkline_amqp.dead_letters import HANDLER
 from trunkline_amqp.model import Exchange, QueueEntry, Vhost
 from trunkline_amqp.routing import record_key
 
@@ -22,6 +23,7 @@ def queue_config(arguments: QueueArguments, sources: tuple[QueueSource, ...]) ->
         overflow="drop-head" if arguments.overflow == "drop-head" else "reject",
         delivery_limit=arguments.delivery_limit,
         dead_letter_topic="",
+        dead_letter_handler="" if arguments.dead_letter_exchange is None else HANDLER,
         ttl_ms=arguments.message_ttl_ms,
         max_priority=arguments.max_priority,
         single_active=arguments.single_active,

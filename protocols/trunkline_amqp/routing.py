@@ -18,7 +18,7 @@ anew.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from trunkline_amqp.errors import AmqpError, Reply
@@ -103,17 +103,34 @@ class Router:
         self._known: dict[tuple[str, str], Route] = {}
         self._known_version = -1
 
-    def route(self, exchange: str, key: str, headers: Mapping[str, Any] | None) -> Route:
-        """Where a message goes. Raises AmqpError: 404 (there is no such exchange), 403 (it is internal)."""
+    def route(
+        self,
+        exchange: str,
+        key: str,
+        headers: Mapping[str, Any] | None,
+        *,
+        as_broker: bool = False,
+        refuses: Callable[[str], bool] | None = None,
+    ) -> Route:
+        """Where a message goes.
+
+        Args:
+          as_broker: the broker publishes, which may do so to internal exchanges.
+          refuses: says of a queue that it is not to get it.
+
+        Raises AmqpError: 404 (there is no such exchange), 403 (it is internal), 406 (CC or BCC make no sense).
+        """
         if self._known_version != self._vhost.version:
             self._known = {}
             self._known_version = self._vhost.version
         more_keys = _more_keys(headers) if headers else ()
+        if refuses is not None:
+            return self._find(exchange, key, more_keys, headers, as_broker, refuses)
         if not more_keys:
             found = self._known.get((exchange, key))
             if found is not None:
                 return found
-        route = self._find(exchange, key, more_keys, headers)
+        route = self._find(exchange, key, more_keys, headers, as_broker, None)
         if route.is_cacheable:
             if len(self._known) >= REMEMBERED:
                 self._known = {}
@@ -124,14 +141,23 @@ class Router:
         """Topics have changed."""
         self._known = {}
 
-    def _find(self, name: str, key: str, more_keys: tuple[str, ...], headers: Mapping[str, Any] | None) -> Route:
+    def _find(
+        self,
+        name: str,
+        key: str,
+        more_keys: tuple[str, ...],
+        headers: Mapping[str, Any] | None,
+        as_broker: bool,
+        refuses: Callable[[str], bool] | None,
+    ) -> Route:
         vhost = self._vhost
         if name == DEFAULT_EXCHANGE:
-            return self._to_queues(name, key, dict.fromkeys((key, *more_keys)), is_cacheable=not more_keys)
+            named = [queue for queue in (key, *more_keys) if refuses is None or not refuses(queue)]
+            return self._to_queues(name, key, dict.fromkeys(named), is_cacheable=not more_keys)
         exchange = vhost.exchanges.get(name)
         if exchange is None:
             raise AmqpError(Reply.NOT_FOUND, f"no exchange '{name}' in vhost '{vhost.name}'")
-        if exchange.is_internal:
+        if exchange.is_internal and not as_broker:
             raise AmqpError(
                 Reply.ACCESS_REFUSED, f"cannot publish to internal exchange '{name}' in vhost '{vhost.name}'"
             )
@@ -142,6 +168,9 @@ class Router:
         keys = (key, *more_keys)
         stored_in = self._that_matches(exchange, keys, texts)
         queues = vhost.resolve(stored_in.name, keys, texts)
+        if refuses is not None and any(map(refuses, queues)):
+            allowed = {queue: None for queue in queues if not refuses(queue)}
+            return self._to_queues(name, key, allowed, is_cacheable=False)
         filtered = vhost.resolve(stored_in.name, keys[:1], texts, alternates=False)
         return self._by_filter(exchange, stored_in, key, queues, filtered, is_cacheable=is_cacheable)
 

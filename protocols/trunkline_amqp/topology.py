@@ -22,6 +22,7 @@ import trio
 
 from trunkline.errors import TopicExists, TrunklineError, UnknownQueue
 from trunkline.queues import QueueSource
+from trunkline.queues.dead_letters import stage_copies
 from trunkline.settings import TOPIC_SETTINGS
 from trunkline_amqp import stored
 from trunkline_amqp.arguments import parse_queue_arguments
@@ -36,6 +37,7 @@ from trunkline_amqp.checks import (
     not_found,
     refuse_default,
 )
+from trunkline_amqp.dead_letters import HANDLER, DeadLetters
 from trunkline_amqp.errors import AmqpError, Reply, hard
 from trunkline_amqp.fields import decode_table
 from trunkline_amqp.model import NO_ARGUMENTS, Binding, Exchange, QueueEntry, Vhost
@@ -45,6 +47,8 @@ from trunkline_amqp.routing import Route, Router
 
 if TYPE_CHECKING:
     from trunkline.broker import Broker
+    from trunkline.errors import QueueFull
+    from trunkline.pending import AppendReceiver
     from trunkline.topic import Topic
 
 __all__ = ["AmqpQueue", "Topology"]
@@ -91,6 +95,8 @@ class Topology:
         self._places: dict[str, Place] = {}
         self._taken: dict[str, str] = {}  # names of topics and queues of the core -> "exchange", "queue"
         self._topic_changes = 0
+        self._by_core: dict[str, QueueEntry] = {}
+        self._dead_letters = DeadLetters(self, self._by_core.get)
         for vhost in self._vhosts.values():
             self._predeclare(vhost)
 
@@ -114,6 +120,7 @@ class Topology:
             else:
                 entries[key] = value
 
+        self._queues.handle_dead_letters(HANDLER, self._dead_letters)
         await self._stored.replay(apply)
         found = [(*stored.read_key(key), value) for key, value in entries.items()]
         for kind, names, value in sorted(found, key=lambda entry: _ORDER[entry[0]]):
@@ -148,6 +155,7 @@ class Topology:
                 adopted=kept.is_adopted,
             )
             self._taken[kept.core_name] = "queue"
+            self._by_core[kept.core_name] = queue
             vhost.add_queue(queue)
         else:
             source, destination, to_exchange, key, arguments = names
@@ -185,6 +193,10 @@ class Topology:
         if found.owner is not None and found.owner is not owner:
             raise locked(name, vhost)
         return found
+
+    def router(self, vhost: str) -> Router:
+        """Finds the routes in a virtual host."""
+        return self._routers[vhost]
 
     def route(self, vhost: str, exchange: str, key: str, headers: Mapping[str, Any] | None = None) -> Route:
         """Where a message goes; remembered where it can be.
@@ -270,11 +282,12 @@ class Topology:
         there = self._vhost(vhost)
         refuse_default(name)
         async with self._lock:
+            if name.startswith("amq."):
+                problem = f"deletion of system exchange '{name}' in vhost '{vhost}' not allowed"
+                raise AmqpError(Reply.ACCESS_REFUSED, problem)
             exchange = there.exchanges.get(name)
             if exchange is None:
                 return
-            if exchange.is_predeclared or name.startswith("amq."):
-                raise AmqpError(Reply.ACCESS_REFUSED, f"exchange name '{name}' contains reserved prefix 'amq.*'")
             if if_unused and exchange.bindings:
                 raise AmqpError(Reply.PRECONDITION_FAILED, f"exchange '{name}' in vhost '{vhost}' in use")
             with trio.CancelScope(shield=True):
@@ -362,6 +375,7 @@ class Topology:
         except TrunklineError:
             del self._taken[queue.core_name]
             raise
+        self._by_core[queue.core_name] = queue
         vhost.add_queue(queue)
 
     async def _make_core(self, queue: QueueEntry) -> None:
@@ -438,6 +452,7 @@ class Topology:
         if not queue.is_adopted and queue.core_name in self._broker.topics:
             await self._broker.delete_topic(queue.core_name)
         self._taken.pop(queue.core_name, None)
+        self._by_core.pop(queue.core_name, None)
         await self._remove_unbound(vhost, gone)
         return ready
 
@@ -470,8 +485,12 @@ class Topology:
         *,
         owner: object | None = None,
     ) -> None:
-        """Take a binding away, if it is there; what it brought stays. As ``bind_queue``."""
-        self.queue(vhost, queue, owner)
+        """Take a binding away; what it brought stays. Nothing happens if there is none, or no such queue or exchange.
+
+        Raises AmqpError: 405, 403 (the default exchange). Cancellation: may have happened.
+        """
+        if queue in self._vhost(vhost).queues:
+            self.queue(vhost, queue, owner)
         await self._unbind(self._vhost(vhost), exchange, queue, key, arguments, to_exchange=False)
 
     async def bind_exchange(
@@ -519,8 +538,12 @@ class Topology:
     async def _unbind(
         self, vhost: Vhost, source: str, destination: str, key: str, arguments: Mapping[str, Any], *, to_exchange: bool
     ) -> None:
+        refuse_default(source)
         async with self._lock:
-            binding = self._checked(vhost, source, destination, key, arguments, to_exchange)
+            there = vhost.exchanges if to_exchange else vhost.queues
+            if source not in vhost.exchanges or destination not in there:
+                return
+            binding = vhost.binding(source, destination, key, arguments, to_exchange=to_exchange)
             if not vhost.has_binding(binding):
                 return
             with trio.CancelScope(shield=True):
@@ -540,6 +563,32 @@ class Topology:
         entries: list[stored.Entry] = [(stored.binding_key(vhost.name, binding), None) for binding in gone]
         if entries:
             await self._stored.write_durable(entries)
+
+    def refused(
+        self,
+        error: QueueFull,
+        exchange: str,
+        key: str,
+        raw: bytes,
+        body: bytes,
+        receiver: AppendReceiver,
+        token: object = None,
+    ) -> bool:
+        """A message was not taken because a queue was full: dead-letter it, if that queue asks for this.
+
+        Returns:
+          Whether ``receiver`` is going to be answered: not where the queue does not ask for it, or nobody wants it.
+
+        Raises what staging raises.
+        """
+        queue = self._by_core.get(error.queue)
+        if queue is None or queue.arguments.overflow != "reject-publish-dlx":
+            return False
+        now = self._broker.now_ms()
+        copies = self._dead_letters.published(queue, "max-length", exchange, key, raw, body, now)
+        if copies:
+            stage_copies(copies, receiver, token)
+        return bool(copies)
 
     # -- ends --------------------------------------------------------------------------------------
 

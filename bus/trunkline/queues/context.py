@@ -18,6 +18,7 @@ from trunkline.queues.blocks import BatchCache
 from trunkline.queues.sources import SourceTable
 
 if TYPE_CHECKING:
+    from trunkline.queues.dead_letters import DeadLetterHandler
     from trunkline.queues.remembered import RememberedQueue
     from trunkline.state_topic import StateTopic
     from trunkline.views import ViewServices
@@ -41,6 +42,7 @@ class QueueContext:
       sources: which number stands for which partition.
       cache: batches on their way out.
       is_closing: nothing is given out any more.
+      dead_letter_handlers: by the names that queues call them.
     """
 
     __slots__ = (
@@ -52,6 +54,7 @@ class QueueContext:
         "_turn",
         "_woken",
         "cache",
+        "dead_letter_handlers",
         "is_closing",
         "services",
         "sources",
@@ -64,6 +67,7 @@ class QueueContext:
         self.sources = SourceTable(self.topic, services.catalog)
         self.cache = BatchCache()
         self.is_closing = False
+        self.dead_letter_handlers: dict[str, DeadLetterHandler] = {}
         self._holder = 0
         self._locks: dict[str, trio.Lock] = {}  # of queues that are being made, changed or deleted
         self._dirty: list[RememberedQueue] = []

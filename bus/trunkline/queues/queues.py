@@ -35,6 +35,7 @@ from trunkline.settings import check_topic_name
 
 if TYPE_CHECKING:
     from trunkline.partition import Partition
+    from trunkline.queues.dead_letters import DeadLetterHandler
     from trunkline.topic import Topic
     from trunkline.views import ViewServices
 
@@ -255,6 +256,13 @@ class Queues:
         """Whether any queue takes such a record from there."""
         feed = self._feeds.get(partition)
         return feed is not None and feed.is_wanted(key, headers)
+
+    def handle_dead_letters(self, name: str, handler: DeadLetterHandler) -> None:
+        """Let ``handler`` see to the dead letters of the queues that name it in their settings."""
+        self._context.dead_letter_handlers[name] = handler
+        for queue in self._queues.values():
+            if queue.config.dead_letter_handler == name:
+                queue.leaving.go_on()
 
     # -- sources -----------------------------------------------------------------------------------
 

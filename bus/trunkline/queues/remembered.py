@@ -340,6 +340,8 @@ class RememberedQueue(ABC):
     def promised(self) -> tuple[int, int]:
         """Records and bytes that are ready, or on their way through a gate."""
         records, size_bytes = self.state.ready, self.state.live_bytes
+        if self.config.max_length_bytes >= 0:
+            size_bytes -= self.state.held_bytes()
         for feed in self.feeds:
             gate = feed.members[self].gate
             if gate is not None:
