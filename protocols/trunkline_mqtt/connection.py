@@ -168,6 +168,7 @@ class MqttConnection(PublishingConnection):
         else:
             server.wills.session_ended(terms.client_id)
         server.clients[terms.client_id] = self
+        server.most_clients = max(server.most_clients, len(server.clients))
         self._greeted(terms)
         self._session = session
         self._session_expiry_s = math.inf if terms.session_expiry_s is None else terms.session_expiry_s

@@ -40,6 +40,7 @@ from trunkline_mqtt.session import refusal_of
 from trunkline_mqtt.shared import SharedPart
 from trunkline_mqtt.shares import SHARE, session_name
 from trunkline_mqtt.streams import STREAM, StreamPart, parse_stream, stream_option
+from trunkline_mqtt.sys_topics import SYS, SysPart
 from trunkline_mqtt.terms import Terms
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ class StoredSession(SessionOwner):
 
     __slots__ = (
         "_client_id", "_core", "_feed", "_is_begun", "_marks", "_outbox", "_prefetch", "_sender", "_server",
-        "_shared", "_streams", "_to_send_again", "_transport", "filters",
+        "_shared", "_streams", "_sys", "_to_send_again", "_transport", "filters",
     )  # fmt: skip
 
     def __init__(
@@ -80,11 +81,14 @@ class StoredSession(SessionOwner):
         self._prefetch = terms.max_inflight
         self._is_begun = False
         self._shared: SharedPart | None = None
+        self._sys: SysPart | None = None
         self._streams: StreamPart | None = None  # these end with the connection
         self._marks: dict[int, int] = {}  # of messages with QoS 2 that came through shares, by packet identifier
         for name in self._core.filters:
             if name.pattern.startswith(SHARE):
                 self._subscribe_shared(name.pattern, int.from_bytes(self._core.options(name)))
+            elif name.pattern.startswith(SYS):
+                self._subscribe_sys(name.pattern, int.from_bytes(self._core.options(name)), is_told=False)
 
     @property
     def is_resumed(self) -> bool:
@@ -109,9 +113,12 @@ class StoredSession(SessionOwner):
         self.filters.add(topic_filter)
         option = option_of(subscription, identifier)
         self._core.subscribe(self._server.topic.name, topic_filter, option.to_bytes(_OPTION_BYTES))
+        is_told = subscription.retain_handling == 0 or (subscription.retain_handling == 1 and is_new)
         if topic_filter.startswith(SHARE):
             self._subscribe_shared(topic_filter, option)
-        elif subscription.retain_handling == 0 or (subscription.retain_handling == 1 and is_new):
+        elif topic_filter.startswith(SYS) and self._subscribe_sys(topic_filter, option, is_told=is_told):
+            return 0
+        elif is_told:
             self._feed.add(topic_filter, option)
         return subscription.qos
 
@@ -126,6 +133,8 @@ class StoredSession(SessionOwner):
         self._core.unsubscribe(self._server.topic.name, topic_filter)
         if self._shared is not None and topic_filter.startswith(SHARE):
             self._shared.unsubscribe(topic_filter)
+        if self._sys is not None and topic_filter.startswith(SYS):
+            self._sys.unsubscribe(topic_filter)
         return Reason.SUCCESS
 
     def _subscribe_shared(self, topic_filter: str, option: int) -> None:
@@ -143,6 +152,16 @@ class StoredSession(SessionOwner):
                 self._transport.close,
             )
         self._shared.subscribe(topic_filter, option)
+
+    def _subscribe_sys(self, topic_filter: str, option: int, *, is_told: bool) -> bool:
+        """False if there are no such topics."""
+        topics = self._server.sys_topics
+        if topics is None:
+            return False
+        if self._sys is None:
+            self._sys = SysPart(topics, self._sender, self._transport)
+        self._sys.subscribe(topic_filter, option, is_told=is_told)
+        return True
 
     def _subscribe_stream(self, topic_filter: str, start: str | None, option: int) -> int:
         option = stream_option(option)
@@ -167,6 +186,8 @@ class StoredSession(SessionOwner):
         self._close_shared()
         if self._streams is not None:
             self._streams.close()
+        if self._sys is not None:
+            self._sys.close()
         self._outbox.close()
         self._core.detach()
 
@@ -299,6 +320,8 @@ class StoredSession(SessionOwner):
     def resume(self) -> None:
         """Begin, or go on if there is room again."""
         self._is_begun = True
+        if self._sys is not None and not self._outbox.is_closed:
+            self._sys.resume()
         if self._outbox.is_closed or self._outbox.is_full or not self._sender.has_room:
             return
         if self._to_send_again <= 0:
