@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import heapq
 import logging
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -46,6 +46,7 @@ class QueueContext:
     """
 
     __slots__ = (
+        "_defining",
         "_dirty",
         "_due",
         "_holder",
@@ -69,6 +70,7 @@ class QueueContext:
         self.is_closing = False
         self.dead_letter_handlers: dict[str, DeadLetterHandler] = {}
         self._holder = 0
+        self._defining = 0
         self._locks: dict[str, trio.Lock] = {}  # of queues that are being made, changed or deleted
         self._dirty: list[RememberedQueue] = []
         self._serving: list[RememberedQueue] = []
@@ -93,6 +95,22 @@ class QueueContext:
         finally:
             if not lock.locked():
                 self._locks.pop(name, None)
+
+    @contextmanager
+    def defining(self) -> Iterator[None]:
+        """What is stored of a queue's sources may differ from what is here: nothing is said for all queues meanwhile.
+
+        Else such a note could stand behind the definition of a queue that did not take from the source yet.
+        """
+        self._defining += 1
+        try:
+            yield
+        finally:
+            self._defining -= 1
+
+    @property
+    def is_defining(self) -> bool:
+        return self._defining > 0
 
     # -- once a round ------------------------------------------------------------------------------
 

@@ -27,6 +27,7 @@ from trunkline.queues.config import DEFAULTS, DEFINITION, Definition, QueueConfi
 from trunkline.queues.context import QueueContext
 from trunkline.queues.feeds import SourceFeed
 from trunkline.queues.persist import Persister
+from trunkline.queues.positions import position_key
 from trunkline.queues.queue import Queue
 from trunkline.queues.recovery import Replay
 from trunkline.queues.spill import make_room
@@ -76,12 +77,12 @@ class Queues:
             if queue_id not in known:
                 for key in found.keys:
                     self._context.topic.write(key, None)
-        self._drop_gone_sources()
+        self._drop_gone_sources(replay)
         self._services.catalog.on_change(self._topic_changed)
         self._services.catalog.on_growth(self._topic_grew)
         self._is_open = True
         for queue in self._queues.values():
-            self._attach(queue)
+            self._attach(queue, replay)
             if queue.persister is not None:
                 queue.serve_soon()  # something may be due
         self._services.spawn(self._run_timers)
@@ -98,7 +99,7 @@ class Queues:
         queue.persister = Persister(queue, found.head, number, found.chunk_counts(), found.index)
         return queue
 
-    def _drop_gone_sources(self) -> None:
+    def _drop_gone_sources(self, replay: Replay) -> None:
         """Topics were deleted, and this was not written any more."""
         sources = self._context.sources
         for queue in self._queues.values():
@@ -106,6 +107,10 @@ class Queues:
                 sources.reserve(source)
                 if sources.partition(source) is None:
                     queue.drop_source(source)
+        for source in replay.shared:
+            sources.reserve(source)
+            if sources.partition(source) is None:
+                self._context.topic.write(position_key(source), None)
         for source in sources.gone():
             sources.forget(source)
 
@@ -121,13 +126,18 @@ class Queues:
         self._context.is_closing = True
         self._timers.cancel()
         for queue in self:
-            if queue.is_behind_disk:
+            if queue.has_unwritten:
                 queue.changed()
         for queue in self:  # a door may still delete some
             try:
                 await queue.wait_durable()
             except TrunklineError as error:
                 logger.error("queue %s: what it remembers could not be written: %s", queue.name, error)
+        entries = [feed.position_entry() for feed in self._feeds.values()]
+        try:
+            await self._context.topic.write_durable(entry for entry in entries if entry is not None)
+        except TrunklineError as error:
+            logger.error("how far queues have come could not be written: %s", error)
         for feed in self._feeds.values():
             feed.close()
 
@@ -187,7 +197,8 @@ class Queues:
         queue_id, self._next_id = self._next_id, self._next_id + 1
         fixed = msgspec.structs.replace(config, sources=self._fixed(config.sources))
         definition = Definition(queue_id, fixed, self._context.now_ms())
-        with trio.CancelScope(shield=True):  # a queue that is stored and not here would come back at the next start
+        # A queue that is stored and not here would come back at the next start.
+        with trio.CancelScope(shield=True), self._context.defining():
             await self._context.topic.write_durable([Replay.next_id_entry(self._next_id), definition.entry(name)])
             queue = Queue(self._context, name, definition)
             self._add(queue)
@@ -227,7 +238,7 @@ class Queues:
             queue.changed()
             await queue.wait_durable()  # what the old filters have taken must not be matched again with the new ones
             definition = msgspec.structs.replace(queue.definition, config=config)
-            with trio.CancelScope(shield=True):
+            with trio.CancelScope(shield=True), self._context.defining():
                 await self._context.topic.write_durable([definition.entry(name)])
                 self._redefine(queue, definition)
             return queue
@@ -284,21 +295,24 @@ class Queues:
             if not named:
                 del self._by_topic[topic]
 
-    def _attach(self, queue: Queue) -> None:
+    def _attach(self, queue: Queue, replay: Replay | None = None) -> None:
         """Let it take from the partitions of its topics that there are."""
         for name in (queue.name, *_named_by(queue)):
             topic = self._services.catalog.topics.get(name)
             if topic is not None:
-                self._attach_to(queue, topic)
+                self._attach_to(queue, topic, replay=replay)
 
-    def _attach_to(self, queue: Queue, topic: Topic, first: int = 0) -> None:
+    def _attach_to(self, queue: Queue, topic: Topic, first: int = 0, replay: Replay | None = None) -> None:
         sources = queue.config.sources_of(queue.name, topic.name)
         for partition in topic.partitions[first:]:
             feed = self._feeds.get(partition)
             if feed is None:
                 feed = self._feeds[partition] = SourceFeed(self._context, partition)
             queue.feeds = (*queue.feeds, feed)
-            feed.attach(queue, sources, queue.state.positions.get(feed.source))
+            position = queue.state.positions.get(feed.source)
+            if replay is not None:
+                position = replay.position(queue.id, feed.source, position)
+            feed.attach(queue, sources, position)
 
     def _detach(self, queue: Queue) -> None:
         feeds, queue.feeds = queue.feeds, ()
@@ -318,6 +332,9 @@ class Queues:
         queue.redefined(definition)
         self._add(queue)
         self._attach(queue)
+        for feed in queue.feeds:
+            feed.unwritten.moved(queue)
+        queue.changed()
 
     def _topic_changed(self, name: str, topic: Topic | None) -> None:
         if not self._is_open:

@@ -256,25 +256,30 @@ class RememberedQueue(ABC):
         if not self._asked and self._roster is not None and not self._is_serving:
             self.serve_soon()
 
-    def persist(self) -> None:
-        """Write what has changed."""
+    def persist(self, *, snapshot: bool = False) -> None:
+        """Write what has changed, or see to it that it is written after what is under way."""
         if self.is_deleted:
+            return
+        persister = self.persister
+        if persister is None:
+            persister = self.persister = Persister(self)
+        self._written_ms = self.context.now_ms()
+        if not self._idle_ms and not snapshot:
+            self._idle_ms = self._written_ms + IDLE_MS
+            self.context.wake_at(self, self._idle_ms)
+        if persister.is_writing or persister.failure is not None:
             return
         for feed in self.feeds:
             if feed.members[self].position is None:
                 self.looked_at(feed.source, feed.partition.high_watermark)
-        if self.persister is None:
-            self.persister = Persister(self)
-        self._written_ms = self.context.now_ms()
-        if not self._idle_ms:
-            self._idle_ms = self._written_ms + IDLE_MS
-            self.context.wake_at(self, self._idle_ms)
-        if not self.persister.is_writing:
-            self._is_dirty = False
-            self.persister.write()
+            feed.unwritten.writes(self)
+        self._is_dirty = False
+        persister.write(snapshot=snapshot)
 
     def persisted(self) -> None:
         """What was under way is durable."""
+        for feed in self.feeds:
+            feed.unwritten.written(self)
         if self._is_dirty:
             self.context.persist_soon(self)
         if self._readers_ms:
@@ -329,9 +334,9 @@ class RememberedQueue(ABC):
             raise waiting.error
 
     @property
-    def is_behind_disk(self) -> bool:
-        """A restart might have to look at records again."""
-        return bool(self.feeds)
+    def has_unwritten(self) -> bool:
+        """A restart would have to look at records again."""
+        return any(self in feed.unwritten for feed in self.feeds)
 
     def stored_keys(self) -> list[tuple[bytes, None]]:
         """Tombstones for all that is stored of it."""

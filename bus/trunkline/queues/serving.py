@@ -370,8 +370,8 @@ class ServedQueue(RememberedQueue):
             if now < self._written_ms + IDLE_MS:
                 self._idle_ms = self._written_ms + IDLE_MS
                 self.context.wake_at(self, self._idle_ms)
-            elif self.persister is not None:
-                self.persister.write(snapshot=True)
+            elif self.persister is not None and self.persister.has_deltas:
+                self.persist(snapshot=True)
 
     def _do_due(self, now: int) -> None:
         state = self.state

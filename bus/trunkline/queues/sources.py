@@ -14,6 +14,7 @@ import msgspec
 
 if TYPE_CHECKING:
     from trunkline.catalog import TopicCatalog
+    from trunkline.errors import TrunklineError
     from trunkline.partition import Partition
     from trunkline.state_topic import StateTopic
 
@@ -36,7 +37,7 @@ class SourceTable:
       unsaved: records that are not durable yet, by number.
     """
 
-    __slots__ = ("_catalog", "_known", "_next", "_numbers", "_topic", "unsaved")
+    __slots__ = ("_catalog", "_known", "_next", "_numbers", "_saving", "_topic", "unsaved")
 
     def __init__(self, topic: StateTopic, catalog: TopicCatalog) -> None:
         self._topic = topic
@@ -45,6 +46,7 @@ class SourceTable:
         self._numbers: dict[tuple[str, int], int] = {}
         self._next = 0
         self.unsaved: dict[int, tuple[bytes, bytes]] = {}
+        self._saving: set[int] = set()  # of these, by :meth:`save`
 
     def replayed(self, key: bytes, value: bytes | None) -> None:
         """A stored number."""
@@ -71,6 +73,23 @@ class SourceTable:
             source = self._known[number] = _Source(partition.topic.name, *identity)
             self.unsaved[number] = _KEY.pack(SOURCE_KIND, number), msgspec.json.encode(source)
         return number
+
+    def save(self, number: int) -> bool:
+        """Whether the record of a number is durable; if not it is written now, or is being written."""
+        record = self.unsaved.get(number)
+        if record is not None and number not in self._saving:
+            self._saving.add(number)
+            self._topic.write(*record, self, number)
+        return record is None
+
+    def append_done(self, token: object, offset: int) -> None:
+        assert isinstance(token, int)
+        self._saving.discard(token)
+        self.unsaved.pop(token, None)
+
+    def append_failed(self, token: object, error: TrunklineError) -> None:
+        assert isinstance(token, int)
+        self._saving.discard(token)  # whoever needs it next tries again
 
     def find(self, partition: Partition) -> int | None:
         """The number of a partition, if it has one."""
