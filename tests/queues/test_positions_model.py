@@ -23,7 +23,7 @@ from trunkline.queues import Block, Queue, QueueConfig, QueueConsumer, QueueSour
 from trunkline.queues.config import Start
 from trunkline.testing import SimulatedDisk
 
-EXAMPLES = int(os.environ.get("TRUNKLINE_MODEL_EXAMPLES", "60"))
+EXAMPLES = int(os.environ.get("TRUNKLINE_MODEL_EXAMPLES", "25"))
 
 TOPICS = ("one", "two", "three")  # the first two are the homes of queues, too
 QUEUES = ("one", "two", "other")
