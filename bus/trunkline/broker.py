@@ -356,7 +356,7 @@ class Broker:
             await self._catalog.refuse(closing)
             await self._reactor.drain()
             for transport in self._reactor.connections:
-                transport.close()
+                transport.end()
             while self._reactor.connection_count:
                 await self._reactor.wait_round()
             await self._close_views()  # they have heard the last of their clients
