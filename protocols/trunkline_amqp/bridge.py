@@ -10,6 +10,7 @@
                                 as one of these
     priority                    also header trunkline.priority, which queues obey
     expiration                  also header trunkline.expires-at: ms since the epoch
+    x-delay, on such exchanges  also header trunkline.deliver-at: ms since the epoch
     BCC                         nowhere: it is taken out
     -                           timestamp: when the broker received it
 
@@ -25,15 +26,25 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
-from trunkline.queues.arrivals import EXPIRES_AT, PRIORITY
+from trunkline.queues.arrivals import DELIVER_AT, EXPIRES_AT, PRIORITY
 from trunkline.records import EMPTY_HEADERS, Header, Record, encode_headers
 from trunkline_amqp.content import NO_PROPERTIES, Properties, decode_properties, encode_properties
 from trunkline_amqp.deaths import without_headers
 from trunkline_amqp.errors import AmqpError, Reply
 from trunkline_amqp.header_matching import header_bytes
-from trunkline_amqp.routing import EXCHANGE_HEADER, SWAP, routing_key
+from trunkline_amqp.routing import EXCHANGE_HEADER, SWAP, Route, routing_key
 
-__all__ = ["PROPERTIES_HEADER", "Message", "Place", "Prepared", "headers_block", "message_of", "prepare", "record_of"]
+__all__ = [
+    "PROPERTIES_HEADER",
+    "Message",
+    "Place",
+    "Prepared",
+    "block_for",
+    "headers_block",
+    "message_of",
+    "prepare",
+    "record_of",
+]
 
 PROPERTIES_HEADER: Final = "amqp.properties"
 
@@ -113,6 +124,7 @@ def headers_block(
     *,
     now_ms: int,
     origin: Iterable[Header] = (),
+    is_delayed: bool = False,
     more: Iterable[Header] = (),
 ) -> bytes:
     """The headers of a message's record, encoded.
@@ -120,7 +132,7 @@ def headers_block(
     Args:
       raw: what ``properties`` were decoded from.
       now_ms: when it is published, which its expiration counts from.
-      origin: of its route.
+      origin, is_delayed: of its route.
       more: others still.
 
     Raises AmqpError (406): its expiration makes no sense.
@@ -132,13 +144,28 @@ def headers_block(
             table = {name: value for name, value in table.items() if name != "BCC"}
             raw = without_headers(raw, {"BCC"})
         headers += table_headers(table)
-    if raw != NO_PROPERTIES:
+    if is_delayed and table and (delay_ms := _delay_ms(table.get("x-delay"))):
+        now_ms += delay_ms
+        headers.append((DELIVER_AT, b"%d" % now_ms))
+    if raw != NO_PROPERTIES or headers:
         headers.append((PROPERTIES_HEADER, raw))
     if properties.priority:
         headers.append((PRIORITY, b"%d" % properties.priority))
     if properties.expiration is not None:
         headers.append((EXPIRES_AT, b"%d" % (now_ms + _expiration_ms(properties.expiration))))
     return encode_headers(headers) if headers else EMPTY_HEADERS
+
+
+def block_for(route: Route, raw: bytes, prepared: Prepared, now_ms: int) -> bytes:
+    """The headers of the record of a message that goes this way. Raises AmqpError (406) as ``headers_block``."""
+    if prepared.block is not None and not route.origin and not route.is_delayed:
+        return prepared.block
+    return headers_block(raw, prepared.properties, now_ms=now_ms, origin=route.origin, is_delayed=route.is_delayed)
+
+
+def _delay_ms(value: object) -> int:
+    """What ``x-delay`` says: anything but a positive number is no delay."""
+    return min(value, _LONGEST_MS) if isinstance(value, int) and value > 0 else 0
 
 
 def table_headers(table: Mapping[str, Any]) -> list[Header]:

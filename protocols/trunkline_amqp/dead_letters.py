@@ -74,5 +74,5 @@ class DeadLetters:
         except AmqpError as error:
             logger.warning("queue %s: a dead letter is dropped: %s", queue.name, error.text)
             return ()
-        block = headers_block(dead, properties, now_ms=now_ms, origin=route.origin)
+        block = headers_block(dead, properties, now_ms=now_ms, origin=route.origin, is_delayed=route.is_delayed)
         return [Copy(partition, now_ms, stored_key, body, block) for partition, stored_key in route.targets]

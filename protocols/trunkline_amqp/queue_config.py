@@ -32,7 +32,7 @@ def queue_config(arguments: QueueArguments, sources: tuple[QueueSource, ...]) ->
 
 def sources_of(vhost: Vhost, queue: QueueEntry) -> list[QueueSource]:
     """The topics that a queue takes from, and which of their records: its home topic, and what its bindings bring."""
-    found = [QueueSource(queue.core_name)]
+    found = [] if queue.is_volatile else [QueueSource(queue.core_name)]  # a topic in memory needs no mention
     for exchange, wanted in vhost.filters_of(queue.name):
         if exchange.topic:
             found.append(QueueSource(exchange.topic, _as_stored(exchange, wanted)))

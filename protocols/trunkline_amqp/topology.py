@@ -13,6 +13,7 @@ Changes are made one after the other; what is declared again as it is, and what 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
@@ -39,6 +40,7 @@ from trunkline_amqp.checks import (
 )
 from trunkline_amqp.dead_letters import HANDLER, DeadLetters
 from trunkline_amqp.errors import AmqpError, Reply, hard
+from trunkline_amqp.expiry import Expiries
 from trunkline_amqp.fields import decode_table
 from trunkline_amqp.model import NO_ARGUMENTS, Binding, Exchange, QueueEntry, Vhost
 from trunkline_amqp.naming import DEFAULT_VHOST, free_name, topic_name
@@ -97,6 +99,8 @@ class Topology:
         self._topic_changes = 0
         self._by_core: dict[str, QueueEntry] = {}
         self._dead_letters = DeadLetters(self, self._by_core.get)
+        self._expiries = Expiries()
+        self._expiries_changed = trio.Event()
         for vhost in self._vhosts.values():
             self._predeclare(vhost)
 
@@ -132,8 +136,10 @@ class Topology:
                     await self._ensure_topic(exchange.topic)
             for queue in vhost.queues.values():
                 await self._make_core(queue)
+                self.touched(queue)
         self._broker.views.catalog.on_change(lambda name, topic: self._topics_changed())
         self._broker.views.catalog.on_growth(lambda topic, had: self._topics_changed())
+        self._broker.start_soon(self._run_expiries)
 
     def _restore(self, vhost: Vhost, kind: bytes, names: list[Any], value: bytes) -> None:
         if kind == stored.EXCHANGE:
@@ -347,7 +353,8 @@ class Topology:
             parsed = check_queue(vhost, name, arguments, durable=durable, exclusive=exclusive, auto_delete=auto_delete)
             async with self._lock:
                 if name not in there.queues:
-                    core_name = self._free_name(vhost, name, "_q")
+                    is_volatile = exclusive or not durable
+                    core_name = self._free_name(vhost, name, "_q", is_new_queue=is_volatile)
                     queue = QueueEntry(
                         vhost,
                         name,
@@ -361,8 +368,10 @@ class Topology:
                     )
                     with trio.CancelScope(shield=True):
                         await self._make_queue(there, queue)
+                    self.touched(queue)
                     return queue
         found = self.queue(vhost, name, owner)
+        self.touched(found)
         check_same_queue(vhost, found, arguments, durable=durable, exclusive=exclusive, auto_delete=auto_delete)
         return found
 
@@ -380,6 +389,9 @@ class Topology:
 
     async def _make_core(self, queue: QueueEntry) -> None:
         """See to it that the core has the queue, with the filters it is to have."""
+        if queue.is_volatile:
+            queue.core = self._queues.declare_volatile(queue.core_name, queue_config(queue.arguments, ()))
+            return
         await self._ensure_topic(queue.core_name)
         if queue.core_name in self._queues:
             queue.core = self._queues.get(queue.core_name)
@@ -443,13 +455,14 @@ class Topology:
     async def _remove_queue(self, vhost: Vhost, queue: QueueEntry) -> int:
         ready: int = queue.core.state.ready
         gone = vhost.remove_queue(queue.name)
+        self._expiries.remove(queue)
         with suppress(UnknownQueue):  # somebody else was quicker
             await self._queues.delete(queue.core_name)
         entries: list[stored.Entry] = [(stored.binding_key(vhost.name, binding), None) for binding in gone]
         if not queue.is_volatile:
             entries.append((stored.queue_key(vhost.name, queue.name), None))
             await self._stored.write_durable(entries)
-        if not queue.is_adopted and queue.core_name in self._broker.topics:
+        if not queue.is_volatile and not queue.is_adopted and queue.core_name in self._broker.topics:
             await self._broker.delete_topic(queue.core_name)
         self._taken.pop(queue.core_name, None)
         self._by_core.pop(queue.core_name, None)
@@ -600,8 +613,24 @@ class Topology:
 
     def consumer_gone(self, queue: AmqpQueue) -> None:
         """A consumer of a queue is gone: with the last one an auto-delete queue goes."""
+        self.touched(queue)
         if queue.is_auto_delete and not queue.core.has_consumers:
             self._broker.start_soon(self._delete_quietly, self._vhosts[queue.vhost], queue)
+
+    def touched(self, queue: AmqpQueue) -> None:
+        """A queue is used now, as far as its ``x-expires`` goes: somebody asks for a message."""
+        if self._expiries.used(queue, trio.current_time()):
+            self._expiries_changed.set()
+
+    async def _run_expiries(self) -> None:
+        """Delete queues that nobody uses when their time is over. Runs as long as the broker."""
+        while True:
+            self._expiries_changed = trio.Event()
+            due_s = self._expiries.next_due_s
+            with trio.move_on_at(math.inf if due_s is None else due_s):
+                await self._expiries_changed.wait()
+            for queue in self._expiries.due(trio.current_time()):
+                await self._delete_quietly(self._vhosts[queue.vhost], queue)
 
     async def _delete_quietly(self, vhost: Vhost, queue: QueueEntry) -> None:
         async with self._lock:
@@ -611,8 +640,17 @@ class Topology:
 
     # -- topics ------------------------------------------------------------------------------------
 
-    def _free_name(self, vhost: str, name: str, suffix: str) -> str:
-        return free_name(topic_name(vhost, name), suffix, self._taken.__contains__)
+    def _free_name(self, vhost: str, name: str, suffix: str, *, is_new_queue: bool = False) -> str:
+        """A name for a topic or queue of the core that nothing else of AMQP's has.
+
+        Args:
+          is_new_queue: nor a queue that is already there.
+        """
+        return free_name(
+            topic_name(vhost, name),
+            suffix,
+            lambda found: found in self._taken or (is_new_queue and found in self._queues),
+        )
 
     async def _ensure_topic(self, name: str) -> Topic:
         topics = self._broker.topics

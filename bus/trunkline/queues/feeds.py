@@ -62,6 +62,11 @@ class SourceFeed:
             self.partition.add_listener(self)
         return tail
 
+    @property
+    def is_volatile(self) -> bool:
+        """The partition is in memory and in no catalog."""
+        return not self.partition.topic.id
+
     # -- members -----------------------------------------------------------------------------------
 
     def attach(self, queue: RememberedQueue, sources: Iterable[QueueSource], position: int | None) -> None:
@@ -191,7 +196,8 @@ class SourceFeed:
 
     def took(self, queue: RememberedQueue, offset: int, count: int, size_bytes: int, orders: Orders) -> None:
         """Records of one batch are for this queue."""
-        self.unwritten.took(queue, offset)
+        if not queue.is_volatile:
+            self.unwritten.took(queue, offset)
         queue.take(self.source, offset, count, size_bytes, orders)
 
     # -- what is stored ----------------------------------------------------------------------------
@@ -217,6 +223,8 @@ class SourceFeed:
 
     def position_entry(self) -> tuple[bytes, bytes] | None:
         """The same as a record, to be written at once."""
+        if self.is_volatile:
+            return None
         offset = self.partition.high_watermark
         exceptions = self.unwritten.exceptions()
         for member in self._catching_up:

@@ -88,7 +88,7 @@ class Queue(ServedQueue):
             definition = self._started_at({feed.partition: offset for feed, offset in targets})
             # What is stored must not begin elsewhere than what is here.
             with trio.CancelScope(shield=True), self.context.defining():
-                await self.context.topic.write_durable([definition.entry(self.name)])
+                await self.store(definition)
                 self.definition = definition
                 dropped = self._begin_at([target for target in targets if target[0] in self.feeds])  # topics go
         await self.wait_durable()

@@ -31,6 +31,7 @@ from trunkline.queues.positions import position_key
 from trunkline.queues.queue import Queue
 from trunkline.queues.recovery import Replay
 from trunkline.queues.spill import make_room
+from trunkline.queues.volatile import MemoryBudget, VolatileQueue
 from trunkline.records import Header
 from trunkline.settings import check_topic_name
 
@@ -58,6 +59,7 @@ class Queues:
         self._by_topic: dict[str, dict[Queue, None]] = {}  # those that name it as a source
         self._feeds: dict[Partition, SourceFeed] = {}
         self._next_id = 1
+        self._budget = MemoryBudget(services.config.limits.max_volatile_bytes)
         self._timers = trio.CancelScope()
         self._is_open = False
 
@@ -205,6 +207,24 @@ class Queues:
             self._attach(queue)
         return queue
 
+    def declare_volatile(self, name: str, config: QueueConfig) -> Queue:
+        """Make a queue that does not outlive the broker; see :mod:`trunkline.queues.volatile`.
+
+        It begins with what is published from now on, but for sources that begin elsewhere.
+
+        Raises QueueExists (whatever that one is), InvalidTopicName, InvalidSetting, InvalidFilter.
+        """
+        check_topic_name(name)
+        config.check(name)
+        if name in self._queues:
+            raise QueueExists(f"there is a queue {name} already", queue=name, setting="")
+        fixed = msgspec.structs.replace(config, sources=self._fixed(config.sources))
+        definition = Definition(0, fixed, self._context.now_ms())
+        queue = VolatileQueue(self._context, name, definition, self._budget)
+        self._add(queue)
+        self._attach(queue)
+        return queue
+
     def _fixed(self, sources: Iterable[QueueSource]) -> tuple[QueueSource, ...]:
         """With ``latest`` turned into offsets."""
         return tuple(self._fixed_source(source) for source in sources)
@@ -239,7 +259,7 @@ class Queues:
             await queue.wait_durable()  # what the old filters have taken must not be matched again with the new ones
             definition = msgspec.structs.replace(queue.definition, config=config)
             with trio.CancelScope(shield=True), self._context.defining():
-                await self._context.topic.write_durable([definition.entry(name)])
+                await queue.store(definition)
                 self._redefine(queue, definition)
             return queue
 
@@ -260,6 +280,9 @@ class Queues:
                 )
             with trio.CancelScope(shield=True):
                 self._remove(queue)
+                if queue.is_volatile:
+                    await trio.lowlevel.checkpoint()
+                    return count
                 await self._context.topic.write_durable([(DEFINITION + name.encode(), None), *queue.stored_keys()])
             return count
 
@@ -297,8 +320,8 @@ class Queues:
 
     def _attach(self, queue: Queue, replay: Replay | None = None) -> None:
         """Let it take from the partitions of its topics that there are."""
-        for name in (queue.name, *_named_by(queue)):
-            topic = self._services.catalog.topics.get(name)
+        topics = self._services.catalog.topics
+        for topic in (queue.home, *map(topics.get, _named_by(queue))):
             if topic is not None:
                 self._attach_to(queue, topic, replay=replay)
 
@@ -342,7 +365,7 @@ class Queues:
         if topic is not None:
             self._topic_grew(topic, 0)
             return
-        gone = [feed for feed in self._feeds.values() if feed.partition.topic.name == name]
+        gone = [feed for feed in self._feeds.values() if feed.partition.topic.name == name and not feed.is_volatile]
         for feed in gone:
             for queue in tuple(feed.members):
                 queue.leave_feed(feed.partition)
@@ -354,7 +377,8 @@ class Queues:
     def _topic_grew(self, topic: Topic, first: int) -> None:
         if self._is_open:
             home = self._queues.get(topic.name)
-            for queue in (*(() if home is None else (home,)), *self._by_topic.get(topic.name, ())):
+            homes = () if home is None or home.is_volatile else (home,)
+            for queue in (*homes, *self._by_topic.get(topic.name, ())):
                 self._attach_to(queue, topic, first)
 
     # -- retention ---------------------------------------------------------------------------------

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from trunkline.queues.config import Definition, QueueConfig
     from trunkline.queues.consumption import Consumption
     from trunkline.queues.feeds import SourceFeed
+    from trunkline.topic import Topic
 
 __all__ = ["RememberedQueue"]
 
@@ -100,8 +101,24 @@ class RememberedQueue(ABC):
         self._is_serving = False
         self._is_loading_chunk = False
 
+    is_volatile = False
+    """It does not outlive the broker."""
+
     def __repr__(self) -> str:
         return f"<Queue {self.name}>"
+
+    @property
+    def home(self) -> Topic | None:
+        """Its home topic, if there is one yet."""
+        return self.context.services.catalog.topics.get(self.name)
+
+    async def ensure_home(self) -> Topic:
+        """Its home topic, made now if it is missing. Cancellation: may have happened."""
+        return await self.context.services.ensure_topic(self.name)
+
+    async def store(self, definition: Definition) -> None:
+        """Keep its definition. Durable on return."""
+        await self.context.topic.write_durable([definition.entry(self.name)])
 
     @property
     def id(self) -> int:
@@ -133,7 +150,7 @@ class RememberedQueue(ABC):
         self._is_timed = True
         expires = orders.expires_ms
         if config.ttl_ms >= 0:
-            expires = min(expires or 1 << 62, now + config.ttl_ms)
+            expires = min(expires or 1 << 62, max(now, orders.due_ms) + config.ttl_ms)
         self.state.append(
             source,
             offset,
