@@ -6,7 +6,7 @@ import trio
 
 from trunkline.bridge import Bridge, BridgeContext, LinkStatus
 from trunkline_rabbitmq.inbound_link import InboundLink
-from trunkline_rabbitmq.link import Link
+from trunkline_rabbitmq.link import RabbitmqLink
 from trunkline_rabbitmq.outbound_link import OutboundLink
 from trunkline_rabbitmq.settings import RabbitmqSettings
 
@@ -20,7 +20,7 @@ class RabbitmqBridge(Bridge):
         settings: RabbitmqSettings = context.settings or RabbitmqSettings()
         settings.check()
         node = settings.node or context.node
-        self._links: list[Link] = []
+        self._links: list[RabbitmqLink] = []
         for name, inbound in settings.inbound.items():
             server = settings.server_of(f"inbound.{name}", inbound.server)
             self._links.append(

@@ -8,20 +8,20 @@ of the link receives. So nothing here is done once for each message.
 from __future__ import annotations
 
 import contextlib
-import ssl
 from collections.abc import AsyncIterator
 from importlib.metadata import version
 from typing import Final, TypeVar
 
 import trio
 
+from trunkline.links import LinkFailed, WhereTo, connect, read_password, reason_of
 from trunkline_amqp.frames import HEARTBEAT_FRAME
 from trunkline_amqp.methods import Method
 from trunkline_rabbitmq.addresses import RabbitmqUrl, parse_url
 from trunkline_rabbitmq.protocol import Answer, Blocked, ClientProtocol, Closed, Event, Ready, Unblocked
 from trunkline_rabbitmq.settings import ServerSettings
 
-__all__ = ["LinkFailed", "Session", "open_session"]
+__all__ = ["Session", "open_session"]
 
 RECEIVE_BYTES: Final = 256 * 1024
 OUTBOUND_BYTES: Final = 512 * 1024
@@ -31,18 +31,6 @@ CLOSE_LIMIT_S: Final = 2.0
 LAST_WORDS_S: Final = 2.0
 
 _M = TypeVar("_M", bound=Method)
-
-
-class LinkFailed(Exception):
-    """Why a link does not go on; it is tried again. The message is for people.
-
-    Attributes:
-      reply_code: AMQP's, if RabbitMQ gave one; else 0.
-    """
-
-    def __init__(self, message: str, reply_code: int = 0) -> None:
-        super().__init__(message)
-        self.reply_code = reply_code
 
 
 class Session:
@@ -91,7 +79,7 @@ class Session:
             try:
                 data = await self._stream.receive_some(RECEIVE_BYTES)
             except trio.BrokenResourceError as error:
-                raise LinkFailed(f"the connection to {self._address} broke: {_reason(error)}") from None
+                raise LinkFailed(f"the connection to {self._address} broke: {reason_of(error)}") from None
         if waiting.cancelled_caught:
             raise LinkFailed(f"{self._address} is silent: nothing came for {silence_s:g} s")
         if not data:
@@ -143,7 +131,7 @@ class Session:
                 await self._send_written()
         except trio.BrokenResourceError as error:
             await trio.sleep(LAST_WORDS_S)  # RabbitMQ may have said why; then whoever receives knows better
-            raise LinkFailed(f"the connection to {self._address} broke: {_reason(error)}") from None
+            raise LinkFailed(f"the connection to {self._address} broke: {reason_of(error)}") from None
 
     async def _send_written(self) -> None:
         data = b"".join(self._out)
@@ -168,7 +156,7 @@ async def open_session(settings: ServerSettings, *, name: str, max_body_bytes: i
     """Connect, and be connected inside the block. Raises LinkFailed; what the block raises comes out as it is."""
     address = parse_url(settings.url)
     if settings.password_file:
-        address = address._replace(password=await _read_password(settings.password_file))
+        address = address._replace(password=await read_password(settings.password_file))
     protocol = ClientProtocol(
         address,
         name=name,
@@ -177,7 +165,7 @@ async def open_session(settings: ServerSettings, *, name: str, max_body_bytes: i
         max_body_bytes=max_body_bytes,
     )
     with trio.move_on_after(settings.connect_timeout_s) as connecting:
-        stream = await _connect(address, settings)
+        stream = await connect(WhereTo(address.host, address.port, address.is_tls, str(address)), settings)
         session = Session(stream, protocol, address)
         try:
             await session.greet()
@@ -193,41 +181,3 @@ async def open_session(settings: ServerSettings, *, name: str, max_body_bytes: i
             nursery.cancel_scope.cancel()
     finally:
         await session.close()
-
-
-async def _read_password(file: str) -> str:
-    try:
-        return (await trio.Path(file).read_text(encoding="utf-8")).splitlines()[0]
-    except (OSError, UnicodeDecodeError, IndexError) as error:
-        raise LinkFailed(f"password_file {file} cannot be read: {error}") from None
-
-
-async def _connect(address: RabbitmqUrl, settings: ServerSettings) -> trio.abc.Stream:
-    try:
-        stream = await trio.open_tcp_stream(address.host, address.port)
-        if not address.is_tls:
-            return stream
-        return await _handshake(stream, address, settings)
-    except OSError as error:
-        raise LinkFailed(f"{address} cannot be reached: {_reason(error)}") from None
-
-
-async def _handshake(stream: trio.SocketStream, address: RabbitmqUrl, settings: ServerSettings) -> trio.abc.Stream:
-    try:
-        context = ssl.create_default_context(cafile=settings.ca_file or None)
-        if settings.certificate:
-            context.load_cert_chain(settings.certificate, settings.key or None)
-        encrypted: trio.SSLStream[trio.SocketStream] = trio.SSLStream(stream, context, server_hostname=address.host)
-        await encrypted.do_handshake()
-    except (OSError, trio.BrokenResourceError) as error:  # of which ssl's errors are some
-        await trio.aclose_forcefully(stream)
-        raise LinkFailed(f"{address}: no TLS ({_reason(error.__cause__ or error)})") from None
-    return encrypted
-
-
-def _reason(error: BaseException) -> str:
-    """An error of the system, or of several addresses that were tried, in short."""
-    causes = [error]
-    while (cause := causes[0].__cause__) is not None:  # trio says where it tried to connect; the cause says why not
-        causes = list(cause.exceptions) if isinstance(cause, BaseExceptionGroup) else [cause]
-    return "; ".join(dict.fromkeys(getattr(cause, "strerror", None) or str(cause) for cause in causes))

@@ -14,6 +14,7 @@ import trio
 
 from trunkline.bridge import BridgeContext
 from trunkline.errors import RecordTooLarge, TrunklineError
+from trunkline.links import Journal, LinkFailed, Pauses
 from trunkline.topic import Topic
 from trunkline_amqp.content import encode_ack, encode_nack
 from trunkline_amqp.methods import (
@@ -28,13 +29,11 @@ from trunkline_amqp.methods import (
     QueueDeclare,
     QueueDeclareOk,
 )
-from trunkline_rabbitmq.client import LinkFailed, Session
+from trunkline_rabbitmq.client import Session
 from trunkline_rabbitmq.hops import hops_of
 from trunkline_rabbitmq.inbound import InboundWindow
-from trunkline_rabbitmq.journal import Journal
-from trunkline_rabbitmq.link import Link
+from trunkline_rabbitmq.link import RabbitmqLink
 from trunkline_rabbitmq.messages import record_parts
-from trunkline_rabbitmq.pauses import Pauses
 from trunkline_rabbitmq.protocol import CHANNEL, Answer, Cancelled, Delivered, TooLarge
 from trunkline_rabbitmq.settings import InboundSettings, ServerSettings
 
@@ -49,7 +48,7 @@ FIRST_PAUSE_S: Final = 0.1
 LAST_PAUSE_S: Final = 5.0
 
 
-class InboundLink(Link):
+class InboundLink(RabbitmqLink):
     """One table ``[bridge.rabbitmq.inbound.NAME]``."""
 
     def __init__(
@@ -83,12 +82,12 @@ class InboundLink(Link):
         if self._intake is not None:
             self._intake.cancel_consumer()
 
-    async def converse(self, session: Session) -> None:
-        """See :class:`Link`."""
+    async def converse_over(self, session: Session) -> None:
+        """See :class:`RabbitmqLink`."""
         topic = await self.broker.ensure_topic(self.settings.topic)
         await self._prepare(session)
         self._intake = intake = _Intake(self, session, topic)
-        self.journal.became("running", self.broker.now_ms())
+        self.became("running")
         try:
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(intake.acknowledge_forever)
@@ -285,11 +284,11 @@ class _Intake:
         while True:
             if not self._refused:
                 pauses.reset()
-                link.journal.became("running", link.broker.now_ms())
+                link.became("running")
                 self._has_room.set()
                 self._refusal = trio.Event()
                 await self._refusal.wait()
-            link.journal.became("blocked", link.broker.now_ms())
+            link.became("blocked")
             await trio.sleep(pauses.next(link.broker.random.random()))
             refused, self._refused = self._refused, deque()
             while refused:

@@ -12,16 +12,16 @@ from typing import Final
 import trio
 
 from trunkline.bridge import BridgeContext
+from trunkline.links import Journal, LinkFailed, origin_of
 from trunkline.records import Record
 from trunkline_amqp.content import encode_publish
 from trunkline_amqp.errors import AmqpError
 from trunkline_amqp.frames import FRAME_OVERHEAD
 from trunkline_amqp.methods import ConfirmSelect, ConfirmSelectOk, ExchangeDeclare, ExchangeDeclareOk
-from trunkline_rabbitmq.client import LinkFailed, Session
+from trunkline_rabbitmq.client import Session
 from trunkline_rabbitmq.hops import hops_of, with_hop
-from trunkline_rabbitmq.journal import Journal
-from trunkline_rabbitmq.link import Link
-from trunkline_rabbitmq.messages import origin_of, wire_parts
+from trunkline_rabbitmq.link import RabbitmqLink
+from trunkline_rabbitmq.messages import wire_parts
 from trunkline_rabbitmq.outbound import Message, OutboundWindow
 from trunkline_rabbitmq.protocol import CHANNEL, Confirmed, Returned
 from trunkline_rabbitmq.queue_source import QueueSource
@@ -38,7 +38,7 @@ SEND_MESSAGES: Final = 500
 GIVE_BACK_S: Final = 1.0
 
 
-class OutboundLink(Link):
+class OutboundLink(RabbitmqLink):
     """One table ``[bridge.rabbitmq.outbound.NAME]``."""
 
     def __init__(
@@ -72,8 +72,8 @@ class OutboundLink(Link):
         if self._conversation is not None:
             self._conversation.wake()
 
-    async def converse(self, session: Session) -> None:
-        """See :class:`Link`."""
+    async def converse_over(self, session: Session) -> None:
+        """See :class:`RabbitmqLink`."""
         settings = self.settings
         await session.call(ConfirmSelect(), ConfirmSelectOk)
         if settings.exchange:
@@ -147,7 +147,7 @@ class _Conversation:
     async def run(self) -> None:
         """Until it fails, or is drained."""
         async with self._source.opened(), trio.open_nursery() as nursery:
-            self._journal.became("running", self._link.broker.now_ms())
+            self._link.became("running")
             nursery.start_soon(self._receive_forever)
             nursery.start_soon(self._commit_forever)
             await self._send_until_drained()
@@ -166,7 +166,7 @@ class _Conversation:
             if session.blocked:
                 self._became_blocked()
             else:
-                link.journal.became("running", link.broker.now_ms())
+                link.became("running")
                 if not link.is_draining and await self._send_some():
                     continue
             with trio.move_on_at(window.next_due if not session.blocked else float("inf")):

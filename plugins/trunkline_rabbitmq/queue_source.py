@@ -13,8 +13,8 @@ import trio
 
 from trunkline.broker import Broker
 from trunkline.errors import TrunklineError
+from trunkline.links import Journal
 from trunkline.queues import Block, Consumption, Queue, QueueConsumer
-from trunkline_rabbitmq.journal import Journal
 from trunkline_rabbitmq.outbound import Message
 from trunkline_rabbitmq.sources import Source, ToMessage
 

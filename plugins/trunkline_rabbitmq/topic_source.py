@@ -17,11 +17,10 @@ import trio
 from trunkline.broker import Broker
 from trunkline.errors import OffsetOutOfRange, TrunklineError
 from trunkline.groups import Assignment, OffsetAndMetadata
+from trunkline.links import Journal, LinkFailed
 from trunkline.log import TopicPartition
 from trunkline.partition import Partition
 from trunkline.records import decode_all, iter_headers, read_header
-from trunkline_rabbitmq.client import LinkFailed
-from trunkline_rabbitmq.journal import Journal
 from trunkline_rabbitmq.outbound import Message
 from trunkline_rabbitmq.progress import Progress
 from trunkline_rabbitmq.sources import Source, ToMessage

@@ -204,6 +204,24 @@ async def test_properties_and_body_come_back_as_they_were(users: Users, bridged:
         assert vars(back) == vars(pika.BasicProperties(**EVERYTHING))
 
 
+async def test_a_message_without_properties_comes_back_without_and_a_record_becomes_persistent(
+    users: Users, bridged: OpenBridge, unique: str
+) -> None:
+    await users.declare(unique, f"{unique}-back")
+    await users.publish((unique, b"1"), properties=pika.BasicProperties())
+    outbound = {"topics": ["orders"], "exchange": "", "routing_key": f"{unique}-back", "echo": True}
+    inbound = {"queue": unique, "topic": "orders"}
+    async with bridged(inbound={"in": inbound}, outbound={"out": outbound}) as broker:
+        await until(lambda: link(broker, "out").counters["messages"] == 1)
+        await broker.publish("orders", b"2")
+        await broker.publish("orders", b"3", headers=[("colour", b"red")])
+        found = await users.take(f"{unique}-back", 3)
+    theirs, bare, coloured = (properties for _, _, properties in found)
+    assert (theirs.delivery_mode, list(theirs.headers)) == (None, ["x-trunkline-hops"])
+    assert (bare.delivery_mode, list(bare.headers)) == (2, ["x-trunkline-hops"])
+    assert (coloured.delivery_mode, coloured.headers["colour"]) == (2, "red")
+
+
 async def test_two_links_with_the_same_exchange_do_not_go_round_in_circles(
     users: Users, bridged: OpenBridge, unique: str
 ) -> None:

@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trunkline.errors import RemoteProtocolError
+from trunkline.links import Pauses
 from trunkline_rabbitmq.inbound import InboundWindow
 from trunkline_rabbitmq.outbound import LAST_PAUSE_S, Message, OutboundWindow
-from trunkline_rabbitmq.pauses import Pauses
 from trunkline_rabbitmq.progress import Progress
 
 # -- inbound ---------------------------------------------------------------------------------------
