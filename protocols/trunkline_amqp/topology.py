@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 import trio
 
-from trunkline.errors import TopicExists, TrunklineError, UnknownQueue
+from trunkline.errors import BrokerClosing, TopicExists, TrunklineError, UnknownQueue
 from trunkline.queues import QueueSource
 from trunkline.queues.dead_letters import stage_copies
 from trunkline.settings import TOPIC_SETTINGS
@@ -635,7 +635,7 @@ class Topology:
     async def _delete_quietly(self, vhost: Vhost, queue: QueueEntry) -> None:
         async with self._lock:
             if vhost.queues.get(queue.name) is queue:
-                with trio.CancelScope(shield=True):
+                with trio.CancelScope(shield=True), suppress(BrokerClosing):
                     await self._remove_queue(vhost, queue)
 
     # -- topics ------------------------------------------------------------------------------------
