@@ -62,7 +62,11 @@ class AwayDevice:
         """Subscribe in a new session, which is stored, and disconnect. Raises AwayDeviceFailed."""
         has_subscribed = threading.Event()
         client = self._client()
-        client.on_connect = lambda *_: client.subscribe(TOPIC, qos=1)
+
+        def subscribe(*_: Any) -> None:
+            client.subscribe(TOPIC, qos=1)
+
+        client.on_connect = subscribe
         client.on_subscribe = lambda *_: has_subscribed.set()
         self._connect(client, address, clean_start=True)
         is_subscribed = has_subscribed.wait(_ANSWER_S)
@@ -96,7 +100,7 @@ class AwayDevice:
 
     def _on_message(self, client: Any, userdata: Any, message: paho.MQTTMessage) -> None:
         self._received += 1
-        reading = reading_id(message.topic.encode(), message.payload)
+        reading = reading_id(message.topic.encode(), bytes(message.payload))
         if reading is not None:
             self._got.add(reading)
             if len(self._got) >= len(self._wanted) and self._wanted <= self._got:
