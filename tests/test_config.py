@@ -298,7 +298,16 @@ def written(default: object) -> str:
 
 
 def test_the_reference_lists_every_key_and_no_other() -> None:
-    sections = ("Top level", "`[topics]`", "`[limits]`", "`[housekeeping]`", "`[groups]`", "`[websocket]`", "`[tls]`")
+    sections = (
+        "Top level",
+        "`[topics]`",
+        "`[limits]`",
+        "`[housekeeping]`",
+        "`[groups]`",
+        "`[transactions]`",
+        "`[websocket]`",
+        "`[tls]`",
+    )
     assert {key for section in sections for key in documented(section)} == {*keys_of(BrokerConfig)}
 
 

@@ -27,7 +27,7 @@ from trunkline.catalog import TopicCatalog
 from trunkline.config import BrokerConfig, Listener
 from trunkline.disk import Disk, RealDisk
 from trunkline.door import Door, DoorContext, WebSocketOffer
-from trunkline.errors import BrokerClosing, ConfigurationError, TrunklineError, UnknownTopic, UnsupportedRequest
+from trunkline.errors import BrokerClosing, ConfigurationError, TrunklineError, UnknownTopic
 from trunkline.groups import GroupCoordinator
 from trunkline.housekeeping import Housekeeping
 from trunkline.live import LiveTail
@@ -46,6 +46,7 @@ from trunkline.sessions import Sessions
 from trunkline.state_topic import StateTopic
 from trunkline.stores import OpenStores
 from trunkline.topic import Topic
+from trunkline.transactions.coordinator import TransactionCoordinator
 from trunkline.views import ViewServices
 
 __all__ = ["Broker", "BrokerStatistics", "PublishedRecord", "open_broker"]
@@ -71,6 +72,7 @@ class Broker:
       addresses: where each listener listens, as (host, port); the first address where there are several.
       random: the broker's one source of chance, so that tests and simulations can seed it.
       groups, queues, sessions: the views of the log that remember something.
+      transactions: their coordinator.
       views: what they are made with.
       bridges: what moves records to and from other systems by itself.
       is_closing: nothing can be published any more.
@@ -117,6 +119,7 @@ class Broker:
             rng=rng,
         )
         self.groups = GroupCoordinator(services)
+        self.transactions = TransactionCoordinator(services, self.groups, self.new_producer_id)
         self.queues = Queues(services)
         self.housekeeping.make_room = self.queues.make_room
         self.sessions = Sessions(services)
@@ -281,14 +284,6 @@ class Broker:
         chosen = found.partitions if partitions is None else tuple(found.partition(index) for index in partitions)
         return RecordReader(chosen, start, follow=follow)
 
-    async def ask_door(self, name: str, request: str, arguments: Mapping[str, Any]) -> Any:
-        """Ask an open door what only it knows; see :meth:`trunkline.door.Door.ask`. Raises UnsupportedRequest."""
-        door = self._doors.get(name)
-        if door is None:
-            known = ", ".join(sorted(self._doors)) or "none"
-            raise UnsupportedRequest(f"no door {name[:100]!r} is open here; there are: {known}", request=request[:100])
-        return await door.ask(request, arguments)
-
     def statistics(self) -> BrokerStatistics:
         return BrokerStatistics(
             topics=len(self.topics),
@@ -301,11 +296,11 @@ class Broker:
     # -- opening and closing -----------------------------------------------------------------------
 
     async def _open_views(self) -> None:
-        for view in (self.groups, self.queues, self.sessions):
+        for view in (self.groups, self.transactions, self.queues, self.sessions):
             await view.open()
 
     async def _close_views(self) -> None:
-        for view in (self.groups, self.queues, self.sessions):
+        for view in (self.transactions, self.groups, self.queues, self.sessions):
             try:
                 await view.close()
             except (OSError, TrunklineError):  # what it could not write is as after a crash
@@ -356,7 +351,7 @@ class Broker:
             await self._catalog.refuse(closing)
             await self._reactor.drain()
             for transport in self._reactor.connections:
-                transport.end()
+                transport.close()
             while self._reactor.connection_count:
                 await self._reactor.wait_round()
             await self._close_views()  # they have heard the last of their clients

@@ -68,7 +68,6 @@ class Limits(_Section, frozen=True, kw_only=True):
     Attributes:
       max_connections: of all doors together; more are refused.
       max_outbound_bytes: waiting to be sent to one connection; above it nothing is read from that peer.
-      max_volatile_bytes: of records for queues that do not outlive the broker, in all; above it they are refused.
       max_unacknowledged_bytes: of records taken but not yet durable, in the whole broker; above it reading pauses.
       pre_handshake_bytes: what a peer may send before it has introduced itself.
       handshake_timeout_s: how long it may take to introduce itself.
@@ -78,7 +77,6 @@ class Limits(_Section, frozen=True, kw_only=True):
     max_connections: _Count = 10_000
     max_outbound_bytes: Annotated[int, msgspec.Meta(ge=4096)] = 1024 * 1024
     max_unacknowledged_bytes: Annotated[int, msgspec.Meta(ge=64 * 1024)] = 64 * 1024 * 1024
-    max_volatile_bytes: Annotated[int, msgspec.Meta(ge=64 * 1024)] = 256 * 1024 * 1024
     pre_handshake_bytes: Annotated[int, msgspec.Meta(ge=256)] = 16 * 1024
     handshake_timeout_s: _Seconds = 5.0
     shutdown_timeout_s: _Seconds = 30.0
@@ -128,6 +126,22 @@ class WebSocketConfig(_Section, frozen=True, kw_only=True):
     origins: list[str] = []
 
 
+class TransactionsConfig(_Section, frozen=True, kw_only=True):
+    """``[transactions]``: transactions of the Kafka door's clients.
+
+    Attributes:
+      max_timeout_s: the longest that a client may ask for before its open transaction is aborted
+        (Kafka: transaction.max.timeout.ms).
+      id_expiration_s: a transactional id without a transaction for so long is forgotten
+        (Kafka: transactional.id.expiration.ms).
+      max_ids: transactional ids that are remembered; more are refused.
+    """
+
+    max_timeout_s: _Seconds = 900.0
+    id_expiration_s: _Seconds = 7 * 86400.0
+    max_ids: _Count = 100_000
+
+
 class TlsFiles(_Section, frozen=True, kw_only=True):
     """A certificate chain in PEM and its key; an empty ``key`` means that the certificate's file holds both."""
 
@@ -175,6 +189,7 @@ class BrokerConfig(_Section, frozen=True, kw_only=True):
       limits: bounds.
       housekeeping: retention and compaction.
       groups: consumer groups.
+      transactions: transactions.
       websocket: who may come over WebSocket.
       tls: certificates.
       store: tables of stores, by name.
@@ -192,6 +207,7 @@ class BrokerConfig(_Section, frozen=True, kw_only=True):
     limits: Limits = Limits()
     housekeeping: HousekeepingConfig = HousekeepingConfig()
     groups: GroupsConfig = GroupsConfig()
+    transactions: TransactionsConfig = TransactionsConfig()
     websocket: WebSocketConfig = WebSocketConfig()
     tls: TlsConfig = TlsConfig()
     store: dict[_Name, dict[str, Any]] = {}

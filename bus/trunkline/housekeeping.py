@@ -18,7 +18,6 @@ from trunkline.compaction import CompactionPlan, plan_compaction
 from trunkline.errors import TrunklineError
 from trunkline.partition import Partition
 from trunkline.retention import held_offset, start_after_retention
-from trunkline.transactions.aborted import NONE_ABORTED
 
 __all__ = ["Housekeeping"]
 
@@ -125,8 +124,7 @@ class Housekeeping:
         limiter = RateLimiter(self._compaction_bytes_per_s, sleep=stop.wait)
         cleaner = Cleaner(limiter, stopping=stop, now_ms=self._now_ms)
         last_batches = partition.last_batches()
-        transactions = partition.transactions
-        aborted = NONE_ABORTED if transactions is None else transactions.aborted.copy()
+        aborted = partition.aborted.copy()
 
         def clean() -> CleaningStatistics:
             return cleaner.clean(

@@ -29,7 +29,7 @@ from trunkline.errors import InvalidTransactionState, LogStopped, StoreFull, Tru
 from trunkline.log import Log, SavedState
 from trunkline.maintained import MaintainedPartition
 from trunkline.pending import AppendReceiver, Pending
-from trunkline.producers import ProducerTable
+from trunkline.producers import ProducerStatus, ProducerTable
 from trunkline.readable import TailListener
 from trunkline.records import EMPTY_HEADERS, BatchBuilder, BatchHeader, assign, iter_headers, read_header
 from trunkline.records.markers import encode_marker
@@ -543,6 +543,14 @@ class Partition(MaintainedPartition):
     def last_batches(self) -> dict[int, int]:
         """The base offset of the last batch of each producer that is remembered; compaction keeps them."""
         return self._producers.last_batches(self.acknowledged_offset)
+
+    def producer_epoch(self, producer_id: int) -> int:
+        """The newest epoch of a producer that has written here; -1 if it is not known."""
+        return self._producers.epoch(producer_id)
+
+    def producers(self) -> list[ProducerStatus]:
+        """Everybody who is known to idempotence."""
+        return self._producers.list()
 
     def note_cleaned(self, offset: int) -> None:
         """The log was compacted up to ``offset``; it is saved with the next state."""

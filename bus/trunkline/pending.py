@@ -5,9 +5,11 @@ from __future__ import annotations
 import logging
 from typing import Protocol
 
+import trio
+
 from trunkline.errors import TrunklineError
 
-__all__ = ["AppendReceiver", "Pending"]
+__all__ = ["AppendReceiver", "Pending", "WaitForAppends"]
 
 logger = logging.getLogger("trunkline.partition")
 
@@ -20,6 +22,39 @@ class AppendReceiver(Protocol):
 
     def append_failed(self, token: object, error: TrunklineError) -> None:
         """It was not acknowledged and never will be; it may or may not have been written."""
+
+
+class WaitForAppends:
+    """Waits until several appends are committed, or one of them has failed; an AppendReceiver."""
+
+    __slots__ = ("_changed", "_error", "_left")
+
+    def __init__(self) -> None:
+        self._left = 0
+        self._error: TrunklineError | None = None
+        self._changed = trio.Event()
+
+    def one_more(self) -> WaitForAppends:
+        """Itself, to be the receiver of one more append."""
+        self._left += 1
+        return self
+
+    async def wait(self) -> None:
+        """Wait for all; a checkpoint. Raises what one failed with: then some may have been written."""
+        while self._left and self._error is None:
+            await self._changed.wait()
+        if self._error is not None:
+            raise self._error
+        await trio.lowlevel.checkpoint()
+
+    def append_done(self, token: object, offset: int) -> None:
+        self._left -= 1
+        if not self._left:
+            self._changed.set()
+
+    def append_failed(self, token: object, error: TrunklineError) -> None:
+        self._error = error
+        self._changed.set()
 
 
 class Pending:

@@ -15,6 +15,7 @@ No I/O and no clock. :meth:`ProducerTable.snapshot` is what survives a restart.
 
 from __future__ import annotations
 
+import builtins
 import struct
 from collections import deque
 from typing import Final, NamedTuple
@@ -22,7 +23,7 @@ from typing import Final, NamedTuple
 from trunkline.errors import CorruptLog, OutOfOrderSequence, ProducerFenced
 from trunkline.records import BatchHeader
 
-__all__ = ["BATCHES_REMEMBERED", "ProducerTable"]
+__all__ = ["BATCHES_REMEMBERED", "ProducerStatus", "ProducerTable"]
 
 BATCHES_REMEMBERED: Final = 5
 _SEQUENCES: Final = 1 << 31  # sequences are non-negative int32 and wrap
@@ -39,6 +40,15 @@ class _Batch(NamedTuple):
     first_sequence: int
     last_sequence: int
     base_offset: int
+
+
+class ProducerStatus(NamedTuple):
+    """How far a producer has come in a partition; ``last_sequence`` is -1 if nothing of its epoch is remembered."""
+
+    producer_id: int
+    epoch: int
+    last_sequence: int
+    last_timestamp: int
 
 
 class _Producer:
@@ -119,6 +129,20 @@ class ProducerTable:
         if known is None or known.epoch < header.producer_epoch:
             known = self._producers[header.producer_id] = _Producer(header.producer_epoch)
         known.timestamp = max(known.timestamp, header.max_timestamp)
+
+    def epoch(self, producer_id: int) -> int:
+        """The newest epoch of a producer; -1 if it is not known."""
+        known = self._producers.get(producer_id)
+        return -1 if known is None else known.epoch
+
+    def list(self) -> builtins.list[ProducerStatus]:
+        """Everybody in the table."""
+        return [
+            ProducerStatus(
+                producer_id, known.epoch, known.batches[-1].last_sequence if known.batches else -1, known.timestamp
+            )
+            for producer_id, known in self._producers.items()
+        ]
 
     def last_batches(self, below: int) -> dict[int, int]:
         """The base offset of each producer's last batch below an offset; compaction keeps that, if only its header.

@@ -22,7 +22,7 @@ import trio
 
 from trunkline.errors import OffsetOutOfRange, TrunklineError
 from trunkline.log import Log, TimestampedOffset
-from trunkline.transactions.aborted import hide_aborted
+from trunkline.transactions.aborted import NONE_ABORTED, AbortedTransactions, hide_aborted
 from trunkline.transactions.in_log import LogTransactions
 
 if TYPE_CHECKING:
@@ -114,6 +114,11 @@ class ReadablePartition(ABC):
         return self.transactions.last_stable_offset(self.acknowledged_offset)
 
     @property
+    def aborted(self) -> AbortedTransactions:
+        """The aborted transactions of what the log holds now; keep it while reading, as a newer one may know less."""
+        return NONE_ABORTED if self.transactions is None else self.transactions.aborted
+
+    @property
     def is_held_back(self) -> bool:
         """What is staged now may be acknowledged before readers can see it, because of a transaction."""
         transactions = self.transactions
@@ -160,10 +165,9 @@ class ReadablePartition(ABC):
         found = self.read_nowait(offset, max_bytes)
         if found is not None:
             return found
-        transactions = self.transactions
-        aborted = None if transactions is None else transactions.aborted  # of now: more than is read may be trimmed
+        aborted = self.aborted  # as of now: what is read may be trimmed before it is here
         found = await trio.to_thread.run_sync(self.log.read, offset, max_bytes, self.high_watermark)
-        return found if aborted is None else hide_aborted(found, aborted)
+        return hide_aborted(found, aborted)
 
     def read_stored_nowait(self, offset: int, max_bytes: int, end_offset: int) -> bytes | None:
         """Like ``read_nowait``, but as it was written: records of open and aborted transactions are there too.

@@ -21,7 +21,7 @@ import trio
 from trunkline.catalog import TopicCatalog
 from trunkline.errors import StoreFull, TrunklineError
 from trunkline.partition import Partition
-from trunkline.pending import AppendReceiver
+from trunkline.pending import AppendReceiver, WaitForAppends
 from trunkline.records import EMPTY_HEADERS, decode_all, iter_headers
 from trunkline.rounds import Rounds
 
@@ -131,15 +131,10 @@ class StateTopic:
         Raises LogStopped, StoreFull, BrokerClosing: some of them may have been written.
         Cancellation: may have happened.
         """
-        waiting = _Waiting()
+        waiting = WaitForAppends()
         for key, value in entries:
-            waiting.left += 1
-            self.write(key, value, waiting)
-        while waiting.left and waiting.error is None:
-            await waiting.changed.wait()
-        if waiting.error is not None:
-            raise waiting.error
-        await trio.lowlevel.checkpoint()
+            self.write(key, value, waiting.one_more())
+        await waiting.wait()
 
     async def read_value(self, offset: int) -> bytes | None:
         """The value of the record at ``offset``, as ``append_done`` or ``replay`` told it; None if it is gone."""
@@ -150,21 +145,3 @@ class StateTopic:
         for record in decode_all(batches, from_offset=offset):
             return record.value if record.offset == offset else None
         return None
-
-
-class _Waiting:
-    """Waits for several writes; an AppendReceiver."""
-
-    def __init__(self) -> None:
-        self.left = 0
-        self.error: TrunklineError | None = None
-        self.changed = trio.Event()
-
-    def append_done(self, token: object, offset: int) -> None:
-        self.left -= 1
-        if not self.left:
-            self.changed.set()
-
-    def append_failed(self, token: object, error: TrunklineError) -> None:
-        self.error = error
-        self.changed.set()

@@ -62,6 +62,10 @@ _ROWS: Final = (
     Api(21, "DeleteRecords", 0, 0, 2, 2),
     Api(22, "InitProducerId", 0, 0, 4, 2),
     Api(23, "OffsetForLeaderEpoch", 2, 2, 4, 4),
+    Api(24, "AddPartitionsToTxn", 0, 0, 3, 3),
+    Api(25, "AddOffsetsToTxn", 0, 0, 3, 3),
+    Api(26, "EndTxn", 0, 0, 3, 3),
+    Api(28, "TxnOffsetCommit", 0, 0, 3, 3),
     Api(29, "DescribeAcls", 1, 1, 3, 2),
     Api(30, "CreateAcls", 1, 1, 3, 2),
     Api(31, "DeleteAcls", 1, 1, 3, 2),
@@ -76,6 +80,9 @@ _ROWS: Final = (
     Api(46, "ListPartitionReassignments", 0, 0, 0, 0),
     Api(47, "OffsetDelete", 0, 0, 0, _NEVER),
     Api(60, "DescribeCluster", 0, 0, 2, 0),
+    Api(61, "DescribeProducers", 0, 0, 0, 0),
+    Api(65, "DescribeTransactions", 0, 0, 0, 0),
+    Api(66, "ListTransactions", 0, 0, 1, 0),
     Api(75, "DescribeTopicPartitions", 0, 0, 0, 0),
 )
 

@@ -8,6 +8,7 @@ from typing import Final, NamedTuple
 
 from trunkline.errors import (
     BrokerClosing,
+    ConcurrentTransactions,
     CoordinatorLoading,
     CorruptBatch,
     CorruptLog,
@@ -19,6 +20,8 @@ from trunkline.errors import (
     InvalidSessionTimeout,
     InvalidSetting,
     InvalidTopicName,
+    InvalidTransactionState,
+    InvalidTransactionTimeout,
     LogStopped,
     MemberFenced,
     MemberIdRequired,
@@ -36,6 +39,7 @@ from trunkline.errors import (
     UnknownMember,
     UnknownPartition,
     UnknownTopic,
+    UnknownTransactionalId,
     UnsupportedCompression,
 )
 from trunkline.topic import Topic
@@ -48,6 +52,7 @@ NODE_ID: Final = 0
 
 ERROR_CODES: Final[Mapping[type[TrunklineError], ErrorCode]] = {
     BrokerClosing: ErrorCode.NOT_LEADER_OR_FOLLOWER,
+    ConcurrentTransactions: ErrorCode.CONCURRENT_TRANSACTIONS,
     CoordinatorLoading: ErrorCode.COORDINATOR_LOAD_IN_PROGRESS,
     CorruptBatch: ErrorCode.CORRUPT_MESSAGE,
     CorruptLog: ErrorCode.KAFKA_STORAGE_ERROR,
@@ -58,6 +63,8 @@ ERROR_CODES: Final[Mapping[type[TrunklineError], ErrorCode]] = {
     InvalidGroupName: ErrorCode.INVALID_GROUP_ID,
     InvalidSessionTimeout: ErrorCode.INVALID_SESSION_TIMEOUT,
     InvalidSetting: ErrorCode.INVALID_CONFIG,
+    InvalidTransactionState: ErrorCode.INVALID_TXN_STATE,
+    InvalidTransactionTimeout: ErrorCode.INVALID_TRANSACTION_TIMEOUT,
     InvalidTopicName: ErrorCode.INVALID_TOPIC_EXCEPTION,
     LogStopped: ErrorCode.KAFKA_STORAGE_ERROR,
     MemberFenced: ErrorCode.FENCED_INSTANCE_ID,
@@ -75,6 +82,7 @@ ERROR_CODES: Final[Mapping[type[TrunklineError], ErrorCode]] = {
     UnknownMember: ErrorCode.UNKNOWN_MEMBER_ID,
     UnknownPartition: ErrorCode.UNKNOWN_TOPIC_OR_PARTITION,
     UnknownTopic: ErrorCode.UNKNOWN_TOPIC_OR_PARTITION,
+    UnknownTransactionalId: ErrorCode.INVALID_PRODUCER_ID_MAPPING,
     UnsupportedCompression: ErrorCode.UNSUPPORTED_COMPRESSION_TYPE,
 }
 """What each error of the core is to a Kafka client."""

@@ -55,4 +55,4 @@ def _end_offset(broker: Broker, topic: str, asked: OffsetForLeaderPartition) -> 
     problem = check_epoch(partition, asked.current_leader_epoch)
     if problem or asked.leader_epoch != partition.leader_epoch:
         return EpochEndOffset(problem, asked.partition)
-    return EpochEndOffset(ErrorCode.NONE, asked.partition, partition.leader_epoch, partition.high_watermark)
+    return EpochEndOffset(ErrorCode.NONE, asked.partition, partition.leader_epoch, partition.acknowledged_offset)

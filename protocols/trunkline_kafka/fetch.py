@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 from trunkline.errors import BrokerClosing, TrunklineError
 from trunkline.records import HEADER_BYTES
+from trunkline.transactions.aborted import AbortedTransactions
 from trunkline_kafka.bridge import error_code
 from trunkline_kafka.error_codes import ErrorCode
-from trunkline_kafka.exchange import WAITS, Encoded, Exchange, Later
+from trunkline_kafka.exchange import WAITS, Exchange, Later
 from trunkline_kafka.fetch_sessions import NO_SESSION, FetchSession, session_for
 from trunkline_kafka.fetched import IDS_FROM, FetchedPartition, by_topic, resolve
 from trunkline_kafka.messages.fetch import FetchRequest, FetchResponse, PartitionData
@@ -65,7 +66,9 @@ class _Fetching:
         request: FetchRequest = self._exchange.request
         if self._session is None:
             uses_ids = self._exchange.version >= IDS_FROM
-            self._fetched = resolve(self._exchange.server, request.topics, uses_ids=uses_ids)
+            self._fetched = resolve(
+                self._exchange.server, request.topics, uses_ids=uses_ids, is_committed=request.isolation_level > 0
+            )
         position = self._read()
         if position < len(self._fetched):
             return Later(partial(self._read_waiting, position))
@@ -76,10 +79,11 @@ class _Fetching:
         self._wait(request.max_wait_ms / 1000)
         return WAITS
 
-    def _response(self) -> FetchResponse | Encoded:
-        if self._session is not None:
-            return self._session.response(self._exchange, self._fetched)
-        return FetchResponse(session_id=NO_SESSION, responses=by_topic(self._fetched))
+    def _response(self) -> FetchResponse:
+        session = self._session
+        if session is None:
+            return FetchResponse(session_id=NO_SESSION, responses=by_topic(self._fetched))
+        return FetchResponse(session_id=session.id, responses=by_topic(session.news(self._fetched)))
 
     # -- reading -----------------------------------------------------------------------------------
 
@@ -99,25 +103,25 @@ class _Fetching:
                 self._has_error = True
                 continue
             try:
-                limit = self._limit(fetched)
-                data = partition.read_nowait(fetched.asked.fetch_offset, limit) if limit else b""
+                limit, end = self._limit(fetched), fetched.end_offset(partition)
+                data = partition.read_stored_nowait(fetched.asked.fetch_offset, limit, end) if limit else b""
                 if data is None:
                     return position
-                self._add(partition, fetched, data, limit)
+                self._add(partition, fetched, data, limit, partition.aborted)
             except TrunklineError as error:
                 self._fail(fetched, error)
         return len(self._fetched)
 
-    async def _read_waiting(self, position: int) -> FetchResponse | Encoded:
+    async def _read_waiting(self, position: int) -> FetchResponse:
         """Read the rest, waiting for the store; the answer then waits for nothing more."""
         for fetched in self._fetched[position:]:
             partition = fetched.partition
             if partition is None:
                 continue
             try:
-                limit = self._limit(fetched)
-                data = await partition.read(fetched.asked.fetch_offset, limit) if limit else b""
-                self._add(partition, fetched, data, limit)
+                limit, end, aborted = self._limit(fetched), fetched.end_offset(partition), partition.aborted
+                data = await partition.read_stored(fetched.asked.fetch_offset, limit, end) if limit else b""
+                self._add(partition, fetched, data, limit, aborted)
             except TrunklineError as error:
                 self._fail(fetched, error)
         return self._response()
@@ -129,12 +133,19 @@ class _Fetching:
             return max(limit, HEADER_BYTES)
         return limit if limit >= HEADER_BYTES else 0
 
-    def _add(self, partition: Partition, fetched: FetchedPartition, data: bytes, limit: int) -> None:
+    def _add(
+        self, partition: Partition, fetched: FetchedPartition, data: bytes, limit: int, aborted: AbortedTransactions
+    ) -> None:
         if len(data) > limit and self._found_bytes:
             data = b""  # one batch, and it does not fit
-        watermark = partition.high_watermark
         fetched.answer = PartitionData(
-            partition.index, 0, watermark, watermark, partition.log_start_offset, records=data
+            partition.index,
+            0,
+            partition.acknowledged_offset,
+            partition.last_stable_offset,
+            partition.log_start_offset,
+            aborted_transactions=fetched.aborted(data, aborted),
+            records=data,
         )
         if data:
             self._found_bytes += len(data)
@@ -156,7 +167,7 @@ class _Fetching:
             return
         for fetched in self._fetched:
             if fetched.partition is not None:
-                fetched.partition.add_listener(self)
+                fetched.partition.add_listener(self, early=not fetched.is_committed)
 
     def _stop(self) -> None:
         self._exchange.server.waiting_fetches -= 1

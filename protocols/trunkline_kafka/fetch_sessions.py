@@ -12,15 +12,15 @@ bounded; past that a client is given session 0 and goes on naming all of them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, Protocol
 
 from trunkline.errors import BrokerClosing, TrunklineError
 from trunkline_kafka.bridge import error_code
 from trunkline_kafka.error_codes import ErrorCode
-from trunkline_kafka.exchange import Encoded, Exchange
-from trunkline_kafka.fetched import IDS_FROM, FetchedPartition, TopicName, by_topic, find_topic
-from trunkline_kafka.messages.fetch import FetchRequest, FetchResponse
+from trunkline_kafka.exchange import Exchange
+from trunkline_kafka.fetched import IDS_FROM, FetchedPartition, TopicName, find_topic
+from trunkline_kafka.messages.fetch import FetchRequest
 
 if TYPE_CHECKING:
     from trunkline.partition import Partition
@@ -51,13 +51,15 @@ class FetchSession:
     Attributes:
       epoch: that the next request must have.
       uses_ids: whether its requests name topics by their ids.
+      is_committed: whether they ask for what is committed only.
       waiting: the fetch that is to be told.
     """
 
-    __slots__ = ("_by_partition", "_due", "_fetched", "_server", "epoch", "id", "uses_ids", "waiting")
+    __slots__ = ("_by_partition", "_due", "_fetched", "_server", "epoch", "id", "is_committed", "uses_ids", "waiting")
 
-    def __init__(self, server: KafkaServer, id: int, *, uses_ids: bool) -> None:
+    def __init__(self, server: KafkaServer, id: int, *, uses_ids: bool, is_committed: bool) -> None:
         self.id = id
+        self.is_committed = is_committed
         self.epoch = _INITIAL
         self.uses_ids = uses_ids
         self.waiting: Waiting | None = None
@@ -82,7 +84,8 @@ class FetchSession:
                     if not self._server.session_room:
                         return False
                     self._server.session_room -= 1
-                    fetched = self._fetched[name, asked.partition] = FetchedPartition(name, asked)
+                    fetched = FetchedPartition(name, asked, is_committed=self.is_committed)
+                    self._fetched[name, asked.partition] = fetched
                 fetched.asked = asked
                 self._find(fetched, topic)
         for forgotten in request.forgotten_topics_data:
@@ -110,7 +113,7 @@ class FetchSession:
             before.remove_listener(self)
             del self._by_partition[before]
         if partition is not None:
-            partition.add_listener(self)
+            partition.add_listener(self, early=not self.is_committed)
             self._by_partition[partition] = fetched
 
     def close(self) -> None:
@@ -131,15 +134,6 @@ class FetchSession:
                 self._find(fetched, find_topic(self._server, fetched.topic, uses_ids=self.uses_ids))
         return due
 
-    @property
-    def fetched(self) -> Iterable[FetchedPartition]:
-        """All partitions, in the order in which they were named."""
-        return self._fetched.values()
-
-    def response(self, exchange: Exchange, looked_at: Sequence[FetchedPartition]) -> FetchResponse | Encoded:
-        """The answer to a request, for which these partitions were looked at."""
-        return FetchResponse(session_id=self.id, responses=by_topic(self.news(looked_at)))
-
     def news(self, looked_at: Sequence[FetchedPartition]) -> list[FetchedPartition]:
         """Those of the partitions that were looked at of which the client is to be told."""
         news = []
@@ -149,7 +143,7 @@ class FetchSession:
             if answer.error_code or answer.records or state != fetched.told:
                 fetched.told = state
                 news.append(fetched)
-            if answer.error_code or partition is None or fetched.asked.fetch_offset < partition.high_watermark:
+            if answer.error_code or partition is None or fetched.asked.fetch_offset < fetched.end_offset(partition):
                 if answer.records and fetched in self._due:  # the others are first next time
                     del self._due[fetched]
                     self._due[fetched] = None
@@ -184,15 +178,14 @@ def session_for(exchange: Exchange) -> FetchSession | ErrorCode | None:
     connection, server = exchange.connection, exchange.server
     uses_ids = exchange.version >= IDS_FROM
     session = connection.fetch_session
-    last = connection.last_fetches
-    if last is not None and last.repeated is not None and last.repeated.request is request:
-        return last.repeated
     if request.session_epoch in (_INITIAL, _FINAL):
         connection.end_fetch_session()
         if request.session_epoch == _FINAL or not request.topics or not server.session_room:
             return None
-        session = connection.fetch_session = FetchSession(server, server.new_session_id(), uses_ids=uses_ids)
-    elif session is None or session.id != request.session_id:
+        session = connection.fetch_session = FetchSession(
+            server, server.new_session_id(), uses_ids=uses_ids, is_committed=request.isolation_level > 0
+        )
+    elif session is None or session.id != request.session_id or session.is_committed != (request.isolation_level > 0):
         return ErrorCode.FETCH_SESSION_ID_NOT_FOUND
     elif session.epoch != request.session_epoch:
         return ErrorCode.INVALID_FETCH_SESSION_EPOCH

@@ -6,10 +6,18 @@ from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
 from trunkline.errors import TrunklineError
+from trunkline.records import iter_headers, read_header
+from trunkline.transactions.aborted import AbortedTransactions
 from trunkline_kafka.bridge import error_code
 from trunkline_kafka.epochs import check_epoch
 from trunkline_kafka.error_codes import ErrorCode
-from trunkline_kafka.messages.fetch import FetchableTopicResponse, FetchPartition, FetchTopic, PartitionData
+from trunkline_kafka.messages.fetch import (
+    AbortedTransaction,
+    FetchableTopicResponse,
+    FetchPartition,
+    FetchTopic,
+    PartitionData,
+)
 
 if TYPE_CHECKING:
     from trunkline.partition import Partition
@@ -32,16 +40,18 @@ class FetchedPartition:
 
     Attributes:
       asked: the offset to read from, and how much.
+      is_committed: nothing of open transactions is wanted, and the answer says which were aborted.
       partition: None if it cannot be read; then the answer says why.
       answer: to the request that is being answered.
       told: what a session's client knows of it: high watermark, last stable offset, log start offset.
     """
 
-    __slots__ = ("answer", "asked", "partition", "told", "topic")
+    __slots__ = ("answer", "asked", "is_committed", "partition", "told", "topic")
 
-    def __init__(self, topic: TopicName, asked: FetchPartition) -> None:
+    def __init__(self, topic: TopicName, asked: FetchPartition, *, is_committed: bool) -> None:
         self.topic = topic
         self.asked = asked
+        self.is_committed = is_committed
         self.partition: Partition | None = None
         self.answer = _NONE_YET
         self.told = (-1, -1, -1)
@@ -62,6 +72,20 @@ class FetchedPartition:
         else:
             self.partition = partition
 
+    def end_offset(self, partition: Partition) -> int:
+        """Where it ends, for this reader."""
+        return partition.last_stable_offset if self.is_committed else partition.acknowledged_offset
+
+    def aborted(self, data: bytes, known: AbortedTransactions) -> list[AbortedTransaction] | None:
+        """What the answer says of aborted transactions beside this data, ``known`` as of before it was read."""
+        if not self.is_committed:
+            return None
+        if not data or read_header(data).base_offset >= known.end_offset:
+            return []
+        headers = [header for _, header in iter_headers(data)]
+        found = known.between(headers[0].base_offset, headers[-1].next_offset)
+        return [AbortedTransaction(one.producer_id, one.first_offset) for one in found]
+
     def fail(self, code: ErrorCode) -> None:
         """It cannot be read."""
         self.partition = None
@@ -76,14 +100,16 @@ def find_topic(server: KafkaServer, name: TopicName, *, uses_ids: bool) -> Topic
         return ErrorCode.UNKNOWN_TOPIC_ID if uses_ids else ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
 
 
-def resolve(server: KafkaServer, topics: Iterable[FetchTopic], *, uses_ids: bool) -> list[FetchedPartition]:
+def resolve(
+    server: KafkaServer, topics: Iterable[FetchTopic], *, uses_ids: bool, is_committed: bool
+) -> list[FetchedPartition]:
     """The partitions of a request, in its order."""
     found = []
     for asked_topic in topics:
         name = asked_topic.topic, asked_topic.topic_id
         topic = find_topic(server, name, uses_ids=uses_ids)
         for asked in asked_topic.partitions:
-            fetched = FetchedPartition(name, asked)
+            fetched = FetchedPartition(name, asked, is_committed=is_committed)
             fetched.find(topic)
             found.append(fetched)
     return found

@@ -117,6 +117,8 @@ def _classes(api: Api, message: Message, known: Set[str]) -> Iterator[str]:
         if struct.name in known:
             continue
         fields = [field for field in struct.fields if any(version in field.versions for version in _versions(api))]
+        if not fields and struct.name != message.name:
+            continue  # it is of versions that are not served
         yield ""
         yield ""
         yield f"class {struct.name}(Struct, gc=False):"

@@ -16,7 +16,6 @@ from trunkline_kafka.exchange import WAITS, Exchange, Later
 from trunkline_kafka.groups import group_error
 from trunkline_kafka.messages.offset_commit import (
     OffsetCommitRequest,
-    OffsetCommitRequestPartition,
     OffsetCommitResponse,
     OffsetCommitResponsePartition,
     OffsetCommitResponseTopic,
@@ -38,7 +37,7 @@ from trunkline_kafka.messages.offset_fetch import (
     OffsetFetchResponseTopics,
 )
 
-__all__ = ["offset_commit", "offset_delete", "offset_fetch"]
+__all__ = ["offset_commit", "offset_delete", "offset_fetch", "offset_problem"]
 
 _GROUP_ERROR_FROM: Final = 2  # before, OffsetFetch has no error of its own: each partition gets it
 _MANY_GROUPS_FROM: Final = 8
@@ -86,12 +85,14 @@ def offset_commit(exchange: Exchange) -> Any:
         answers: list[OffsetCommitResponsePartition] = []
         topics.append(OffsetCommitResponseTopic(topic.name, answers))
         for asked in topic.partitions:
-            answer = OffsetCommitResponsePartition(asked.partition_index, _problem(exchange, topic.name, asked))
+            metadata = asked.committed_metadata or ""
+            problem = offset_problem(exchange, topic.name, asked.partition_index, asked.committed_offset, metadata)
+            answer = OffsetCommitResponsePartition(asked.partition_index, problem)
             answers.append(answer)
             if not answer.error_code:
                 accepted.append(answer)
                 offsets[TopicPartition(topic.name, asked.partition_index)] = OffsetAndMetadata(
-                    asked.committed_offset, asked.committed_metadata or "", asked.committed_leader_epoch
+                    asked.committed_offset, metadata, asked.committed_leader_epoch
                 )
     committing = _Committing(exchange, response, accepted)
     try:
@@ -109,14 +110,15 @@ def offset_commit(exchange: Exchange) -> Any:
     return WAITS
 
 
-def _problem(exchange: Exchange, topic: str, asked: OffsetCommitRequestPartition) -> ErrorCode:
+def offset_problem(exchange: Exchange, topic: str, index: int, offset: int, metadata: str) -> ErrorCode:
+    """Why this offset of a partition cannot be committed."""
     try:
-        exchange.server.broker.partition(topic, asked.partition_index)
+        exchange.server.broker.partition(topic, index)
     except TrunklineError as error:
         return error_code(error)
-    if len((asked.committed_metadata or "").encode()) > MAX_METADATA_BYTES:
+    if len(metadata.encode()) > MAX_METADATA_BYTES:
         return ErrorCode.OFFSET_METADATA_TOO_LARGE
-    return ErrorCode.OFFSET_OUT_OF_RANGE if asked.committed_offset < 0 else ErrorCode.NONE
+    return ErrorCode.OFFSET_OUT_OF_RANGE if offset < 0 else ErrorCode.NONE
 
 
 # -- fetching --------------------------------------------------------------------------------------
@@ -165,8 +167,10 @@ def offset_fetch(exchange: Exchange) -> OffsetFetchResponse:
 def _fetch_group(
     exchange: Exchange, group: str, asked: Iterable[Any] | None
 ) -> tuple[list[OffsetFetchResponseTopics], ErrorCode]:
+    groups = exchange.server.broker.groups
     try:
-        committed = exchange.server.broker.groups.committed(group)
+        committed = groups.committed(group)
+        unstable = groups.unstable(group) if exchange.request.require_stable else ()
     except TrunklineError as error:
         return [], group_error(error)
     if asked is None:
@@ -181,7 +185,10 @@ def _fetch_group(
         partitions = []
         for index in indexes:
             offset = committed.get(TopicPartition(name, index))
-            if offset is None:
+            if TopicPartition(name, index) in unstable:
+                code = ErrorCode.UNSTABLE_OFFSET_COMMIT
+                partitions.append(OffsetFetchResponsePartitions(index, _NO_OFFSET, error_code=code))
+            elif offset is None:
                 partitions.append(OffsetFetchResponsePartitions(index, _NO_OFFSET))
             else:
                 partitions.append(

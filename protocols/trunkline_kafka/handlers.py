@@ -32,8 +32,12 @@ _PLACES: Final[Mapping[str, str]] = {
     "CreateTopics": "topics",
     "DeleteTopics": "topics",
     "DeleteRecords": "offsets",
-    "InitProducerId": "storage",
+    "InitProducerId": "transactions",
     "OffsetForLeaderEpoch": "epochs",
+    "AddPartitionsToTxn": "transactions",
+    "AddOffsetsToTxn": "transactions",
+    "EndTxn": "transactions",
+    "TxnOffsetCommit": "transactions",
     "DescribeAcls": "acls",
     "CreateAcls": "acls",
     "DeleteAcls": "acls",
@@ -48,6 +52,9 @@ _PLACES: Final[Mapping[str, str]] = {
     "ListPartitionReassignments": "replicas",
     "OffsetDelete": "group_offsets",
     "DescribeCluster": "metadata",
+    "DescribeProducers": "transaction_admin",
+    "DescribeTransactions": "transaction_admin",
+    "ListTransactions": "transaction_admin",
     "DescribeTopicPartitions": "topic_partitions",
 }
 """The module of each; the function has the API's name as Python writes it."""

@@ -119,7 +119,7 @@ def describe_cluster(exchange: Exchange) -> DescribeClusterResponse:
 
 
 def find_coordinator(exchange: Exchange) -> FindCoordinatorResponse:
-    """Who coordinates groups: the one broker there is."""
+    """Who coordinates groups and transactions: the one broker there is."""
     request: FindCoordinatorRequest = exchange.request
     keys = request.coordinator_keys if exchange.version >= _MANY_FROM else [request.key]
     found = [_coordinator(exchange, key, request.key_type) for key in keys]
@@ -136,10 +136,7 @@ def find_coordinator(exchange: Exchange) -> FindCoordinatorResponse:
 
 
 def _coordinator(exchange: Exchange, key: str, kind: int) -> Coordinator:
-    if kind == _TRANSACTION:
-        code, message = ErrorCode.TRANSACTIONAL_ID_AUTHORIZATION_FAILED, "transactions are not offered yet"
-        return Coordinator(key, -1, "", -1, code, message)
-    if kind != _GROUP:
+    if kind not in (_GROUP, _TRANSACTION):
         message = f"coordinators of kind {kind} are not known here"
         return Coordinator(key, -1, "", -1, ErrorCode.INVALID_REQUEST, message)
     host, port = exchange.address

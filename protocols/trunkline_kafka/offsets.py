@@ -49,7 +49,9 @@ def list_offsets(exchange: Exchange) -> Any:
         broker = exchange.server.broker
         return ListOffsetsResponse(
             topics=[
-                ListOffsetsTopicResponse(topic.name, [_end(broker, topic.name, asked) for asked in topic.partitions])
+                ListOffsetsTopicResponse(
+                    topic.name, [_end(broker, topic.name, asked, request) for asked in topic.partitions]
+                )
                 for topic in request.topics
             ]
         )
@@ -63,8 +65,10 @@ async def _search(exchange: Exchange) -> ListOffsetsResponse:
     for topic in request.topics:
         partitions = []
         for asked in topic.partitions:
-            is_end = asked.timestamp in _AT_ONCE
-            partitions.append(_end(broker, topic.name, asked) if is_end else await _find(broker, topic.name, asked))
+            if asked.timestamp in _AT_ONCE:
+                partitions.append(_end(broker, topic.name, asked, request))
+            else:
+                partitions.append(await _find(broker, topic.name, asked, request))
         found.append(ListOffsetsTopicResponse(topic.name, partitions))
     return ListOffsetsResponse(topics=found)
 
@@ -77,19 +81,28 @@ def _partition(broker: Broker, topic: str, asked: ListOffsetsPartition) -> Parti
     return check_epoch(partition, asked.current_leader_epoch) or partition
 
 
-def _end(broker: Broker, topic: str, asked: ListOffsetsPartition) -> ListOffsetsPartitionResponse:
+def _readable_end(partition: Partition, request: ListOffsetsRequest) -> int:
+    """Where a reader of this isolation level comes to the end."""
+    return partition.last_stable_offset if request.isolation_level else partition.acknowledged_offset
+
+
+def _end(
+    broker: Broker, topic: str, asked: ListOffsetsPartition, request: ListOffsetsRequest
+) -> ListOffsetsPartitionResponse:
     partition = _partition(broker, topic, asked)
     if isinstance(partition, ErrorCode):
         return ListOffsetsPartitionResponse(asked.partition_index, partition)
     answer = ListOffsetsPartitionResponse(asked.partition_index, leader_epoch=partition.leader_epoch)
     if asked.timestamp == LATEST:
-        answer.offset = partition.high_watermark
+        answer.offset = _readable_end(partition, request)
     elif asked.timestamp in (EARLIEST, EARLIEST_LOCAL):
         answer.offset = partition.log_start_offset
     return answer  # nothing is tiered
 
 
-async def _find(broker: Broker, topic: str, asked: ListOffsetsPartition) -> ListOffsetsPartitionResponse:
+async def _find(
+    broker: Broker, topic: str, asked: ListOffsetsPartition, request: ListOffsetsRequest
+) -> ListOffsetsPartitionResponse:
     partition = _partition(broker, topic, asked)
     if isinstance(partition, ErrorCode):
         return ListOffsetsPartitionResponse(asked.partition_index, partition)
@@ -97,9 +110,10 @@ async def _find(broker: Broker, topic: str, asked: ListOffsetsPartition) -> List
         return ListOffsetsPartitionResponse(asked.partition_index, ErrorCode.INVALID_REQUEST)
     try:
         if asked.timestamp == MAX_TIMESTAMP:
-            found = await _newest(partition)
+            found = await _newest(partition, _readable_end(partition, request))
         else:
-            found = await partition.find_record_at(min(asked.timestamp, _TIMESTAMP_LIMIT))
+            end_offset = _readable_end(partition, request)
+            found = await partition.find_record_at(min(asked.timestamp, _TIMESTAMP_LIMIT), end_offset)
     except TrunklineError as error:
         return ListOffsetsPartitionResponse(asked.partition_index, error_code(error))
     if found is None:
@@ -109,20 +123,20 @@ async def _find(broker: Broker, topic: str, asked: ListOffsetsPartition) -> List
     )
 
 
-async def _newest(partition: Partition) -> TimestampedOffset | None:
+async def _newest(partition: Partition, end_offset: int) -> TimestampedOffset | None:
     """The first record with the largest timestamp: the last one by bisection over time.
 
     A store answers where a time begins, and where nothing is that late; with timestamps that only grow two questions
     would do, but they need not.
     """
-    found = await partition.find_record_at(-_TIMESTAMP_LIMIT)
+    found = await partition.find_record_at(-_TIMESTAMP_LIMIT, end_offset)
     if found is None:
         return None
     low, high = found.timestamp, _TIMESTAMP_LIMIT  # the largest is in [low, high)
     step = 1
     while high - low > 1:
         middle = min(low + step, low + (high - low) // 2)
-        later = await partition.find_record_at(middle)
+        later = await partition.find_record_at(middle, end_offset)
         if later is None:
             high = middle
             step = 1

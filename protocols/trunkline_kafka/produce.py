@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from trunkline.errors import CorruptBatch, InvalidBatch, TrunklineError, UnsupportedCompression
-from trunkline.records import HEADER_BYTES, Compression
+from trunkline.records import HEADER_BYTES, Compression, read_header
+from trunkline.transactions.state import ProducerIdentity
 from trunkline_kafka.bridge import error_code
 from trunkline_kafka.codec import RequestHeader
 from trunkline_kafka.error_codes import ErrorCode
@@ -26,6 +27,7 @@ __all__ = ["produce"]
 
 _ZSTD_FROM: Final = 7  # before this version a broker has to refuse zstd (KIP-110)
 _ATTRIBUTES_AT: Final = 22  # the low byte
+_TRANSACTIONAL: Final = 0x10
 
 
 class _Producing(Exchange):
@@ -34,17 +36,19 @@ class _Producing(Exchange):
     While it waits it holds nothing of the request, whose batches have been copied.
     """
 
-    __slots__ = ("_answers", "_waiting")
+    __slots__ = ("_answers", "_transactional_id", "_waiting")
 
     def __init__(self, connection: KafkaConnection, header: RequestHeader) -> None:
         super().__init__(connection, header, None, 0)
         self._answers: list[TopicProduceResponse] = []
+        self._transactional_id: str | None = None
         self._waiting = 1  # batches that are not committed yet, and one more until all are staged
         self.is_begun = True
 
     def stage(self, request: ProduceRequest) -> None:
         """Stage what can be; what cannot has its answer already."""
         refusal = _refusal(request)
+        self._transactional_id = request.transactional_id
         receiver = self if request.acks else None
         for topic in request.topic_data:
             answers = []
@@ -74,7 +78,13 @@ class _Producing(Exchange):
         version = self.header.api_version
         if version < _ZSTD_FROM:
             _check_compression(partition.name, records, version)
-        partition.stage_batch(records, receiver, answer)
+        transactional_id = self._transactional_id
+        in_transaction = transactional_id is not None and _is_transactional(records)
+        if transactional_id is not None and in_transaction:
+            header = read_header(records)
+            producer = ProducerIdentity(header.producer_id, header.producer_epoch)
+            broker.transactions.check_append(transactional_id, producer, topic, data.index)
+        partition.stage_batch(records, receiver, answer, in_transaction=in_transaction)
         self._waiting += 1
         answer.log_start_offset = partition.log.start_offset
         if partition.topic.settings.message_timestamp_type == "LogAppendTime":
@@ -114,12 +124,13 @@ class _Refused(TrunklineError):
 
 
 def _refusal(request: ProduceRequest) -> _Refused | None:
-    if request.transactional_id is not None:
-        code = ErrorCode.TRANSACTIONAL_ID_AUTHORIZATION_FAILED
-        return _Refused("transactions are not offered yet", error_code=code)
     if -1 <= request.acks <= 1:
         return None
     return _Refused(f"acks must be -1, 0 or 1, not {request.acks}", error_code=ErrorCode.INVALID_REQUIRED_ACKS)
+
+
+def _is_transactional(batch: Buffer) -> bool:
+    return len(batch) >= HEADER_BYTES and batch[_ATTRIBUTES_AT] & _TRANSACTIONAL != 0
 
 
 def _check_compression(name: str, batch: Buffer, version: int) -> None:

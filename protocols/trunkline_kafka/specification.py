@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -76,10 +77,17 @@ def read_message(name: str) -> Message:
     text = re.sub(r"^\s*//.*$", "", (SCHEMAS / f"{name}.json").read_text(), flags=re.MULTILINE)
     raw = json.loads(text)
     structs: dict[str, StructSpec] = {}
-    for common in raw.get("commonStructs", ()):
-        _read_struct(common["name"], common["fields"], structs)
+    commons = {common["name"]: common["fields"] for common in raw.get("commonStructs", ())}
+    for common in sorted(commons, key=lambda name: _depth(name, commons)):
+        _read_struct(common, commons[common], structs)
     _read_struct(name, raw["fields"], structs)
     return Message(name, structs)
+
+
+def _depth(name: str, commons: Mapping[str, list[dict[str, Any]]]) -> int:
+    """How many of the common structures are inside of each other in this one."""
+    inner = (field["type"].removeprefix("[]") for field in commons[name])
+    return 1 + max((_depth(each, commons) for each in inner if each in commons), default=0)
 
 
 def _read_struct(name: str, raw_fields: list[dict[str, Any]], structs: dict[str, StructSpec]) -> None:

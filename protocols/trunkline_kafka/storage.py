@@ -1,12 +1,9 @@
-"""DescribeLogDirs and InitProducerId: how much is stored, and ids for those who store."""
+"""DescribeLogDirs: how much is stored."""
 
 from __future__ import annotations
 
-from functools import partial
-from typing import Final
-
 from trunkline_kafka.error_codes import ErrorCode
-from trunkline_kafka.exchange import Exchange, Later
+from trunkline_kafka.exchange import Exchange
 from trunkline_kafka.messages.describe_log_dirs import (
     DescribeLogDirsPartition,
     DescribeLogDirsRequest,
@@ -14,11 +11,8 @@ from trunkline_kafka.messages.describe_log_dirs import (
     DescribeLogDirsResult,
     DescribeLogDirsTopic,
 )
-from trunkline_kafka.messages.init_producer_id import InitProducerIdRequest, InitProducerIdResponse
 
-__all__ = ["describe_log_dirs", "init_producer_id"]
-
-_NO_TRANSACTION: Final = None
+__all__ = ["describe_log_dirs"]
 
 
 def describe_log_dirs(exchange: Exchange) -> DescribeLogDirsResponse:
@@ -39,15 +33,3 @@ def describe_log_dirs(exchange: Exchange) -> DescribeLogDirsResponse:
             topics.append(DescribeLogDirsTopic(name, sizes))
     directory = str(broker.config.data.absolute())
     return DescribeLogDirsResponse(results=[DescribeLogDirsResult(ErrorCode.NONE, directory, topics)])
-
-
-def init_producer_id(exchange: Exchange) -> Later | InitProducerIdResponse:
-    """A producer id for an idempotent producer, new each time, with epoch 0."""
-    request: InitProducerIdRequest = exchange.request
-    if request.transactional_id is not _NO_TRANSACTION:
-        return InitProducerIdResponse(error_code=ErrorCode.TRANSACTIONAL_ID_AUTHORIZATION_FAILED, producer_epoch=-1)
-    return Later(partial(_new_producer, exchange))
-
-
-async def _new_producer(exchange: Exchange) -> InitProducerIdResponse:
-    return InitProducerIdResponse(producer_id=await exchange.server.broker.new_producer_id())

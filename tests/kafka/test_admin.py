@@ -124,10 +124,9 @@ async def test_the_coordinator_of_every_group_is_the_broker(broker: Broker, clie
     ] * len(found)
 
 
-async def test_transactions_have_no_coordinator_yet(client: RawClient) -> None:
+async def test_the_coordinator_of_every_transaction_is_the_broker(broker: Broker, client: RawClient) -> None:
     answer = await client.ask("FindCoordinator", find_coordinator.FindCoordinatorRequest("x", 1), 3)
-    assert answer.error_code == ErrorCode.TRANSACTIONAL_ID_AUTHORIZATION_FAILED
-    assert answer.error_message
+    assert (answer.error_code, answer.node_id, answer.port) == (0, 0, broker.addresses["kafka"][1])
 
 
 # -- topics ----------------------------------------------------------------------------------------

@@ -100,13 +100,7 @@ async def test_one_bad_batch_fails_alone(
     assert [partition.high_watermark for partition in broker.topic("t").partitions] == [1, 0, 1]
 
 
-@pytest.mark.parametrize(
-    ("changes", "code"),
-    [
-        ({"acks": 2}, ErrorCode.INVALID_REQUIRED_ACKS),
-        ({"transactional_id": "t"}, ErrorCode.TRANSACTIONAL_ID_AUTHORIZATION_FAILED),
-    ],
-)
+@pytest.mark.parametrize(("changes", "code"), [({"acks": 2}, ErrorCode.INVALID_REQUIRED_ACKS)])
 async def test_a_request_that_cannot_be_served_says_why_for_each_partition(
     broker: Broker, client: RawClient, make: Make, changes: dict[str, Any], code: ErrorCode
 ) -> None:
@@ -164,11 +158,6 @@ async def test_a_retry_of_an_idempotent_producer_gets_the_original_offset(broker
     assert (await client.produce("t", batch(7))).error_code == ErrorCode.OUT_OF_ORDER_SEQUENCE_NUMBER
     assert (await client.produce("t", batch(0, epoch=1))).base_offset == 3
     assert (await client.produce("t", batch(3))).error_code == ErrorCode.INVALID_PRODUCER_EPOCH
-
-
-async def test_a_transactional_id_is_refused_until_there_are_transactions(client: RawClient) -> None:
-    answer = await client.ask("InitProducerId", init_producer_id.InitProducerIdRequest("mine", 1000))
-    assert (answer.error_code, answer.producer_id) == (ErrorCode.TRANSACTIONAL_ID_AUTHORIZATION_FAILED, -1)
 
 
 # -- fetch -----------------------------------------------------------------------------------------

@@ -7,9 +7,7 @@ import itertools
 from collections.abc import Iterable, Mapping
 from typing import Final, Literal
 
-import trio
-
-from trunkline.errors import GroupNotEmpty, InvalidSetting, TrunklineError, UnknownGroup
+from trunkline.errors import GroupNotEmpty, InvalidSetting, UnknownGroup
 from trunkline.groups.committed import Changes
 from trunkline.groups.describe import describe_group, summarize
 from trunkline.groups.description import GroupDescription, GroupSummary
@@ -20,6 +18,7 @@ from trunkline.groups.offsets import OffsetAndMetadata
 from trunkline.groups.stored import encode_group_key
 from trunkline.log import TopicPartition
 from trunkline.partition import Partition
+from trunkline.pending import WaitForAppends
 
 __all__ = ["GroupAdministration", "Position"]
 
@@ -146,11 +145,9 @@ class GroupAdministration(GroupDriver):
             )
 
     async def _change(self, group: Group, changes: Changes) -> None:
-        waiting = _Waiting()
-        self._offsets.change(group, changes, self._rounds.now_ms(), waiting, None)
-        await waiting.done.wait()
-        if waiting.error is not None:
-            raise waiting.error
+        waiting = WaitForAppends()
+        self._offsets.change(group, changes, self._rounds.now_ms(), waiting.one_more(), None)
+        await waiting.wait()
 
 
 async def _resolve(partition: Partition, position: Position) -> int:
@@ -167,18 +164,3 @@ async def _resolve(partition: Partition, position: Position) -> int:
             f"there is no position {position!r}; use earliest, latest, an offset or a time", setting="position"
         )
     return min(max(position, partition.log_start_offset), partition.high_watermark)
-
-
-class _Waiting:
-    """Waits for a change; an AppendReceiver."""
-
-    def __init__(self) -> None:
-        self.done = trio.Event()
-        self.error: TrunklineError | None = None
-
-    def append_done(self, token: object, offset: int) -> None:
-        self.done.set()
-
-    def append_failed(self, token: object, error: TrunklineError) -> None:
-        self.error = error
-        self.done.set()

@@ -94,6 +94,14 @@ class CommittedOffsets:
         """Raises UnknownTopic, UnknownPartition."""
         return self._catalog.get(partition.topic).partition(partition.partition)
 
+    def topic_id(self, partition: TopicPartition) -> str:
+        """The id of its topic, of this life. Raises UnknownTopic."""
+        return self._catalog.get(partition.topic).id
+
+    def is_current(self, partition: TopicPartition, topic_id: str) -> bool:
+        """Whether the partition is there, and its topic has this id."""
+        return self._is_topic(partition, topic_id)
+
     def change(
         self, group: Group, changes: Changes, now_ms: int, receiver: AppendReceiver | None, token: object
     ) -> None:

@@ -13,12 +13,14 @@ along, ``admin`` holds what people ask for, and here is what members ask for.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Collection, Mapping, Sequence
 
 from trunkline.errors import (
     IllegalGeneration,
     InconsistentGroupProtocol,
     InvalidSessionTimeout,
+    RebalanceInProgress,
     TrunklineError,
     UnknownMember,
 )
@@ -28,9 +30,10 @@ from trunkline.groups.assigned_members import AssignedMember, Subscription
 from trunkline.groups.classic import ClassicGroup
 from trunkline.groups.classic_messages import JoinRequest, ReplyToJoin, ReplyToSync, SyncRequest
 from trunkline.groups.effects import Say
-from trunkline.groups.group import Group, check_instance_id
+from trunkline.groups.group import Group, check_group_name, check_instance_id
 from trunkline.groups.members import JoinedGroup, MemberListener
 from trunkline.groups.offsets import OffsetAndMetadata
+from trunkline.groups.staged import StagedOffsets
 from trunkline.log import TopicPartition
 from trunkline.pending import AppendReceiver
 
@@ -191,15 +194,7 @@ class GroupCoordinator(GroupAdministration):
         """
         self._check_ready()
         found = self._groups.get(group)
-        if found is None and generation >= 0:
-            raise IllegalGeneration(f"there is no group {group!r}", group=group, generation=0)
-        machine = None if found is None else found.machine
-        if isinstance(machine, ClassicGroup):
-            machine.check_commit(member_id, generation, instance_id, self._clock())
-        elif machine is not None:
-            machine.check_commit(member_id, generation, offsets, self._clock())
-        elif member_id or generation >= 0:
-            raise self._unknown_member(group, member_id)
+        self._check_committer(group, found, offsets, member_id, generation, instance_id)
         self._offsets.check(offsets)
         if found is None:
             found = self._group_or_new(group)
@@ -209,7 +204,87 @@ class GroupCoordinator(GroupAdministration):
             self._tell(Say(lambda _: receiver.append_done(token, 0), None))
             self._drop_if_nothing(found)
 
+    # -- offsets of transactions -------------------------------------------------------------------
+
+    def stage_offsets(
+        self,
+        group: str,
+        producer_id: int,
+        offsets: Mapping[TopicPartition, OffsetAndMetadata],
+        *,
+        member_id: str = "",
+        generation: int = -1,
+        instance_id: str | None = None,
+        receiver: AppendReceiver,
+        token: object = None,
+    ) -> None:
+        """Like ``commit``, as part of the transaction that this producer has open, which knows of the group: they are
+        durable when ``receiver`` is told, and visible once the transaction is committed.
+
+        Whoever does not say that it is a member is not asked (KIP-447), and a member may do it while the group is
+        being rebalanced. Raises as ``commit``.
+        """
+        self._check_ready()
+        check_group_name(group)
+        if member_id or generation >= 0 or instance_id is not None:
+            with contextlib.suppress(RebalanceInProgress):
+                self._check_committer(group, self._groups.get(group), offsets, member_id, generation, instance_id)
+        self._offsets.check(offsets)
+        if offsets:
+            self._staged.stage(group, producer_id, offsets, self._rounds.now_ms(), receiver, token)
+        else:
+            self._tell(Say(lambda _: receiver.append_done(token, 0), None))
+
+    def end_staged(
+        self, group: str, producer_id: int, *, is_commit: bool, receiver: AppendReceiver, token: object = None
+    ) -> None:
+        """A transaction has ended: commit what is staged, or forget it. ``receiver`` is told once it is durable.
+
+        To be said again if that fails, also after a restart. Raises CoordinatorLoading.
+        """
+        self._check_ready()
+        staged = self._staged.take(group, producer_id) if is_commit else {}
+        changes = {
+            partition: stored.committed
+            for partition, stored in staged.items()
+            if self._offsets.is_current(partition, stored.topic_id)
+        }
+        if not changes:
+            self._staged.finish(group, producer_id)
+            self._tell(Say(lambda _: receiver.append_done(token, 0), None))
+            return
+        committing = _Ended(self._staged, group, producer_id, receiver)
+        self._offsets.change(self._group_or_new(group), changes, self._rounds.now_ms(), committing, token)
+
+    def unstable(self, group: str) -> set[TopicPartition]:
+        """Partitions of which an open transaction may yet move the committed offset. Raises CoordinatorLoading."""
+        self._check_ready()
+        return self._staged.of_group(group)
+
+    def keep_staged(self, wanted: Collection[tuple[str, int]]) -> None:
+        """Forget the staged offsets of all but these groups and producers; for the coordinator of transactions."""
+        self._staged.keep_only(wanted)
+
     # -- inside ------------------------------------------------------------------------------------
+
+    def _check_committer(
+        self,
+        name: str,
+        group: Group | None,
+        offsets: Mapping[TopicPartition, OffsetAndMetadata],
+        member_id: str,
+        generation: int,
+        instance_id: str | None,
+    ) -> None:
+        if group is None and generation >= 0:
+            raise IllegalGeneration(f"there is no group {name!r}", group=name, generation=0)
+        machine = None if group is None else group.machine
+        if isinstance(machine, ClassicGroup):
+            machine.check_commit(member_id, generation, instance_id, self._clock())
+        elif machine is not None:
+            machine.check_commit(member_id, generation, offsets, self._clock())
+        elif member_id or generation >= 0:
+            raise self._unknown_member(name, member_id)
 
     def _check_timeout(self, session_timeout_s: float) -> None:
         config = self._config
@@ -260,3 +335,22 @@ class GroupCoordinator(GroupAdministration):
         if found is None or not isinstance(found.machine, ClassicGroup):
             raise self._unknown_member(group, member_id)
         return found, found.machine
+
+
+class _Ended:
+    """Forgets what was staged once it is committed; an AppendReceiver."""
+
+    __slots__ = ("_group", "_producer_id", "_receiver", "_staged")
+
+    def __init__(self, staged: StagedOffsets, group: str, producer_id: int, receiver: AppendReceiver) -> None:
+        self._staged = staged
+        self._group = group
+        self._producer_id = producer_id
+        self._receiver = receiver
+
+    def append_done(self, token: object, offset: int) -> None:
+        self._staged.finish(self._group, self._producer_id)
+        self._receiver.append_done(token, offset)
+
+    def append_failed(self, token: object, error: TrunklineError) -> None:
+        self._receiver.append_failed(token, error)

@@ -17,6 +17,7 @@ from trunkline.groups.effects import Say
 from trunkline.groups.group import Group, check_group_name
 from trunkline.groups.offsets import OFFSET_KEY
 from trunkline.groups.outbox import Outbox
+from trunkline.groups.staged import STAGED_KEY, StagedOffsets
 from trunkline.groups.stored import (
     GROUP_KEY,
     StoredAssigned,
@@ -60,6 +61,7 @@ class GroupDriver:
         self._groups: dict[str, Group] = {}
         self._active: dict[str, Group] = {}  # those with a state machine
         self._offsets = CommittedOffsets(self._catalog, self._topic, self._groups)
+        self._staged = StagedOffsets(self._topic, self._offsets)
         self._timers = Timers()
         self._running = trio.CancelScope()
         self._refusal: TrunklineError | None = CoordinatorLoading(
@@ -77,6 +79,8 @@ class GroupDriver:
         def apply(key: bytes, value: bytes | None, offset: int) -> None:
             if key[0] == OFFSET_KEY:
                 self._offsets.replay(key, value)
+            elif key[0] == STAGED_KEY:
+                self._staged.replay(key, value)
             elif key[0] != GROUP_KEY:
                 raise ValueError(f"{STATE_TOPIC}: offset {offset} has a key of kind {key[0]}, which is not known here")
             elif value is None:

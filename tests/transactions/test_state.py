@@ -1,0 +1,166 @@
+"""What each request makes of a transaction: the table in :mod:`trunkline.transactions.state`, row by row."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import pytest
+
+from trunkline.errors import ConcurrentTransactions, InvalidTransactionState, ProducerFenced, UnknownTransactionalId
+from trunkline.log import TopicPartition
+from trunkline.transactions.state import (
+    MAX_EPOCH,
+    ProducerIdentity,
+    Transaction,
+    TransactionState,
+    add,
+    check_ongoing,
+    complete,
+    end,
+    fence,
+    initialise,
+)
+from trunkline.transactions.stored import decode_key, decode_transaction, encode_key, encode_transaction
+
+ME = ProducerIdentity(7, 3)
+PLACE = TopicPartition("t", 0)
+OTHER_PLACE = TopicPartition("t", 1)
+STATES = list(TransactionState)
+
+
+def make(state: TransactionState, **changes: Any) -> Transaction:
+    is_open = state is TransactionState.ONGOING or state.is_prepared
+    fields: dict[str, Any] = {"partitions": frozenset({PLACE}), "groups": frozenset({"g"}), "started_ms": 50}
+    return Transaction("mine", *ME, 1000, state, **(fields if is_open else {}) | changes)
+
+
+def outcome(call: Callable[[], Transaction]) -> str:
+    """The state that follows, or the error."""
+    try:
+        return call().state.name
+    except (ConcurrentTransactions, InvalidTransactionState) as error:
+        return error.code
+
+
+BUSY, INVALID = "ConcurrentTransactions", "InvalidTransactionState"
+
+
+@pytest.mark.parametrize(
+    ("state", "added", "committed", "aborted", "initialised"),
+    [
+        ("EMPTY", "ONGOING", INVALID, INVALID, "EMPTY"),
+        ("ONGOING", "ONGOING", "PREPARE_COMMIT", "PREPARE_ABORT", None),
+        ("PREPARE_COMMIT", BUSY, BUSY, INVALID, BUSY),
+        ("PREPARE_ABORT", BUSY, INVALID, BUSY, BUSY),
+        ("COMPLETE_COMMIT", "ONGOING", "COMPLETE_COMMIT", INVALID, "EMPTY"),
+        ("COMPLETE_ABORT", "ONGOING", INVALID, "COMPLETE_ABORT", "EMPTY"),
+    ],
+)
+def test_what_can_be_done_in_each_state(
+    state: str, added: str, committed: str, aborted: str, initialised: str | None
+) -> None:
+    present = make(TransactionState[state])
+    assert outcome(lambda: add(present, ME, 60, partitions=[OTHER_PLACE])) == added
+    assert outcome(lambda: end(present, ME, 60, is_commit=True)) == committed
+    assert outcome(lambda: end(present, ME, 60, is_commit=False)) == aborted
+    if initialised is not None:
+        assert outcome(lambda: initialise(present, 1000, 60, expected=None)) == initialised
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_nobody_else_can_do_anything(state: TransactionState) -> None:
+    present = make(state)
+    for stranger, error in (
+        (ProducerIdentity(7, 2), ProducerFenced),
+        (ProducerIdentity(7, 4), ProducerFenced),
+        (ProducerIdentity(8, 3), UnknownTransactionalId),
+    ):
+        with pytest.raises(error):
+            add(present, stranger, 60, partitions=[PLACE])
+        with pytest.raises(error):
+            end(present, stranger, 60, is_commit=True)
+        with pytest.raises(error):
+            check_ongoing(present, stranger, lambda found: True)
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_records_are_taken_only_while_it_is_ongoing_and_where_it_was_told_of(state: TransactionState) -> None:
+    present = make(state)
+    if state is TransactionState.ONGOING:
+        check_ongoing(present, ME, lambda found: PLACE in found.partitions)
+    else:
+        with pytest.raises(InvalidTransactionState):
+            check_ongoing(present, ME, lambda found: True)
+    with pytest.raises(InvalidTransactionState):
+        check_ongoing(present, ME, lambda found: OTHER_PLACE in found.partitions)
+
+
+def test_what_is_known_already_changes_nothing() -> None:
+    present = make(TransactionState.ONGOING)
+    assert add(present, ME, 60, partitions=[PLACE], groups=["g"]) is present
+    more = add(present, ME, 60, partitions=[OTHER_PLACE], groups=["h"])
+    assert more.partitions == {PLACE, OTHER_PLACE}
+    assert more.groups == {"g", "h"}
+    assert more.started_ms == 50, "it began when it began"
+    done = make(TransactionState.COMPLETE_COMMIT)
+    assert end(done, ME, 60, is_commit=True) is done
+
+
+def test_a_new_transaction_knows_nothing_of_the_last_one() -> None:
+    done = complete(make(TransactionState.PREPARE_COMMIT), 60)
+    assert (done.state, done.partitions, done.groups) == (TransactionState.COMPLETE_COMMIT, frozenset(), frozenset())
+    again = add(done, ME, 70, groups=["h"])
+    assert not again.partitions
+    assert again.groups == {"h"}
+    assert again.started_ms == 70
+
+
+def test_each_initialisation_fences_the_one_before() -> None:
+    following = initialise(make(TransactionState.EMPTY), 2000, 60, expected=None)
+    assert (following.producer, following.timeout_ms) == (ProducerIdentity(7, 4), 2000)
+
+
+def test_who_says_who_it_was_gets_the_next_epoch_once() -> None:
+    following = initialise(make(TransactionState.COMPLETE_ABORT), 1000, 60, expected=ME)
+    assert following.producer == ProducerIdentity(7, 4)
+    assert initialise(following, 1000, 61, expected=ME) is following, "it did not get the answer"
+    for stranger in (ProducerIdentity(7, 2), ProducerIdentity(8, 3)):
+        with pytest.raises(ProducerFenced):
+            initialise(following, 1000, 61, expected=stranger)
+    working = complete(end(add(following, following.producer, 62), following.producer, 63, is_commit=True), 64)
+    with pytest.raises(ProducerFenced):
+        initialise(working, 1000, 65, expected=ME)
+
+
+def test_when_epochs_are_used_up_there_is_another_producer_id() -> None:
+    last = msgspec.structs.replace(make(TransactionState.EMPTY), epoch=MAX_EPOCH)
+    following = initialise(last, 1000, 60, expected=last.producer, new_producer_id=9)
+    assert following.producer == ProducerIdentity(9, 0)
+    assert initialise(following, 1000, 61, expected=last.producer, new_producer_id=10) is following
+    fenced = fence(msgspec.structs.replace(make(TransactionState.ONGOING), epoch=MAX_EPOCH), 60)
+    assert fenced.epoch == MAX_EPOCH + 1 == 2**15 - 1, "there is room to abort the last one"
+
+
+def test_a_fence_aborts_in_an_epoch_that_nobody_has() -> None:
+    fenced = fence(make(TransactionState.ONGOING), 60)
+    assert (fenced.state, fenced.epoch) == (TransactionState.PREPARE_ABORT, 4)
+    with pytest.raises(ProducerFenced):
+        end(fenced, ME, 61, is_commit=True)
+    with pytest.raises(ProducerFenced):
+        initialise(complete(fenced, 61), 1000, 62, expected=ME)
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_what_is_stored_is_found_again(state: TransactionState) -> None:
+    present = make(state, last=ProducerIdentity(6, 1))
+    assert decode_transaction("mine", encode_transaction(present)) == present
+    assert decode_key(encode_key("mine")) == "mine"
+
+
+def test_what_is_not_known_is_refused() -> None:
+    with pytest.raises(ValueError, match="kind 2"):
+        decode_key(b"\2mine")
+    with pytest.raises(ValueError, match="version 02"):
+        decode_transaction("mine", b"\2" + encode_transaction(make(TransactionState.EMPTY))[1:])
