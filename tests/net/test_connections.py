@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import socket
 import struct
@@ -219,7 +220,7 @@ async def test_who_was_rude_may_finish_writing_before_it_reads_why(bench: Bench)
     await client.send_all(b"rude")
     await bench.until(lambda: peer.transport._has_sent_end)
     for _ in range(3):
-        await client.send_all(bytes(100_000))
+        await client.send_all(bytes(50_000))
     assert await bench.receive_all(client) == b"last words"
     await client.send_eof()
     await bench.until(lambda: not bench.reactor.connections)
@@ -227,6 +228,16 @@ async def test_who_was_rude_may_finish_writing_before_it_reads_why(bench: Bench)
 
 
 # -- time: check_time is called once a second with the time; here it is called with any time at all -----
+
+
+async def test_who_was_rude_and_sends_on_and_on_is_closed(bench: Bench) -> None:
+    client, peer = await bench.connect()
+    await client.send_all(b"rude")
+    await bench.until(lambda: peer.transport._has_sent_end)
+    with trio.fail_after(20), contextlib.suppress(trio.BrokenResourceError):
+        while bench.reactor.connections:
+            await client.send_all(bytes(100_000))
+    assert peer.transport.is_closing
 
 
 async def test_who_was_rude_and_does_not_go_is_closed(bench: Bench) -> None:

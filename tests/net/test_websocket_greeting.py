@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from trunkline.door import WebSocketOffer
 from trunkline.errors import RemoteProtocolError
@@ -134,3 +136,16 @@ def test_every_origin_may_be_allowed() -> None:
 def test_two_origins_are_none() -> None:
     both = with_header(b"Origin: https://dash.example\r\nOrigin: https://elsewhere")
     assert status(both, origins=["https://dash.example"]) == 403
+
+
+@given(st.integers(0, len(REQUEST)), st.integers(0, len(REQUEST)), st.binary(max_size=30))
+def test_any_request_gets_an_answer(begin: int, end: int, instead: bytes) -> None:
+    """A WebSocket, or what was wrong, or nothing yet; never another exception."""
+    greeting = Greeting(Policy(OFFER), EXTERNAL)
+    try:
+        greeting.receive_data(REQUEST[:begin] + instead + REQUEST[end:])
+    except RemoteProtocolError as error:
+        response = error.details["response"]
+    else:
+        response = b"HTTP/1.1 "
+    assert response.startswith(b"HTTP/1.1 ")

@@ -37,6 +37,9 @@ LINGER_S: Final = 2.0
 """How long what a peer still sends is read and dropped after it was told what it did wrong. Closing over it would have
 the kernel answer with a reset, and a peer that is just writing would fail before it has read why."""
 
+LINGER_BYTES: Final = 256 * 1024
+"""So much of it, for what was on its way already; who sends more is not listening."""
+
 _SENDMSG_BYTES: Final = 65536  # above this, gathering costs less than joining
 _IOV_MAX: Final = 1024
 _Parts = list[bytes | memoryview]
@@ -249,6 +252,7 @@ class SocketTransport(Transport):
             self._lost(error)
             return
         self.deadline = self._reactor.now + LINGER_S
+        self._allowance = LINGER_BYTES
         self._mask = READ
         self._reactor.poller.modify(self._sock, READ)
 
