@@ -11,22 +11,16 @@ directory of its own, and is ended by the process that was started here. What ea
 
 from __future__ import annotations
 
-import os
-import shutil
-import socket
 import subprocess
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["PEERS", "Peer", "installed", "versions"]
+from rabbitmq_server import RabbitmqServer, free_port, process, program, rabbitmq_script, wait_for_port
 
-START_LIMIT_S = 60.0
-STOP_LIMIT_S = 30.0
-_PATH = os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin"
+__all__ = ["PEERS", "Peer", "installed", "versions"]
 
 
 class Peer(NamedTuple):
@@ -34,60 +28,6 @@ class Peer(NamedTuple):
 
     pid: int
     port: int
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as sock:
-        port: int = sock.getsockname()[1]
-        return port
-
-
-def program(name: str) -> str | None:
-    """Where it is, also where only root's PATH looks for it."""
-    return shutil.which(name, path=_PATH)
-
-
-def rabbitmq_script() -> str | None:
-    """The script that runs the server as whoever calls it; the one in PATH changes to a user of its own."""
-    found = sorted(Path("/usr/lib/rabbitmq/lib").glob("rabbitmq_server-*/sbin/rabbitmq-server"))
-    return str(found[-1]) if found and program("epmd") else None
-
-
-@contextmanager
-def process(command: Sequence[str], log: Path, **environment: str) -> Iterator[subprocess.Popen[bytes]]:
-    """Run it inside the block."""
-    with (
-        log.open("wb") as output,
-        subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=output,
-            env=os.environ | environment,
-            cwd=log.parent,
-        ) as running,
-    ):
-        try:
-            yield running
-        finally:
-            running.terminate()
-            try:
-                running.wait(STOP_LIMIT_S)
-            except subprocess.TimeoutExpired:
-                running.kill()
-
-
-def wait_for_port(port: int, running: subprocess.Popen[bytes], log: Path) -> None:
-    """Until it takes connections."""
-    deadline = time.monotonic() + START_LIMIT_S
-    while True:
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-            return
-        except ConnectionRefusedError:
-            if running.poll() is not None or time.monotonic() > deadline:
-                raise ChildProcessError(f"{running.args!r} is not ready: {log.read_text()[-800:]}") from None
-        time.sleep(0.02)
 
 
 @contextmanager
@@ -111,34 +51,8 @@ def nats(directory: Path) -> Iterator[Peer]:
 
 @contextmanager
 def rabbitmq(directory: Path) -> Iterator[Peer]:
-    port, names_port, between_port, log = free_port(), free_port(), free_port(), directory / "log"
-    (directory / "rabbitmq.conf").write_text(
-        f"listeners.tcp.1 = 127.0.0.1:{port}\nloopback_users = none\nlog.console.level = error\n"
-        "log.file = false\ndisk_free_limit.absolute = 1GB\n"
-    )
-    (directory / "enabled_plugins").write_text("[].\n")
-    environment = {
-        "HOME": str(directory),  # its cookie goes there
-        "RUNNING_UNDER_SYSTEMD": "true",  # makes the script become the server, so that its process id is the server's
-        "RABBITMQ_NODENAME": f"bench{port}@localhost",
-        "RABBITMQ_CONFIG_FILE": str(directory / "rabbitmq"),
-        "RABBITMQ_ENABLED_PLUGINS_FILE": str(directory / "enabled_plugins"),
-        "RABBITMQ_PID_FILE": str(directory / "pid"),
-        "RABBITMQ_FEATURE_FLAGS_FILE": str(directory / "feature_flags"),
-        "RABBITMQ_DIST_PORT": str(between_port),
-        "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "-kernel inet_dist_use_interface {127,0,0,1}",
-        "ERL_EPMD_PORT": str(names_port),
-        "ERL_EPMD_ADDRESS": "127.0.0.1",
-    }
-    for name in ("MNESIA_BASE", "LOG_BASE", "GENERATED_CONFIG_DIR", "QUORUM_DIR", "STREAM_DIR", "SCHEMA_DIR"):
-        environment[f"RABBITMQ_{name}"] = str(directory / name.lower())
-    # Erlang would start its name server for good; one that is there already is ended here.
-    names = [program("epmd") or "", "-port", str(names_port), "-address", "127.0.0.1"]
-    with process(names, directory / "names") as name_server:
-        wait_for_port(names_port, name_server, directory / "names")
-        with process([rabbitmq_script() or ""], log, **environment) as running:
-            wait_for_port(port, running, log)
-            yield Peer(running.pid, port)
+    with RabbitmqServer(directory) as server:
+        yield Peer(server.pid, server.port)
 
 
 PEERS: Mapping[str, Callable[[Path], AbstractContextManager[Peer]]] = {

@@ -115,6 +115,9 @@ def test_nothing_acknowledged_is_lost_when_the_broker_is_killed_midway(tmp_path:
     assert result["interruption"]["acknowledged_before"] == 1000
     assert set(count["read"].values()) == {2000 + count["duplicated"]}
     assert result["segments"] >= 1
+    returned = result["returned"]
+    assert (returned["topic"], returned["missing"]) == ("weather/seattle/wind", 0)
+    assert returned["received"] >= 250
 
     kept = trio.run(readings_in, tmp_path / "data")  # the data directory outlives the demo
     assert len(kept) == 2000 + count["duplicated"]
@@ -136,6 +139,7 @@ def test_in_a_pipe_it_writes_plain_lines_and_the_count() -> None:
     assert "3 MQTT devices" in done.stdout
     assert "killed" not in done.stdout
     assert "\x1b" not in done.stdout
+    assert re.search(r"the device is back: [1-9][\d,]* messages had waited", done.stdout)
 
 
 def test_a_signal_ends_it_and_its_broker() -> None:

@@ -44,7 +44,7 @@ def test_what_is_published_is_read(trunkline_broker: BackgroundBroker) -> None:
 
 
 def test_the_doors_listen_where_it_says(trunkline_broker: BackgroundBroker) -> None:
-    assert set(trunkline_broker.addresses) == {"native", "mqtt", "kafka"}
+    assert set(trunkline_broker.addresses) == {"native", "mqtt", "kafka", "amqp"}
     host, port = trunkline_broker.addresses["native"]
     assert trunkline_broker.url == f"trunkline://{host}:{port}"
 

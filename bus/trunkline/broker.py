@@ -27,7 +27,7 @@ from trunkline.catalog import TopicCatalog
 from trunkline.config import BrokerConfig, Listener
 from trunkline.disk import Disk, RealDisk
 from trunkline.door import Door, DoorContext, WebSocketOffer
-from trunkline.errors import BrokerClosing, ConfigurationError, TrunklineError, UnknownTopic
+from trunkline.errors import BrokerClosing, ConfigurationError, TrunklineError, UnknownTopic, UnsupportedRequest
 from trunkline.groups import GroupCoordinator
 from trunkline.housekeeping import Housekeeping
 from trunkline.live import LiveTail
@@ -284,6 +284,14 @@ class Broker:
         chosen = found.partitions if partitions is None else tuple(found.partition(index) for index in partitions)
         return RecordReader(chosen, start, follow=follow)
 
+    async def ask_door(self, name: str, request: str, arguments: Mapping[str, Any]) -> Any:
+        """Ask an open door what only it knows; see :meth:`trunkline.door.Door.ask`. Raises UnsupportedRequest."""
+        door = self._doors.get(name)
+        if door is None:
+            known = ", ".join(sorted(self._doors)) or "none"
+            raise UnsupportedRequest(f"no door {name[:100]!r} is open here; there are: {known}", request=request[:100])
+        return await door.ask(request, arguments)
+
     def statistics(self) -> BrokerStatistics:
         return BrokerStatistics(
             topics=len(self.topics),
@@ -351,7 +359,7 @@ class Broker:
             await self._catalog.refuse(closing)
             await self._reactor.drain()
             for transport in self._reactor.connections:
-                transport.close()
+                transport.end()
             while self._reactor.connection_count:
                 await self._reactor.wait_round()
             await self._close_views()  # they have heard the last of their clients

@@ -68,6 +68,7 @@ class Limits(_Section, frozen=True, kw_only=True):
     Attributes:
       max_connections: of all doors together; more are refused.
       max_outbound_bytes: waiting to be sent to one connection; above it nothing is read from that peer.
+      max_volatile_bytes: of records for queues that do not outlive the broker, in all; above it they are refused.
       max_unacknowledged_bytes: of records taken but not yet durable, in the whole broker; above it reading pauses.
       pre_handshake_bytes: what a peer may send before it has introduced itself.
       handshake_timeout_s: how long it may take to introduce itself.
@@ -77,6 +78,7 @@ class Limits(_Section, frozen=True, kw_only=True):
     max_connections: _Count = 10_000
     max_outbound_bytes: Annotated[int, msgspec.Meta(ge=4096)] = 1024 * 1024
     max_unacknowledged_bytes: Annotated[int, msgspec.Meta(ge=64 * 1024)] = 64 * 1024 * 1024
+    max_volatile_bytes: Annotated[int, msgspec.Meta(ge=64 * 1024)] = 256 * 1024 * 1024
     pre_handshake_bytes: Annotated[int, msgspec.Meta(ge=256)] = 16 * 1024
     handshake_timeout_s: _Seconds = 5.0
     shutdown_timeout_s: _Seconds = 30.0

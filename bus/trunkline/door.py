@@ -14,10 +14,12 @@ A connection that raises is closed and logged, and touches nobody else.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+
+from trunkline.errors import UnsupportedRequest
 
 if TYPE_CHECKING:
     from trunkline.broker import Broker
@@ -106,6 +108,19 @@ class Door(ABC):
     @abstractmethod
     def connect(self, transport: Transport) -> Connection:
         """A peer has connected. Raise to refuse it."""
+
+    async def ask(self, request: str, arguments: Mapping[str, Any]) -> Any:
+        """Answer an administrator, as commands of the door's own do: whatever is only this protocol's business.
+
+        Args:
+          request: the door's own word for what is asked.
+          arguments: None, bool, int, float, str, bytes, and lists and dicts with text as keys of these.
+
+        Returns: of the same kinds; 1 MiB or so at most, so a list needs pages.
+
+        Raises UnsupportedRequest for what it does not know. Cancellation: may have happened.
+        """
+        raise UnsupportedRequest(f"this door knows no request {request[:100]!r}", request=request[:100])
 
     def statistics(self) -> dict[str, int | float]:
         """Counters and gauges for metrics, by name."""

@@ -46,7 +46,7 @@ GROUP = "trunkline"
 WEBSOCKET_SUFFIX = "-ws"
 """Behind the name of a door: the same door over WebSocket."""
 
-DEFAULT_PLUGINS = ("native", "mqtt", "kafka", "segments")
+DEFAULT_PLUGINS = ("native", "mqtt", "kafka", "amqp", "segments")
 """Loaded when the configuration names none."""
 
 _NAME = re.compile(r"[a-z][a-z0-9_-]*\Z")

@@ -16,6 +16,9 @@ __all__ = ["TOPIC_SETTINGS", "Durability", "TopicSettings", "check_setting_names
 Durability = Literal["fsync", "os"]
 
 MAX_TOPIC_NAME = 249  # Kafka's limit: leaves room for "-partition.suffix" in a 255 byte file name
+MAX_MESSAGE_BYTES: Final = 256 * 1024 * 1024
+"""What ``max.message.bytes`` may be at most."""
+
 _TOPIC_NAME = re.compile(rf"[a-zA-Z0-9._-]{{1,{MAX_TOPIC_NAME}}}\Z")
 
 
@@ -104,7 +107,7 @@ TOPIC_SETTINGS: Final[Mapping[str, _Setting]] = {
     "max.message.bytes": _Setting(
         "max_message_bytes",
         str(1024 * 1024 + 12),
-        _integer(61, 256 * 1024 * 1024),
+        _integer(61, MAX_MESSAGE_BYTES),
         "61 to 268435456",
         "largest record batch taken, as encoded",
     ),

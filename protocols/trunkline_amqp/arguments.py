@@ -13,7 +13,7 @@ import msgspec
 
 from trunkline_amqp.errors import AmqpError, Reply
 
-__all__ = ["COMPARED", "QueueArguments", "QueueKind", "parse_queue_arguments"]
+__all__ = ["COMPARED", "KINDS_WITH", "QueueArguments", "QueueKind", "parse_queue_arguments"]
 
 QueueKind = Literal["classic", "quorum", "stream"]
 Overflow = Literal["drop-head", "reject-publish", "reject-publish-dlx"]
@@ -29,6 +29,7 @@ class QueueArguments(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
       expires_ms: the queue itself is deleted when it was not used for so long.
       max_age_ms: of the records of a stream.
+      mode: what a classic queue keeps in memory; it means nothing here.
     """
 
     kind: QueueKind = "classic"
@@ -43,6 +44,7 @@ class QueueArguments(msgspec.Struct, frozen=True, kw_only=True):
     single_active: bool = False
     delivery_limit: int = -1
     max_age_ms: int = -1
+    mode: str = "default"
 
 
 def _integer(minimum: int, maximum: int) -> Callable[[object], int]:
@@ -100,7 +102,24 @@ _KNOWN: Final[Mapping[str, tuple[str, Callable[[object], Any]]]] = {
     "x-single-active-consumer": ("single_active", _boolean),
     "x-delivery-limit": ("delivery_limit", _integer(-1, 2**31 - 1)),
     "x-max-age": ("max_age_ms", _age),
+    "x-queue-mode": ("mode", _one_of("default", "lazy")),
 }
+
+_QUEUES: Final[tuple[QueueKind, ...]] = ("classic", "quorum")
+KINDS_WITH: Final[Mapping[str, tuple[QueueKind, ...]]] = {
+    "x-expires": _QUEUES,
+    "x-message-ttl": _QUEUES,
+    "x-overflow": _QUEUES,
+    "x-dead-letter-exchange": _QUEUES,
+    "x-dead-letter-routing-key": _QUEUES,
+    "x-max-priority": _QUEUES,
+    "x-single-active-consumer": _QUEUES,
+    "x-delivery-limit": _QUEUES,
+    "x-max-age": ("stream",),
+}
+"""The kinds of queue that may have an argument, where not all may. A stream keeps its messages, so nothing happens to
+them in it; the other two differ less than RabbitMQ's: there only quorum queues have a delivery limit, and only classic
+ones priorities."""
 
 COMPARED: Final = frozenset(_KNOWN)
 """Arguments that must be the same when a queue is declared again; others are not looked at, as in RabbitMQ."""

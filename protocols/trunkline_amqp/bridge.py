@@ -6,35 +6,45 @@
     all properties              header amqp.properties: byte for byte as in the content header, from the flags on
     exchange                    the topic; where that is not the exchange's own, header amqp.exchange
     headers (the property)      also headers of their own, as text (trunkline_amqp.header_matching), for the other
-                                doors; one that
-                                begins with "amqp." gets a second dot, "amqp..", so that it cannot pose as one of these
+                                doors; one that begins with "amqp." gets a second dot, "amqp..", so that it cannot pose
+                                as one of these
     priority                    also header trunkline.priority, which queues obey
     expiration                  also header trunkline.expires-at: ms since the epoch
+    x-delay, on such exchanges  also header trunkline.deliver-at: ms since the epoch
     BCC                         nowhere: it is taken out
     -                           timestamp: when the broker received it
 
 The other way, for a record that came through another door and so has no ``amqp.properties``: its headers, if they are
 text, are the property *headers*; MQTT's content type, response topic and correlation data are content_type, reply_to
 and correlation_id, as RabbitMQ's MQTT plugin has it; delivery_mode is 2, since it is on the disk; timestamp is the
-record's, in seconds. Headers of the broker (``trunkline.``) and of other doors' own (``mqtt.``) are left out.
+record's, in seconds. A record without any headers is a message without properties, as it is stored. Headers of the
+broker (``trunkline.``) and of other doors' own (``mqtt.``) are left out.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from struct import Struct
 from typing import Any, Final, NamedTuple
 
-import msgspec
-
-from trunkline.queues.arrivals import EXPIRES_AT, PRIORITY
+from trunkline.queues.arrivals import DELIVER_AT, EXPIRES_AT, PRIORITY
 from trunkline.records import EMPTY_HEADERS, Header, Record, encode_headers
 from trunkline_amqp.content import NO_PROPERTIES, Properties, decode_properties, encode_properties
+from trunkline_amqp.deaths import without_headers
 from trunkline_amqp.errors import AmqpError, Reply
 from trunkline_amqp.header_matching import header_bytes
-from trunkline_amqp.routing import EXCHANGE_HEADER, SWAP, routing_key
+from trunkline_amqp.routing import EXCHANGE_HEADER, SWAP, Route, routing_key
 
-__all__ = ["PROPERTIES_HEADER", "Message", "Place", "Prepared", "headers_block", "message_of", "prepare", "record_of"]
+__all__ = [
+    "PROPERTIES_HEADER",
+    "Message",
+    "Place",
+    "Prepared",
+    "block_for",
+    "headers_block",
+    "message_of",
+    "prepare",
+    "record_of",
+]
 
 PROPERTIES_HEADER: Final = "amqp.properties"
 
@@ -114,6 +124,7 @@ def headers_block(
     *,
     now_ms: int,
     origin: Iterable[Header] = (),
+    is_delayed: bool = False,
     more: Iterable[Header] = (),
 ) -> bytes:
     """The headers of a message's record, encoded.
@@ -121,7 +132,7 @@ def headers_block(
     Args:
       raw: what ``properties`` were decoded from.
       now_ms: when it is published, which its expiration counts from.
-      origin: of its route.
+      origin, is_delayed: of its route.
       more: others still.
 
     Raises AmqpError (406): its expiration makes no sense.
@@ -131,15 +142,30 @@ def headers_block(
     if table:
         if "BCC" in table:
             table = {name: value for name, value in table.items() if name != "BCC"}
-            raw = encode_properties(msgspec.structs.replace(properties, headers=table))
+            raw = without_headers(raw, {"BCC"})
         headers += table_headers(table)
-    if raw != NO_PROPERTIES:
+    if is_delayed and table and (delay_ms := _delay_ms(table.get("x-delay"))):
+        now_ms += delay_ms
+        headers.append((DELIVER_AT, b"%d" % now_ms))
+    if raw != NO_PROPERTIES or headers:
         headers.append((PROPERTIES_HEADER, raw))
     if properties.priority:
         headers.append((PRIORITY, b"%d" % properties.priority))
     if properties.expiration is not None:
         headers.append((EXPIRES_AT, b"%d" % (now_ms + _expiration_ms(properties.expiration))))
     return encode_headers(headers) if headers else EMPTY_HEADERS
+
+
+def block_for(route: Route, raw: bytes, prepared: Prepared, now_ms: int) -> bytes:
+    """The headers of the record of a message that goes this way. Raises AmqpError (406) as ``headers_block``."""
+    if prepared.block is not None and not route.origin and not route.is_delayed:
+        return prepared.block
+    return headers_block(raw, prepared.properties, now_ms=now_ms, origin=route.origin, is_delayed=route.is_delayed)
+
+
+def _delay_ms(value: object) -> int:
+    """What ``x-delay`` says: anything but a positive number is no delay."""
+    return min(value, _LONGEST_MS) if isinstance(value, int) and value > 0 else 0
 
 
 def table_headers(table: Mapping[str, Any]) -> list[Header]:
@@ -194,7 +220,7 @@ def message_of(record: Record, place: Place) -> Message:
             elif name == EXCHANGE_HEADER:
                 exchange = value[:_MAX_TEXT]
     if raw is None or not _is_intact(raw):
-        raw = _foreign(record) if headers else _bare(record)
+        raw = _foreign(record) if headers else NO_PROPERTIES
     return Message(exchange, routing_key(record.key, place.is_slashed)[:_MAX_TEXT], raw)
 
 
@@ -207,15 +233,6 @@ def _is_intact(raw: bytes) -> bool:
     except AmqpError:
         return False
     return True
-
-
-_BARE: Final = Struct(">HBQ")
-_BARE_FLAGS: Final = 1 << 12 | 1 << 6  # delivery_mode, timestamp
-
-
-def _bare(record: Record) -> bytes:
-    """Properties of a record without headers."""
-    return _BARE.pack(_BARE_FLAGS, _PERSISTENT, max(record.timestamp, 0) // 1000)
 
 
 def _foreign(record: Record) -> bytes:

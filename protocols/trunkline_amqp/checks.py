@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, Final
 
-from trunkline_amqp.arguments import COMPARED, QueueArguments, parse_queue_arguments
+from trunkline_amqp.arguments import COMPARED, KINDS_WITH, QueueArguments, parse_queue_arguments
 from trunkline_amqp.errors import AmqpError, Reply, hard
 from trunkline_amqp.model import DEFAULT_EXCHANGE, KINDS, Exchange, QueueEntry
 
@@ -76,6 +76,9 @@ def check_queue(
     """Whether a new queue may be so; what its arguments mean."""
     described = f"queue '{name}' in vhost '{vhost}'"
     parsed = parse_queue_arguments(arguments, described)
+    for argument in arguments:
+        if parsed.kind not in KINDS_WITH.get(argument, (parsed.kind,)):
+            raise _invalid(argument, described, f"a {parsed.kind} queue has no such argument")
     if parsed.kind != "classic":
         for is_wrong, what in (
             (not durable, "non-durable"),
@@ -152,4 +155,18 @@ def _boolean(value: bool) -> str:
 
 
 def _shown(value: Any) -> str:
-    return "none" if value is None else f"the value '{str(value)[:60]}'"
+    if value is None:
+        return "none"
+    return f"the value '{str(value)[:60]}' of type '{type_name(value)}'"
+
+
+def type_name(value: Any) -> str:
+    """What RabbitMQ calls the type of a value."""
+    if isinstance(value, bool):
+        return "bool"
+    if isinstance(value, int):
+        return "signedint" if -(2**31) <= value < 2**31 else "long"
+    return _TYPE_NAMES.get(type(value), "longstr")
+
+
+_TYPE_NAMES: Final[Mapping[type, str]] = {float: "double", bytes: "binary", dict: "table", list: "array"}

@@ -10,6 +10,7 @@ say. The functions for publish, deliver and ack are written out, because they ru
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from struct import Struct
 from struct import error as struct_error
 from typing import Any, Final, NamedTuple
@@ -17,7 +18,15 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from trunkline_amqp.errors import AmqpError, Reply, hard
-from trunkline_amqp.fields import Reader, Table, encode_short_string, encode_table, syntax_error
+from trunkline_amqp.fields import (
+    Reader,
+    Table,
+    encode_long_string,
+    encode_short_string,
+    encode_table,
+    encode_value,
+    syntax_error,
+)
 from trunkline_amqp.frames import BODY, FRAME_HEAD, FRAME_OVERHEAD, HEADER, METHOD
 
 __all__ = [
@@ -33,6 +42,8 @@ __all__ = [
     "decode_header",
     "decode_properties",
     "decode_publish",
+    "edit_properties",
+    "raw_field",
     "encode_ack",
     "encode_body",
     "encode_content",
@@ -41,6 +52,8 @@ __all__ = [
     "encode_nack",
     "encode_properties",
     "encode_publish",
+    "replace_reply_to",
+    "with_header",
 ]
 
 BASIC: Final = 60
@@ -72,6 +85,7 @@ _FIELDS: Final = tuple(
     (1 << (15 - number), name, _KINDS.get(name, "short_string"))
     for number, name in enumerate(Properties.__struct_fields__)
 )
+_HEADERS_FLAG: Final = 1 << 13
 _UNKNOWN_FLAGS: Final = 0b11  # the last one would announce more flags, which no version has
 
 _OCTET: Final = Struct(">B")
@@ -96,6 +110,37 @@ def decode_properties(raw: bytes) -> Properties:
     return Properties(**values)
 
 
+def raw_field(raw: bytes, wanted: str) -> bytes:
+    """One field of raw properties, as it is encoded; empty if it is not there. Raises AmqpError (502)."""
+    reader = Reader(raw)
+    flags = reader.short()
+    for flag, name, kind in _FIELDS:
+        start = reader.position
+        if flags & flag:
+            getattr(reader, kind)()
+        if name == wanted:
+            return raw[start : reader.position]
+    return b""
+
+
+def edit_properties(raw: bytes, replace: Mapping[str, bytes | None]) -> bytes:
+    """Raw properties with some fields replaced by what is given, encoded, or left out (None).
+
+    The others stay byte for byte. Raises AmqpError (502).
+    """
+    reader = Reader(raw)
+    flags = reader.short()
+    parts = []
+    for flag, name, kind in _FIELDS:
+        start = reader.position
+        if flags & flag:
+            getattr(reader, kind)()
+        data = replace.get(name, b"") if name in replace else raw[start : reader.position]
+        flags = flags | flag if data else flags & ~flag
+        parts.append(data or b"")
+    return _FLAGS.pack(flags) + b"".join(parts)
+
+
 def encode_properties(properties: Properties) -> bytes:
     """Raw properties. Raises ValueError, TypeError or struct.error for what they cannot hold."""
     flags = 0
@@ -112,6 +157,40 @@ def encode_properties(properties: Properties) -> bytes:
         else:
             parts.append((_OCTET if kind == "octet" else _LONG_LONG).pack(value))
     return _FLAGS.pack(flags) + b"".join(parts)
+
+
+def _spans(raw: bytes) -> dict[str, tuple[int, int]]:
+    """Where each property is in raw properties."""
+    reader = Reader(raw)
+    flags = reader.short()
+    found: dict[str, tuple[int, int]] = {}
+    for flag, name, kind in _FIELDS:
+        if flags & flag:
+            start = reader.position
+            getattr(reader, kind)()
+            found[name] = start, reader.position
+    return found
+
+
+def replace_reply_to(raw: bytes, address: str) -> bytes:
+    """Raw properties with another reply_to than they have; everything else byte for byte."""
+    start, end = _spans(raw)["reply_to"]
+    return raw[:start] + encode_short_string(address) + raw[end:]
+
+
+def with_header(raw: bytes, name: str, value: object) -> bytes:
+    """Raw properties with one more entry, the first, in the headers; everything else byte for byte."""
+    entry = encode_short_string(name) + encode_value(value)
+    (flags,) = _FLAGS.unpack_from(raw)
+    spans = _spans(raw)
+    found = spans.get("headers")
+    if found is not None:
+        start, end = found
+        return raw[:start] + encode_long_string(entry + raw[start + 4 : end]) + raw[end:]
+    start = max(
+        (end for before, (_, end) in spans.items() if before in ("content_type", "content_encoding")), default=2
+    )
+    return _FLAGS.pack(flags | _HEADERS_FLAG) + raw[2:start] + encode_long_string(entry) + raw[start:]
 
 
 def decode_header(payload: bytes) -> tuple[int, int, bytes]:

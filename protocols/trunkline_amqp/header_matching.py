@@ -35,8 +35,10 @@ def header_bytes(value: Any) -> bytes | None:
         return None
     if isinstance(value, bool):
         return b"true" if value else b"false"
-    if isinstance(value, (int, float, Decimal)):
-        return str(value if not isinstance(value, int) else int(value)).encode()
+    if isinstance(value, int):
+        return b"%d" % value
+    if isinstance(value, (float, Decimal)):
+        return str(value).encode()
     return msgspec.json.encode(_plain(value))
 
 
@@ -48,6 +50,8 @@ def _plain(value: Any) -> Any:
         return [_plain(inner) for inner in value]
     if isinstance(value, str):
         return value.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    if isinstance(value, int) and not isinstance(value, bool):
+        return int(value)  # a time is a kind of int
     return value
 
 

@@ -13,6 +13,7 @@ from typing import Any, Final
 import msgspec
 
 from trunkline.filters import RecordFilter
+from trunkline.queues import Consumption, QueueConsumer, SharedPrefetch
 from trunkline.subscriptions import SubscriptionIndex
 from trunkline_amqp.arguments import QueueArguments
 from trunkline_amqp.errors import AmqpError, Reply
@@ -223,6 +224,35 @@ class QueueEntry:
     def kind(self) -> str:
         """``classic``, ``quorum`` or ``stream``: as declared."""
         return self.arguments.kind
+
+    def consume(
+        self,
+        consumer: QueueConsumer,
+        *,
+        prefetch: int = 0,
+        priority: int = 0,
+        exclusive: bool = False,
+        auto_settle: bool = False,
+        shared: SharedPrefetch | None = None,
+        name: str = "",
+        arguments: Mapping[str, Any] = NO_ARGUMENTS,
+    ) -> Consumption:
+        """Attach a consumer, as :meth:`trunkline.queues.queue.Queue.consume` does.
+
+        Args:
+          arguments: of basic.consume.
+        """
+        self.had_consumer = True
+        consumption: Consumption = self.core.consume(
+            consumer,
+            prefetch=prefetch,
+            priority=priority,
+            exclusive=exclusive,
+            auto_settle=auto_settle,
+            shared=shared,
+            name=name,
+        )
+        return consumption
 
     def __repr__(self) -> str:
         return f"<AMQP queue {self.name!r} in {self.vhost!r}>"

@@ -7,6 +7,7 @@ import msgspec
 from trunkline.filters import RecordFilter
 from trunkline.queues import QueueConfig, QueueSource
 from trunkline_amqp.arguments import QueueArguments
+from trunkline_amqp.dead_letters import HANDLER
 from trunkline_amqp.model import Exchange, QueueEntry, Vhost
 from trunkline_amqp.routing import record_key
 
@@ -22,6 +23,7 @@ def queue_config(arguments: QueueArguments, sources: tuple[QueueSource, ...]) ->
         overflow="drop-head" if arguments.overflow == "drop-head" else "reject",
         delivery_limit=arguments.delivery_limit,
         dead_letter_topic="",
+        dead_letter_handler="" if arguments.dead_letter_exchange is None else HANDLER,
         ttl_ms=arguments.message_ttl_ms,
         max_priority=arguments.max_priority,
         single_active=arguments.single_active,
@@ -30,7 +32,7 @@ def queue_config(arguments: QueueArguments, sources: tuple[QueueSource, ...]) ->
 
 def sources_of(vhost: Vhost, queue: QueueEntry) -> list[QueueSource]:
     """The topics that a queue takes from, and which of their records: its home topic, and what its bindings bring."""
-    found = [QueueSource(queue.core_name)]
+    found = [] if queue.is_volatile else [QueueSource(queue.core_name)]  # a topic in memory needs no mention
     for exchange, wanted in vhost.filters_of(queue.name):
         if exchange.topic:
             found.append(QueueSource(exchange.topic, _as_stored(exchange, wanted)))

@@ -18,7 +18,7 @@ anew.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from trunkline_amqp.errors import AmqpError, Reply
@@ -55,10 +55,11 @@ class Route:
       targets: stage the record in each of these; usually one. Empty: there is nothing to store.
       queues: how many take it; 0: a *mandatory* message is returned.
       origin: headers that the record needs besides.
+      is_delayed: it waits in its queues for as long as its header ``x-delay`` says.
       is_cacheable: it is the same for any message with this exchange and routing key.
     """
 
-    __slots__ = ("is_cacheable", "memory", "origin", "queues", "targets")
+    __slots__ = ("is_cacheable", "is_delayed", "memory", "origin", "queues", "targets")
 
     def __init__(
         self,
@@ -67,12 +68,14 @@ class Route:
         *,
         origin: tuple[Header, ...] = (),
         is_cacheable: bool = True,
+        is_delayed: bool = False,
         memory: Route | None = None,
     ) -> None:
         self.targets = targets
         self.queues = queues
         self.origin = origin
         self.is_cacheable = is_cacheable
+        self.is_delayed = is_delayed
         self.memory = memory  # the way that writes nothing, where there is one
 
     def when_transient(self) -> Route:
@@ -103,17 +106,34 @@ class Router:
         self._known: dict[tuple[str, str], Route] = {}
         self._known_version = -1
 
-    def route(self, exchange: str, key: str, headers: Mapping[str, Any] | None) -> Route:
-        """Where a message goes. Raises AmqpError: 404 (there is no such exchange), 403 (it is internal)."""
+    def route(
+        self,
+        exchange: str,
+        key: str,
+        headers: Mapping[str, Any] | None,
+        *,
+        as_broker: bool = False,
+        refuses: Callable[[str], bool] | None = None,
+    ) -> Route:
+        """Where a message goes.
+
+        Args:
+          as_broker: the broker publishes, which may do so to internal exchanges.
+          refuses: says of a queue that it is not to get it.
+
+        Raises AmqpError: 404 (there is no such exchange), 403 (it is internal), 406 (CC or BCC make no sense).
+        """
         if self._known_version != self._vhost.version:
             self._known = {}
             self._known_version = self._vhost.version
         more_keys = _more_keys(headers) if headers else ()
+        if refuses is not None:
+            return self._find(exchange, key, more_keys, headers, as_broker, refuses)
         if not more_keys:
             found = self._known.get((exchange, key))
             if found is not None:
                 return found
-        route = self._find(exchange, key, more_keys, headers)
+        route = self._find(exchange, key, more_keys, headers, as_broker, None)
         if route.is_cacheable:
             if len(self._known) >= REMEMBERED:
                 self._known = {}
@@ -124,14 +144,23 @@ class Router:
         """Topics have changed."""
         self._known = {}
 
-    def _find(self, name: str, key: str, more_keys: tuple[str, ...], headers: Mapping[str, Any] | None) -> Route:
+    def _find(
+        self,
+        name: str,
+        key: str,
+        more_keys: tuple[str, ...],
+        headers: Mapping[str, Any] | None,
+        as_broker: bool,
+        refuses: Callable[[str], bool] | None,
+    ) -> Route:
         vhost = self._vhost
         if name == DEFAULT_EXCHANGE:
-            return self._to_queues(name, key, dict.fromkeys((key, *more_keys)), is_cacheable=not more_keys)
+            named = [queue for queue in (key, *more_keys) if refuses is None or not refuses(queue)]
+            return self._to_queues(name, key, dict.fromkeys(named), is_cacheable=not more_keys)
         exchange = vhost.exchanges.get(name)
         if exchange is None:
             raise AmqpError(Reply.NOT_FOUND, f"no exchange '{name}' in vhost '{vhost.name}'")
-        if exchange.is_internal:
+        if exchange.is_internal and not as_broker:
             raise AmqpError(
                 Reply.ACCESS_REFUSED, f"cannot publish to internal exchange '{name}' in vhost '{vhost.name}'"
             )
@@ -142,6 +171,9 @@ class Router:
         keys = (key, *more_keys)
         stored_in = self._that_matches(exchange, keys, texts)
         queues = vhost.resolve(stored_in.name, keys, texts)
+        if refuses is not None and any(map(refuses, queues)):
+            allowed = {queue: None for queue in queues if not refuses(queue)}
+            return self._to_queues(name, key, allowed, is_cacheable=False, is_delayed=exchange.is_delayed)
         filtered = vhost.resolve(stored_in.name, keys[:1], texts, alternates=False)
         return self._by_filter(exchange, stored_in, key, queues, filtered, is_cacheable=is_cacheable)
 
@@ -169,7 +201,9 @@ class Router:
     ) -> Route:
         topic = self._topics.get(exchange.topic)
         if topic is None:
-            return self._to_queues(published.name, key, queues, is_cacheable=is_cacheable)
+            return self._to_queues(
+                published.name, key, queues, is_cacheable=is_cacheable, is_delayed=published.is_delayed
+            )
         stored_key = record_key(exchange, key)
         others = [name for name in queues if name not in filtered]
         targets = (Target(topic.partition_for(stored_key), stored_key), *self._homes(others, key))
@@ -178,24 +212,34 @@ class Router:
             origin = ((EXCHANGE_HEADER, published.name.encode()),)
         memory = None
         if queues and all(self._vhost.queues[name].is_volatile for name in queues):
-            memory = self._to_queues(published.name, key, queues, is_cacheable=is_cacheable)
-        return Route(targets, len(queues), origin=origin, is_cacheable=is_cacheable, memory=memory)
+            memory = self._to_queues(
+                published.name, key, queues, is_cacheable=is_cacheable, is_delayed=published.is_delayed
+            )
+        return Route(
+            targets,
+            len(queues),
+            origin=origin,
+            is_cacheable=is_cacheable,
+            is_delayed=published.is_delayed,
+            memory=memory,
+        )
 
-    def _to_queues(self, exchange: str, key: str, queues: Mapping[str, None], *, is_cacheable: bool) -> Route:
+    def _to_queues(
+        self, exchange: str, key: str, queues: Mapping[str, None], *, is_cacheable: bool, is_delayed: bool = False
+    ) -> Route:
         there = [name for name in queues if name in self._vhost.queues]
         origin: tuple[Header, ...] = ()
         if exchange != DEFAULT_EXCHANGE:
             origin = ((EXCHANGE_HEADER, exchange.encode()),)
         targets = tuple(self._homes(there, key))
-        return Route(targets, len(there), origin=origin, is_cacheable=is_cacheable)
+        return Route(targets, len(there), origin=origin, is_cacheable=is_cacheable, is_delayed=is_delayed)
 
     def _homes(self, queues: list[str], key: str) -> list[Target]:
         """The home topics of these queues."""
         stored_key = _encoded(key)
         found = []
         for name in queues:
-            entry = self._vhost.queues[name]
-            topic = self._topics.get(entry.core_name)
+            topic = self._vhost.queues[name].core.home
             if topic is not None:
                 found.append(Target(topic.partition_for(stored_key), stored_key))
         return found

@@ -13,6 +13,7 @@ Changes are made one after the other; what is declared again as it is, and what 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final
@@ -20,8 +21,9 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 import trio
 
-from trunkline.errors import TopicExists, TrunklineError, UnknownQueue
+from trunkline.errors import BrokerClosing, TopicExists, TrunklineError, UnknownQueue
 from trunkline.queues import QueueSource
+from trunkline.queues.dead_letters import stage_copies
 from trunkline.settings import TOPIC_SETTINGS
 from trunkline_amqp import stored
 from trunkline_amqp.arguments import parse_queue_arguments
@@ -36,7 +38,9 @@ from trunkline_amqp.checks import (
     not_found,
     refuse_default,
 )
+from trunkline_amqp.dead_letters import HANDLER, DeadLetters
 from trunkline_amqp.errors import AmqpError, Reply, hard
+from trunkline_amqp.expiry import Expiries
 from trunkline_amqp.fields import decode_table
 from trunkline_amqp.model import NO_ARGUMENTS, Binding, Exchange, QueueEntry, Vhost
 from trunkline_amqp.naming import DEFAULT_VHOST, free_name, topic_name
@@ -45,6 +49,8 @@ from trunkline_amqp.routing import Route, Router
 
 if TYPE_CHECKING:
     from trunkline.broker import Broker
+    from trunkline.errors import QueueFull
+    from trunkline.pending import AppendReceiver
     from trunkline.topic import Topic
 
 __all__ = ["AmqpQueue", "Topology"]
@@ -91,6 +97,10 @@ class Topology:
         self._places: dict[str, Place] = {}
         self._taken: dict[str, str] = {}  # names of topics and queues of the core -> "exchange", "queue"
         self._topic_changes = 0
+        self._by_core: dict[str, QueueEntry] = {}
+        self._dead_letters = DeadLetters(self, self._by_core.get)
+        self._expiries = Expiries()
+        self._expiries_changed = trio.Event()
         for vhost in self._vhosts.values():
             self._predeclare(vhost)
 
@@ -114,6 +124,7 @@ class Topology:
             else:
                 entries[key] = value
 
+        self._queues.handle_dead_letters(HANDLER, self._dead_letters)
         await self._stored.replay(apply)
         found = [(*stored.read_key(key), value) for key, value in entries.items()]
         for kind, names, value in sorted(found, key=lambda entry: _ORDER[entry[0]]):
@@ -125,8 +136,10 @@ class Topology:
                     await self._ensure_topic(exchange.topic)
             for queue in vhost.queues.values():
                 await self._make_core(queue)
+                self.touched(queue)
         self._broker.views.catalog.on_change(lambda name, topic: self._topics_changed())
         self._broker.views.catalog.on_growth(lambda topic, had: self._topics_changed())
+        self._broker.start_soon(self._run_expiries)
 
     def _restore(self, vhost: Vhost, kind: bytes, names: list[Any], value: bytes) -> None:
         if kind == stored.EXCHANGE:
@@ -148,6 +161,7 @@ class Topology:
                 adopted=kept.is_adopted,
             )
             self._taken[kept.core_name] = "queue"
+            self._by_core[kept.core_name] = queue
             vhost.add_queue(queue)
         else:
             source, destination, to_exchange, key, arguments = names
@@ -185,6 +199,10 @@ class Topology:
         if found.owner is not None and found.owner is not owner:
             raise locked(name, vhost)
         return found
+
+    def router(self, vhost: str) -> Router:
+        """Finds the routes in a virtual host."""
+        return self._routers[vhost]
 
     def route(self, vhost: str, exchange: str, key: str, headers: Mapping[str, Any] | None = None) -> Route:
         """Where a message goes; remembered where it can be.
@@ -270,11 +288,12 @@ class Topology:
         there = self._vhost(vhost)
         refuse_default(name)
         async with self._lock:
+            if name.startswith("amq."):
+                problem = f"deletion of system exchange '{name}' in vhost '{vhost}' not allowed"
+                raise AmqpError(Reply.ACCESS_REFUSED, problem)
             exchange = there.exchanges.get(name)
             if exchange is None:
                 return
-            if exchange.is_predeclared or name.startswith("amq."):
-                raise AmqpError(Reply.ACCESS_REFUSED, f"exchange name '{name}' contains reserved prefix 'amq.*'")
             if if_unused and exchange.bindings:
                 raise AmqpError(Reply.PRECONDITION_FAILED, f"exchange '{name}' in vhost '{vhost}' in use")
             with trio.CancelScope(shield=True):
@@ -334,7 +353,8 @@ class Topology:
             parsed = check_queue(vhost, name, arguments, durable=durable, exclusive=exclusive, auto_delete=auto_delete)
             async with self._lock:
                 if name not in there.queues:
-                    core_name = self._free_name(vhost, name, "_q")
+                    is_volatile = exclusive or not durable
+                    core_name = self._free_name(vhost, name, "_q", is_new_queue=is_volatile)
                     queue = QueueEntry(
                         vhost,
                         name,
@@ -348,8 +368,10 @@ class Topology:
                     )
                     with trio.CancelScope(shield=True):
                         await self._make_queue(there, queue)
+                    self.touched(queue)
                     return queue
         found = self.queue(vhost, name, owner)
+        self.touched(found)
         check_same_queue(vhost, found, arguments, durable=durable, exclusive=exclusive, auto_delete=auto_delete)
         return found
 
@@ -362,10 +384,14 @@ class Topology:
         except TrunklineError:
             del self._taken[queue.core_name]
             raise
+        self._by_core[queue.core_name] = queue
         vhost.add_queue(queue)
 
     async def _make_core(self, queue: QueueEntry) -> None:
         """See to it that the core has the queue, with the filters it is to have."""
+        if queue.is_volatile:
+            queue.core = self._queues.declare_volatile(queue.core_name, queue_config(queue.arguments, ()))
+            return
         await self._ensure_topic(queue.core_name)
         if queue.core_name in self._queues:
             queue.core = self._queues.get(queue.core_name)
@@ -429,15 +455,17 @@ class Topology:
     async def _remove_queue(self, vhost: Vhost, queue: QueueEntry) -> int:
         ready: int = queue.core.state.ready
         gone = vhost.remove_queue(queue.name)
+        self._expiries.remove(queue)
         with suppress(UnknownQueue):  # somebody else was quicker
             await self._queues.delete(queue.core_name)
         entries: list[stored.Entry] = [(stored.binding_key(vhost.name, binding), None) for binding in gone]
         if not queue.is_volatile:
             entries.append((stored.queue_key(vhost.name, queue.name), None))
             await self._stored.write_durable(entries)
-        if not queue.is_adopted and queue.core_name in self._broker.topics:
+        if not queue.is_volatile and not queue.is_adopted and queue.core_name in self._broker.topics:
             await self._broker.delete_topic(queue.core_name)
         self._taken.pop(queue.core_name, None)
+        self._by_core.pop(queue.core_name, None)
         await self._remove_unbound(vhost, gone)
         return ready
 
@@ -470,8 +498,12 @@ class Topology:
         *,
         owner: object | None = None,
     ) -> None:
-        """Take a binding away, if it is there; what it brought stays. As ``bind_queue``."""
-        self.queue(vhost, queue, owner)
+        """Take a binding away; what it brought stays. Nothing happens if there is none, or no such queue or exchange.
+
+        Raises AmqpError: 405, 403 (the default exchange). Cancellation: may have happened.
+        """
+        if queue in self._vhost(vhost).queues:
+            self.queue(vhost, queue, owner)
         await self._unbind(self._vhost(vhost), exchange, queue, key, arguments, to_exchange=False)
 
     async def bind_exchange(
@@ -519,8 +551,12 @@ class Topology:
     async def _unbind(
         self, vhost: Vhost, source: str, destination: str, key: str, arguments: Mapping[str, Any], *, to_exchange: bool
     ) -> None:
+        refuse_default(source)
         async with self._lock:
-            binding = self._checked(vhost, source, destination, key, arguments, to_exchange)
+            there = vhost.exchanges if to_exchange else vhost.queues
+            if source not in vhost.exchanges or destination not in there:
+                return
+            binding = vhost.binding(source, destination, key, arguments, to_exchange=to_exchange)
             if not vhost.has_binding(binding):
                 return
             with trio.CancelScope(shield=True):
@@ -541,6 +577,32 @@ class Topology:
         if entries:
             await self._stored.write_durable(entries)
 
+    def refused(
+        self,
+        error: QueueFull,
+        exchange: str,
+        key: str,
+        raw: bytes,
+        body: bytes,
+        receiver: AppendReceiver,
+        token: object = None,
+    ) -> bool:
+        """A message was not taken because a queue was full: dead-letter it, if that queue asks for this.
+
+        Returns:
+          Whether ``receiver`` is going to be answered: not where the queue does not ask for it, or nobody wants it.
+
+        Raises what staging raises.
+        """
+        queue = self._by_core.get(error.queue)
+        if queue is None or queue.arguments.overflow != "reject-publish-dlx":
+            return False
+        now = self._broker.now_ms()
+        copies = self._dead_letters.published(queue, "max-length", exchange, key, raw, body, now)
+        if copies:
+            stage_copies(copies, receiver, token)
+        return bool(copies)
+
     # -- ends --------------------------------------------------------------------------------------
 
     def connection_closed(self, owner: object) -> None:
@@ -551,19 +613,44 @@ class Topology:
 
     def consumer_gone(self, queue: AmqpQueue) -> None:
         """A consumer of a queue is gone: with the last one an auto-delete queue goes."""
+        self.touched(queue)
         if queue.is_auto_delete and not queue.core.has_consumers:
             self._broker.start_soon(self._delete_quietly, self._vhosts[queue.vhost], queue)
+
+    def touched(self, queue: AmqpQueue) -> None:
+        """A queue is used now, as far as its ``x-expires`` goes: somebody asks for a message."""
+        if self._expiries.used(queue, trio.current_time()):
+            self._expiries_changed.set()
+
+    async def _run_expiries(self) -> None:
+        """Delete queues that nobody uses when their time is over. Runs as long as the broker."""
+        while True:
+            self._expiries_changed = trio.Event()
+            due_s = self._expiries.next_due_s
+            with trio.move_on_at(math.inf if due_s is None else due_s):
+                await self._expiries_changed.wait()
+            for queue in self._expiries.due(trio.current_time()):
+                await self._delete_quietly(self._vhosts[queue.vhost], queue)
 
     async def _delete_quietly(self, vhost: Vhost, queue: QueueEntry) -> None:
         async with self._lock:
             if vhost.queues.get(queue.name) is queue:
-                with trio.CancelScope(shield=True):
+                with trio.CancelScope(shield=True), suppress(BrokerClosing):
                     await self._remove_queue(vhost, queue)
 
     # -- topics ------------------------------------------------------------------------------------
 
-    def _free_name(self, vhost: str, name: str, suffix: str) -> str:
-        return free_name(topic_name(vhost, name), suffix, self._taken.__contains__)
+    def _free_name(self, vhost: str, name: str, suffix: str, *, is_new_queue: bool = False) -> str:
+        """A name for a topic or queue of the core that nothing else of AMQP's has.
+
+        Args:
+          is_new_queue: nor a queue that is already there.
+        """
+        return free_name(
+            topic_name(vhost, name),
+            suffix,
+            lambda found: found in self._taken or (is_new_queue and found in self._queues),
+        )
 
     async def _ensure_topic(self, name: str) -> Topic:
         topics = self._broker.topics

@@ -3,7 +3,7 @@
     codec        apis, fields, messages, codec: bytes and messages, nothing else
     connection   one client: requests begun in turn, answers in order; exchange: one of them
     handlers     which function answers which request; they are in versions, metadata, produce, fetch (fetched: one
-                 partition of it; fetch_sessions: what a client need not say again), offsets, epochs,
+                 partition; fetch_sessions, repeated_fetch: what need not be said, or read, again), offsets, epochs,
                  topics, topic_partitions, configs, storage, replicas, acls, groups, group_offsets and group_admin
     bridge       Kafka's words and the core's
     serve        the door

@@ -39,6 +39,7 @@ __all__ = [
     "read_header",
     "read_request",
     "read_response",
+    "renumber",
 ]
 
 _LENGTH: Final = struct.Struct(">i")
@@ -243,6 +244,12 @@ def frame(correlation_id: int, parts: list[Buffer]) -> list[Buffer]:
     if small:
         framed.append(b"".join(small))
     return framed
+
+
+def renumber(parts: list[Buffer], correlation_id: int) -> list[Buffer]:
+    """A framed response as the answer to another request; see the layout above."""
+    first = bytes(parts[0])
+    return [first[:_LENGTH_BYTES] + _LENGTH.pack(correlation_id) + first[_HEAD_BYTES:], *parts[1:]]
 
 
 # -- a client's side -------------------------------------------------------------------------------

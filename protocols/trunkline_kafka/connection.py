@@ -18,19 +18,23 @@ from typing import TYPE_CHECKING, Any
 
 from trunkline.door import Connection, Transport
 from trunkline.errors import RemoteProtocolError
-from trunkline_kafka.apis import APIS, PRODUCE
-from trunkline_kafka.codec import FrameDecoder, read_header, read_request
+from trunkline_kafka.apis import APIS, FETCH, PRODUCE
+from trunkline_kafka.codec import FrameDecoder, RequestHeader, read_header, read_request
 from trunkline_kafka.exchange import WAITS, Exchange, Later
 from trunkline_kafka.fields import Reader
 
 if TYPE_CHECKING:
     from trunkline_kafka.fetch_sessions import FetchSession
+    from trunkline_kafka.repeated_fetch import LastFetches
     from trunkline_kafka.server import KafkaServer
 
 __all__ = ["FIRST_REQUEST_BYTES", "KafkaConnection"]
 
 FIRST_REQUEST_BYTES = 8192
 """Largest request taken from somebody unknown: ApiVersions, or whatever an old client begins with."""
+
+REMEMBERED_FETCH_BYTES = 1024
+"""A Fetch below this names so few partitions that reading it again costs little."""
 
 
 class KafkaConnection(Connection):
@@ -44,6 +48,7 @@ class KafkaConnection(Connection):
         "_is_pumping",
         "_waiting_bytes",
         "fetch_session",
+        "last_fetches",
         "local",
         "server",
         "transport",
@@ -54,6 +59,7 @@ class KafkaConnection(Connection):
         self.transport = transport
         self.local = transport.local  # while there is a socket to ask
         self.fetch_session: FetchSession | None = None
+        self.last_fetches: LastFetches | None = None  # made by the first request that is worth remembering
         self._handlers = handlers
         self._frames = FrameDecoder(FIRST_REQUEST_BYTES)
         self._exchanges: deque[Exchange] = deque()
@@ -84,6 +90,8 @@ class KafkaConnection(Connection):
                 exchange.cancel = None
         self._exchanges.clear()
         self.end_fetch_session()
+        if self.last_fetches is not None:
+            self.last_fetches.forget()
 
     def end_fetch_session(self) -> None:
         """Forget it, if there is one."""
@@ -101,7 +109,11 @@ class KafkaConnection(Connection):
             raise RemoteProtocolError(f"{APIS[key].name} is not offered here")
         self.server.requests += 1
         is_readable = APIS[key].first <= header.api_version <= APIS[key].last
-        request: Any = read_request(header, reader) if is_readable else None
+        request: Any
+        if key == FETCH and stop - at >= REMEMBERED_FETCH_BYTES:
+            request = self._read_fetch(header, reader)
+        else:
+            request = read_request(header, reader) if is_readable else None
         if self._frames.max_frame_bytes == FIRST_REQUEST_BYTES:
             self._frames.max_frame_bytes = self.server.settings.max_request_bytes
             self.transport.idle_timeout_s = self.server.settings.idle_timeout_s
@@ -113,6 +125,13 @@ class KafkaConnection(Connection):
         self._waiting_bytes += exchange.size_bytes
         self.promise(exchange)
         self._pump()
+
+    def _read_fetch(self, header: RequestHeader, reader: Reader) -> Any:
+        from trunkline_kafka.repeated_fetch import LastFetches  # see trunkline_kafka.handlers
+
+        if self.last_fetches is None:
+            self.last_fetches = LastFetches(self.server)
+        return self.last_fetches.read(header, reader, is_busy=bool(self._exchanges))
 
     def promise(self, exchange: Exchange) -> None:
         """Keep the place of an answer; while too much waits, nothing is read."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from trunkline_kafka.codec import RequestHeader, encode_response
+from trunkline_kafka.codec import RequestHeader, encode_response, renumber
 from trunkline_kafka.fields import Buffer
 
 if TYPE_CHECKING:
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from trunkline_kafka.connection import KafkaConnection
     from trunkline_kafka.server import KafkaServer
 
-__all__ = ["WAITS", "Exchange", "Handler", "Later"]
+__all__ = ["WAITS", "Encoded", "Exchange", "Handler", "Later"]
 
 
 class Exchange:
@@ -60,8 +60,17 @@ class Exchange:
         self.cancel = None
         connection = self.connection
         if not connection.transport.is_closing:
-            self.parts = encode_response(self.header, message, version)
+            if type(message) is Encoded:
+                self.parts = renumber(message.parts, self.header.correlation_id)
+            else:
+                self.parts = encode_response(self.header, message, version)
             connection.answered(self)
+
+
+class Encoded(NamedTuple):
+    """An answer to another request, as it was sent, that answers this one too."""
+
+    parts: list[Buffer]
 
 
 class Later(NamedTuple):
@@ -78,4 +87,4 @@ WAITS = _Waits()
 """The handler will call ``answer`` itself."""
 
 Handler = Callable[[Exchange], Any]
-"""Begins to answer a request: returns the message that answers it, Later, or WAITS."""
+"""Begins to answer a request: returns the message that answers it, Encoded, Later, or WAITS."""

@@ -17,7 +17,7 @@ from trunkline.records import HEADER_BYTES
 from trunkline.transactions.aborted import AbortedTransactions
 from trunkline_kafka.bridge import error_code
 from trunkline_kafka.error_codes import ErrorCode
-from trunkline_kafka.exchange import WAITS, Exchange, Later
+from trunkline_kafka.exchange import WAITS, Encoded, Exchange, Later
 from trunkline_kafka.fetch_sessions import NO_SESSION, FetchSession, session_for
 from trunkline_kafka.fetched import IDS_FROM, FetchedPartition, by_topic, resolve
 from trunkline_kafka.messages.fetch import FetchRequest, FetchResponse, PartitionData
@@ -79,11 +79,10 @@ class _Fetching:
         self._wait(request.max_wait_ms / 1000)
         return WAITS
 
-    def _response(self) -> FetchResponse:
-        session = self._session
-        if session is None:
-            return FetchResponse(session_id=NO_SESSION, responses=by_topic(self._fetched))
-        return FetchResponse(session_id=session.id, responses=by_topic(session.news(self._fetched)))
+    def _response(self) -> FetchResponse | Encoded:
+        if self._session is not None:
+            return self._session.response(self._exchange, self._fetched)
+        return FetchResponse(session_id=NO_SESSION, responses=by_topic(self._fetched))
 
     # -- reading -----------------------------------------------------------------------------------
 
@@ -112,7 +111,7 @@ class _Fetching:
                 self._fail(fetched, error)
         return len(self._fetched)
 
-    async def _read_waiting(self, position: int) -> FetchResponse:
+    async def _read_waiting(self, position: int) -> FetchResponse | Encoded:
         """Read the rest, waiting for the store; the answer then waits for nothing more."""
         for fetched in self._fetched[position:]:
             partition = fetched.partition

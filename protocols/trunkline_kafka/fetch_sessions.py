@@ -12,15 +12,15 @@ bounded; past that a client is given session 0 and goes on naming all of them.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Final, Protocol
 
 from trunkline.errors import BrokerClosing, TrunklineError
 from trunkline_kafka.bridge import error_code
 from trunkline_kafka.error_codes import ErrorCode
-from trunkline_kafka.exchange import Exchange
-from trunkline_kafka.fetched import IDS_FROM, FetchedPartition, TopicName, find_topic
-from trunkline_kafka.messages.fetch import FetchRequest
+from trunkline_kafka.exchange import Encoded, Exchange
+from trunkline_kafka.fetched import IDS_FROM, FetchedPartition, TopicName, by_topic, find_topic
+from trunkline_kafka.messages.fetch import FetchRequest, FetchResponse
 
 if TYPE_CHECKING:
     from trunkline.partition import Partition
@@ -134,6 +134,15 @@ class FetchSession:
                 self._find(fetched, find_topic(self._server, fetched.topic, uses_ids=self.uses_ids))
         return due
 
+    @property
+    def fetched(self) -> Iterable[FetchedPartition]:
+        """All partitions, in the order in which they were named."""
+        return self._fetched.values()
+
+    def response(self, exchange: Exchange, looked_at: Sequence[FetchedPartition]) -> FetchResponse | Encoded:
+        """The answer to a request, for which these partitions were looked at."""
+        return FetchResponse(session_id=self.id, responses=by_topic(self.news(looked_at)))
+
     def news(self, looked_at: Sequence[FetchedPartition]) -> list[FetchedPartition]:
         """Those of the partitions that were looked at of which the client is to be told."""
         news = []
@@ -178,6 +187,9 @@ def session_for(exchange: Exchange) -> FetchSession | ErrorCode | None:
     connection, server = exchange.connection, exchange.server
     uses_ids = exchange.version >= IDS_FROM
     session = connection.fetch_session
+    last = connection.last_fetches
+    if last is not None and last.repeated is not None and last.repeated.request is request:
+        return last.repeated
     if request.session_epoch in (_INITIAL, _FINAL):
         connection.end_fetch_session()
         if request.session_epoch == _FINAL or not request.topics or not server.session_room:

@@ -131,6 +131,21 @@ class MqttConnection(PublishingConnection):
             raise malformed(name, "is not for a client to send here", "2.2.1", "2.1.2", Reason.PROTOCOL_ERROR)
         handler(self, self._session, packet)
 
+    @property
+    def peer(self) -> str:
+        """The address it comes from."""
+        return self._transport.peer
+
+    @property
+    def protocol_level(self) -> int:
+        """3, 4 or 5: MQTT 3.1, 3.1.1, 5.0."""
+        return self._terms.level
+
+    @property
+    def filters(self) -> list[str]:
+        """What the client subscribes to."""
+        return [] if self._session is None else [*self._session.filters]
+
     # -- greeting ----------------------------------------------------------------------------------
 
     def _connect(self, packet: Connect) -> None:
@@ -153,6 +168,7 @@ class MqttConnection(PublishingConnection):
         else:
             server.wills.session_ended(terms.client_id)
         server.clients[terms.client_id] = self
+        server.most_clients = max(server.most_clients, len(server.clients))
         self._greeted(terms)
         self._session = session
         self._session_expiry_s = math.inf if terms.session_expiry_s is None else terms.session_expiry_s
@@ -315,6 +331,12 @@ class MqttConnection(PublishingConnection):
         )
         self._end()
         self._close(Reason.SESSION_TAKEN_OVER)
+
+    def kicked(self) -> None:
+        """An administrator wants this connection to end."""
+        logger.info("%s: client %r is disconnected by an administrator", self._transport.peer, self.client_id)
+        self._end()
+        self._close(Reason.ADMINISTRATIVE_ACTION)
 
     def shutting_down(self) -> None:
         if self._session is not None and self._terms.level == MQTT_5:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
-from typing import Final
+from collections.abc import Mapping
+from importlib import metadata
+from typing import Any, Final
 
 import trio
 
 from trunkline.door import Connection, Door, DoorContext, Transport
 from trunkline.errors import ConfigurationError
 from trunkline.settings import TOPIC_SETTINGS
+from trunkline_mqtt.admin import answer
 from trunkline_mqtt.bridge import RECORD_OVERHEAD_BYTES
 from trunkline_mqtt.connection import MqttConnection
 from trunkline_mqtt.ledger import Ledger
@@ -17,6 +20,7 @@ from trunkline_mqtt.retained import RetainedView
 from trunkline_mqtt.server import MqttServer
 from trunkline_mqtt.settings import MqttSettings
 from trunkline_mqtt.shares import Shares, session_name
+from trunkline_mqtt.sys_topics import SysTopics, figures
 
 __all__ = ["MqttDoor"]
 
@@ -93,22 +97,36 @@ class MqttDoor(Door):
         for client_id, will in [*ledger.wills.items()]:  # of clients that were connected when the broker ended
             expiry_s = math.inf if will.session_expiry_s is None else will.session_expiry_s
             server.wills.leave(client_id, will, expiry_s)
+        if settings.sys_interval_s:
+            version, opened_at = metadata.version("trunkline"), trio.current_time()
+            server.sys_topics = SysTopics(
+                lambda: figures(server, trio.current_time() - opened_at, version),
+                settings.sys_interval_s,
+                trio.current_time,
+                lambda: self._timers_changed.set(),
+            )
         self._broker.start_soon(self._run_timers)
 
     async def _run_timers(self) -> None:
-        """Publish wills when their delay is over. Runs as long as the broker."""
+        """Publish wills when their delay is over, and what has changed of ``$SYS``. Runs as long as the broker."""
         assert self._server is not None
-        wills = self._server.wills
+        timed = [timed for timed in (self._server.wills, self._server.sys_topics) if timed is not None]
         while True:
-            due = wills.next_due
-            with trio.move_on_at(trio.current_time() + 3600 if due is None else due):
+            dues = [due for each in timed if (due := each.next_due) is not None]
+            with trio.move_on_at(min(dues, default=trio.current_time() + 3600)):
                 await self._timers_changed.wait()
             self._timers_changed = trio.Event()
-            wills.publish_due()
+            for each in timed:
+                each.publish_due()
 
     def connect(self, transport: Transport) -> Connection:
         assert self._server is not None, "open comes before connect"
         return MqttConnection(self._server, transport)
+
+    async def ask(self, request: str, arguments: Mapping[str, Any]) -> Any:
+        """See :mod:`trunkline_mqtt.admin`."""
+        assert self._server is not None, "open comes before ask"
+        return answer(self._server, request, arguments)
 
     def statistics(self) -> dict[str, int | float]:
         return {} if self._server is None else self._server.statistics()

@@ -21,6 +21,7 @@ from trunkline_mqtt.wills import PendingWill, Wills
 
 if TYPE_CHECKING:
     from trunkline_mqtt.connection import MqttConnection
+    from trunkline_mqtt.sys_topics import SysTopics
 
 __all__ = ["MqttServer"]
 
@@ -59,6 +60,7 @@ class MqttServer:
         "live",
         "log_topic",
         "missed",
+        "most_clients",
         "new_client_id",
         "new_will_id",
         "now_ms",
@@ -71,6 +73,7 @@ class MqttServer:
         "settings",
         "shares",
         "spawn",
+        "sys_topics",
         "tails",
         "topic",
         "topic_keys",
@@ -116,6 +119,8 @@ class MqttServer:
         self.new_will_id = new_will_id
         self.log_topic = log_topic
         self.live = live
+        self.sys_topics: SysTopics | None = None  # set by the door: they tell of this server
+        self.most_clients = 0
         self.received = 0
         self.delivered = 0
         self.missed = 0

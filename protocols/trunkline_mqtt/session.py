@@ -35,6 +35,7 @@ from trunkline_mqtt.sender import FAILED, JOINED_PAYLOAD_BYTES, QOS, Sender, opt
 from trunkline_mqtt.shared import SharedPart
 from trunkline_mqtt.shares import SHARE
 from trunkline_mqtt.streams import STREAM, StreamPart, parse_stream, stream_option
+from trunkline_mqtt.sys_topics import SYS, SysPart
 from trunkline_mqtt.terms import Terms
 
 if TYPE_CHECKING:
@@ -79,6 +80,7 @@ class Session(LiveSubscriber):
         "_server",
         "_shared",
         "_streams",
+        "_sys",
         "_transport",
         "filters",
         "is_v5",
@@ -95,6 +97,7 @@ class Session(LiveSubscriber):
         self._feed = RetainedFeed(server, self._sender, self._send_retained, self.resume)
         self._shared: SharedPart | None = None
         self._streams: StreamPart | None = None
+        self._sys: SysPart | None = None
         self._behind: list[LiveTail] = []
         self._is_held = False  # nothing may be sent until resume
         self._parked: list[tuple[Delivery, list[Any]]] = []  # given all the same: one by each partition
@@ -119,10 +122,16 @@ class Session(LiveSubscriber):
         if topic_filter.startswith(SHARE):
             self._subscribe_shared(topic_filter, option)
             return subscription.qos
+        is_told = subscription.retain_handling == 0 or (subscription.retain_handling == 1 and is_new)
+        if topic_filter.startswith(SYS) and self._server.sys_topics is not None:
+            if self._sys is None:
+                self._sys = SysPart(self._server.sys_topics, self._sender, self._transport)
+            self._sys.subscribe(topic_filter, option, is_told=is_told)
+            return 0
         for tail in self._server.tails:
             tail.subscribe(self, topic_filter, option)
         # What is committed from now on comes live, what is retained until now with the snapshot: nothing falls between.
-        if subscription.retain_handling == 0 or (subscription.retain_handling == 1 and is_new):
+        if is_told:
             self._feed.add(topic_filter, option)
         return subscription.qos
 
@@ -162,6 +171,9 @@ class Session(LiveSubscriber):
         if self._streams is not None and topic_filter.startswith(STREAM):
             self._streams.unsubscribe(topic_filter)
             return Reason.SUCCESS
+        if self._sys is not None and topic_filter.startswith(SYS):
+            self._sys.unsubscribe(topic_filter)
+            return Reason.SUCCESS
         for tail in self._server.tails:
             tail.unsubscribe(self, topic_filter)
         return Reason.SUCCESS
@@ -180,6 +192,8 @@ class Session(LiveSubscriber):
             self._shared.close((), is_end=True)
         if self._streams is not None:
             self._streams.close()
+        if self._sys is not None:
+            self._sys.close()
         if self.filters:
             for tail in self._server.tails:
                 tail.remove(self)
@@ -270,6 +284,8 @@ class Session(LiveSubscriber):
 
     def resume(self) -> None:
         """Go on after a stop, if there is room again: with what was parked, what is retained, then the log."""
+        if self._sys is not None:
+            self._sys.resume()
         if not self._sender.has_room:
             return
         self._is_held = False

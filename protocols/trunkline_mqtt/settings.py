@@ -21,6 +21,7 @@ class MqttSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
       receive_maximum: likewise from a client of MQTT 5.0; one more ends its connection.
       max_topic_aliases: how many a client of MQTT 5.0 may use, and how many are used towards it.
       max_subscriptions: filters of one client; more are refused in SUBACK.
+      sys_interval_s: seconds between two looks at what has changed of ``$SYS``; 0: there are no such topics.
       refused_filters: that nobody may subscribe to, exactly as written here.
       max_keep_alive_s: silence allowed to a client that asks for more or for none, times 1.5 as the standard
         has it; 0: as the client wishes.
@@ -38,3 +39,4 @@ class MqttSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     max_session_expiry_s: Annotated[int, msgspec.Meta(ge=0)] = 604_800
     max_keep_alive_s: Annotated[int, msgspec.Meta(ge=0, le=65_535)] = 0
     refused_filters: list[str] = []
+    sys_interval_s: Annotated[int, msgspec.Meta(ge=0)] = 10

@@ -40,6 +40,7 @@ from trunkline_mqtt.session import refusal_of
 from trunkline_mqtt.shared import SharedPart
 from trunkline_mqtt.shares import SHARE, session_name
 from trunkline_mqtt.streams import STREAM, StreamPart, parse_stream, stream_option
+from trunkline_mqtt.sys_topics import SYS, SysPart
 from trunkline_mqtt.terms import Terms
 
 if TYPE_CHECKING:
@@ -58,8 +59,8 @@ class StoredSession(SessionOwner):
     """The client's end of a session, for as long as one connection lasts."""
 
     __slots__ = (
-        "_client_id", "_core", "_feed", "_filters", "_is_begun", "_marks", "_outbox", "_prefetch", "_sender", "_server",
-        "_shared", "_streams", "_to_send_again", "_transport",
+        "_client_id", "_core", "_feed", "_is_begun", "_marks", "_outbox", "_prefetch", "_sender", "_server",
+        "_shared", "_streams", "_sys", "_to_send_again", "_transport", "filters",
     )  # fmt: skip
 
     def __init__(
@@ -74,17 +75,20 @@ class StoredSession(SessionOwner):
         self._outbox = _Outbox(transport, self._core, self._outbox_empty)
         self._sender = Sender(server, transport, terms, self._outbox.write)
         self._to_send_again = len(self._core.unfinished)  # their identifiers are taken, so nothing new goes first
-        self._filters = {name.pattern for name in self._core.filters}
+        self.filters = {name.pattern for name in self._core.filters}
         self._feed = RetainedFeed(server, self._sender, self._send_retained, self.resume)
         self._client_id = terms.client_id
         self._prefetch = terms.max_inflight
         self._is_begun = False
         self._shared: SharedPart | None = None
+        self._sys: SysPart | None = None
         self._streams: StreamPart | None = None  # these end with the connection
         self._marks: dict[int, int] = {}  # of messages with QoS 2 that came through shares, by packet identifier
         for name in self._core.filters:
             if name.pattern.startswith(SHARE):
                 self._subscribe_shared(name.pattern, int.from_bytes(self._core.options(name)))
+            elif name.pattern.startswith(SYS):
+                self._subscribe_sys(name.pattern, int.from_bytes(self._core.options(name)), is_told=False)
 
     @property
     def is_resumed(self) -> bool:
@@ -100,32 +104,37 @@ class StoredSession(SessionOwner):
     def subscribe(self, subscription: Subscription, identifier: int = 0, start: str | None = None) -> int:
         """As :meth:`trunkline_mqtt.session.Session.subscribe`."""
         topic_filter = subscription.topic_filter
-        refusal = refusal_of(topic_filter, self._filters, self._server)
+        refusal = refusal_of(topic_filter, self.filters, self._server)
         if refusal:
             return refusal
         if topic_filter.startswith(STREAM):
             return self._subscribe_stream(topic_filter, start, option_of(subscription, identifier))
-        is_new = topic_filter not in self._filters
-        self._filters.add(topic_filter)
+        is_new = topic_filter not in self.filters
+        self.filters.add(topic_filter)
         option = option_of(subscription, identifier)
         self._core.subscribe(self._server.topic.name, topic_filter, option.to_bytes(_OPTION_BYTES))
+        is_told = subscription.retain_handling == 0 or (subscription.retain_handling == 1 and is_new)
         if topic_filter.startswith(SHARE):
             self._subscribe_shared(topic_filter, option)
-        elif subscription.retain_handling == 0 or (subscription.retain_handling == 1 and is_new):
+        elif topic_filter.startswith(SYS) and self._subscribe_sys(topic_filter, option, is_told=is_told):
+            return 0
+        elif is_told:
             self._feed.add(topic_filter, option)
         return subscription.qos
 
     def unsubscribe(self, topic_filter: str) -> int:
         """As :meth:`trunkline_mqtt.session.Session.unsubscribe`."""
-        if topic_filter not in self._filters:
+        if topic_filter not in self.filters:
             return Reason.NO_SUBSCRIPTION_EXISTED
-        self._filters.discard(topic_filter)
+        self.filters.discard(topic_filter)
         if self._streams is not None and topic_filter.startswith(STREAM):
             self._streams.unsubscribe(topic_filter)
             return Reason.SUCCESS
         self._core.unsubscribe(self._server.topic.name, topic_filter)
         if self._shared is not None and topic_filter.startswith(SHARE):
             self._shared.unsubscribe(topic_filter)
+        if self._sys is not None and topic_filter.startswith(SYS):
+            self._sys.unsubscribe(topic_filter)
         return Reason.SUCCESS
 
     def _subscribe_shared(self, topic_filter: str, option: int) -> None:
@@ -144,13 +153,23 @@ class StoredSession(SessionOwner):
             )
         self._shared.subscribe(topic_filter, option)
 
+    def _subscribe_sys(self, topic_filter: str, option: int, *, is_told: bool) -> bool:
+        """False if there are no such topics."""
+        topics = self._server.sys_topics
+        if topics is None:
+            return False
+        if self._sys is None:
+            self._sys = SysPart(topics, self._sender, self._transport)
+        self._sys.subscribe(topic_filter, option, is_told=is_told)
+        return True
+
     def _subscribe_stream(self, topic_filter: str, start: str | None, option: int) -> int:
         option = stream_option(option)
         wanted = parse_stream(topic_filter, start)
         topic = self._server.log_topic(wanted.topic)
         if self._streams is None:
             self._streams = StreamPart(self._server, self._sender, self._send_replayed, self._transport.close)
-        self._filters.add(topic_filter)
+        self.filters.add(topic_filter)
         self._streams.subscribe(topic_filter, wanted, topic, option)
         return option & QOS
 
@@ -167,6 +186,8 @@ class StoredSession(SessionOwner):
         self._close_shared()
         if self._streams is not None:
             self._streams.close()
+        if self._sys is not None:
+            self._sys.close()
         self._outbox.close()
         self._core.detach()
 
@@ -299,6 +320,8 @@ class StoredSession(SessionOwner):
     def resume(self) -> None:
         """Begin, or go on if there is room again."""
         self._is_begun = True
+        if self._sys is not None and not self._outbox.is_closed:
+            self._sys.resume()
         if self._outbox.is_closed or self._outbox.is_full or not self._sender.has_room:
             return
         if self._to_send_again <= 0:

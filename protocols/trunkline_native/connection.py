@@ -23,6 +23,7 @@ from trunkline_native.frames import (
     CLIENT_FRAMES,
     PROTOCOL_VERSION,
     AlterTopic,
+    AskDoor,
     CloseStream,
     CreateTopic,
     Credit,
@@ -160,6 +161,7 @@ class NativeConnection(Connection):
             AlterTopic: self._control,
             DeleteRecords: self._control,
             DescribeBridges: self._control,
+            AskDoor: self._control,
             Unknown: self._unknown,
         }
         transport.idle_timeout_s = settings.idle_timeout_s

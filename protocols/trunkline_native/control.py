@@ -13,6 +13,7 @@ from trunkline_native.bridge import encode_topics, find_position, topic_failure,
 from trunkline_native.codec import encode
 from trunkline_native.frames import (
     AlterTopic,
+    AskDoor,
     BridgesDescribed,
     CreateTopic,
     DeletedRecords,
@@ -20,6 +21,7 @@ from trunkline_native.frames import (
     DeleteTopic,
     DescribeBridges,
     Done,
+    DoorAnswered,
     Header,
     ListedOffsets,
     ListOffsets,
@@ -93,6 +95,11 @@ async def _describe_bridges(connection: NativeConnection, request: DescribeBridg
     return encode(BridgesDescribed(request.id), cbor2.dumps(statuses))
 
 
+async def _ask_door(connection: NativeConnection, request: AskDoor) -> bytes:
+    answer = await connection.broker.ask_door(request.door, request.request, request.arguments)
+    return encode(DoorAnswered(request.id), cbor2.dumps(answer))
+
+
 ANSWERS: Final[Mapping[type[Header], Callable[[NativeConnection, Any], Awaitable[bytes]]]] = {
     Metadata: _metadata,
     ListOffsets: _list_offsets,
@@ -102,5 +109,6 @@ ANSWERS: Final[Mapping[type[Header], Callable[[NativeConnection, Any], Awaitable
     NewProducer: _new_producer,
     DeleteRecords: _delete_records,
     DescribeBridges: _describe_bridges,
+    AskDoor: _ask_door,
 }
 """Which coroutine answers which request; each returns the frame to write."""

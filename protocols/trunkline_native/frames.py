@@ -23,6 +23,7 @@ from trunkline_native.header import Count, Frame, Header, Int32, Position, frame
 
 __all__ = [
     "AlterTopic",
+    "AskDoor",
     "BridgesDescribed",
     "CLIENT_FRAMES",
     "CloseStream",
@@ -34,6 +35,7 @@ __all__ = [
     "DeletedRecords",
     "DescribeBridges",
     "Done",
+    "DoorAnswered",
     "Failure",
     "Frame",
     "Goodbye",
@@ -185,6 +187,15 @@ class DescribeBridges(Header, tag=15, frozen=True):
     id: Count
 
 
+class AskDoor(Header, tag=19, frozen=True):
+    """Ask another door what only it knows, in its own words."""
+
+    id: Count
+    door: str
+    request: str
+    arguments: Mapping[str, Any] = {}
+
+
 # -- from the server ------------------------------------------------------------------------------
 
 
@@ -277,6 +288,12 @@ class BridgesDescribed(Header, tag=79, frozen=True):
     id: Count
 
 
+class DoorAnswered(Header, tag=83, frozen=True):
+    """The body is what the door answered: one CBOR item."""
+
+    id: Count
+
+
 class Data(Header, tag=80, frozen=True):
     """Whole record batches of a stream in the body, up to ``next_offset``."""
 
@@ -347,6 +364,7 @@ CLIENT_FRAMES: Final = frame_table(
     CloseStream,
     DeleteRecords,
     DescribeBridges,
+    AskDoor,
     group_frames.JoinGroup,
     group_frames.LeaveGroup,
     group_frames.Heartbeat,
@@ -386,6 +404,7 @@ SERVER_FRAMES: Final = frame_table(
     StreamOpened,
     DeletedRecords,
     BridgesDescribed,
+    DoorAnswered,
     Data,
     StreamEnd,
     Goodbye,

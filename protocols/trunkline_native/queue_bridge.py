@@ -20,7 +20,10 @@ if TYPE_CHECKING:
 
 __all__ = ["check_attach", "encode_queues", "parse_settings", "parse_sources", "queue_failure", "queue_state"]
 
-_FIELDS: Final = {name.replace("_", "."): name for name in QueueConfig.__struct_fields__ if name != "sources"}
+_NOT_SET: Final = ("sources", "dead_letter_handler")
+"""Fields that are no settings for clients."""
+
+_FIELDS: Final = {name.replace("_", "."): name for name in QueueConfig.__struct_fields__ if name not in _NOT_SET}
 _DEFAULTS: Final = QueueConfig()
 _SYNTAXES: Final = get_args(Syntax)
 _MATCHES: Final = ("all", "any")

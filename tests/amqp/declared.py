@@ -11,7 +11,7 @@ import trio
 
 from trunkline import Broker, open_broker
 from trunkline.errors import TrunklineError
-from trunkline_amqp.bridge import headers_block, message_of
+from trunkline_amqp.bridge import block_for, message_of, prepare
 from trunkline_amqp.content import Properties, decode_properties, encode_properties
 from trunkline_amqp.topology import Topology
 
@@ -61,7 +61,8 @@ class Declared:
         if said.delivery_mode != 2:
             route = route.when_transient()
         now = self.broker.now_ms()
-        block = headers_block(encode_properties(said), said, now_ms=now, origin=route.origin)
+        raw = encode_properties(said)
+        block = block_for(route, raw, prepare(raw), now)
         if route.targets:
             receiver = Receiver(len(route.targets))
             for partition, record_key in route.targets:

@@ -16,6 +16,7 @@ from trunkline.broker import open_broker
 from trunkline.errors import ConfigurationError, CorruptLog, DataDirectoryLocked, StoreFull, UnknownTopic
 from trunkline.hookspecs import RegisterStore, hookimpl
 from trunkline.log import Log, SavedState, TopicPartition
+from trunkline.memory_log import MemoryLog
 from trunkline.offline import OfflineData, open_offline
 from trunkline.plugins import PluginHost
 from trunkline.records import (
@@ -29,7 +30,7 @@ from trunkline.records import (
 )
 from trunkline.settings import TopicSettings
 from trunkline.store_conversion import Conversion
-from trunkline.testing.memory_store import MemoryLog, MemoryStore
+from trunkline.testing.memory_store import MemoryStore
 
 NAME = TopicPartition("orders", 0)
 RECORDS = [(1_000, b"key", b"x" * 50, (("name", b"\x00\xff"), ("name", None))), (900, None, None, ())]

@@ -197,3 +197,80 @@ async def test_what_sessions_remember_is_bounded(connect_to: ConnectTo, tmp_path
         second.epoch = 0
         await second.fetch({0: 0, 1: 0, 2: 0})
         assert second.id != 0
+
+
+# -- without a session -----------------------------------------------------------------------------
+
+MANY = 40  # partitions: as many as make a request that is worth remembering
+
+
+def whole(offset: int = 0, *, topic: str = "wide", max_wait_ms: int = 0) -> Any:
+    asked = [fetch.FetchPartition(index, -1, offset, partition_max_bytes=2**20) for index in range(MANY)]
+    topics = [fetch.FetchTopic(topic, partitions=asked)]
+    return fetch.FetchRequest(max_wait_ms=max_wait_ms, min_bytes=1, max_bytes=2**20, topics=topics)
+
+
+def by_partition(answer: Any) -> dict[int, Any]:
+    return {each.partition_index: each for topic in answer.responses for each in topic.partitions}
+
+
+async def test_the_same_fetch_again_and_again_is_answered_in_full(broker: Broker, client: RawClient) -> None:
+    await broker.create_topic("wide", partitions=MANY)
+    for _ in range(4):
+        found = by_partition(await client.ask("Fetch", whole(), 12))
+        assert list(found) == list(range(MANY))
+        assert {(each.error_code, each.high_watermark, bytes(each.records)) for each in found.values()} == {(0, 0, b"")}
+    assert broker.statistics().doors["kafka"]["session_partitions"] == MANY
+    await broker.publish("wide", b"x", partition=7)
+    for _ in range(3):
+        found = by_partition(await client.ask("Fetch", whole(), 12))
+        assert values(found) == {index: index == 7 for index in range(MANY)}
+        assert found[7].high_watermark == 1
+    await client.ask("Fetch", whole(1), 12)
+    assert broker.statistics().doors["kafka"]["session_partitions"] == 0, "another request takes its place"
+
+
+async def test_the_same_fetch_in_another_version_is_another(broker: Broker, client: RawClient) -> None:
+    await broker.create_topic("wide", partitions=MANY)
+    for version in (7, 7, 7, 8, 7, 8, 8):
+        assert len(by_partition(await client.ask("Fetch", whole(), version))) == MANY
+
+
+async def test_a_repeated_fetch_waits_and_is_told(broker: Broker, client: RawClient) -> None:
+    await broker.create_topic("wide", partitions=MANY)
+    request = whole(max_wait_ms=60_000)
+    for count in range(1, 4):
+        await client.send("Fetch", request, 12)
+        while not broker.statistics().doors["kafka"]["waiting_fetches"]:
+            await trio.lowlevel.checkpoint()
+        await broker.publish("wide", b"x", partition=9)
+        assert by_partition(await client.receive())[9].high_watermark == count
+        request.topics[0].partitions[9].fetch_offset = count
+        for _ in range(3):
+            request.max_wait_ms = 1
+            assert not by_partition(await client.ask("Fetch", request, 12))[9].records
+        request.max_wait_ms = 60_000
+
+
+async def test_a_repeated_fetch_of_a_topic_that_is_deleted(broker: Broker, client: RawClient) -> None:
+    await broker.create_topic("wide", partitions=MANY)
+    for _ in range(3):
+        await client.ask("Fetch", whole(), 12)
+    await broker.delete_topic("wide")
+    for _ in range(2):
+        found = by_partition(await client.ask("Fetch", whole(max_wait_ms=60_000), 12))
+        assert {each.error_code for each in found.values()} == {ErrorCode.UNKNOWN_TOPIC_OR_PARTITION}
+    await broker.create_topic("wide", partitions=MANY)
+    assert {each.error_code for each in by_partition(await client.ask("Fetch", whole(), 12)).values()} == {0}
+
+
+async def test_fetches_that_follow_a_repeated_one_while_it_waits(broker: Broker, client: RawClient) -> None:
+    await broker.create_topic("wide", partitions=MANY)
+    for _ in range(3):
+        await client.ask("Fetch", whole(max_wait_ms=1), 12)
+    for offset in (0, 0, 1, 0):
+        await client.send("Fetch", whole(offset, max_wait_ms=1), 12)
+    for is_error in (False, False, True, False):
+        found = by_partition(await client.receive())
+        assert len(found) == MANY
+        assert any(each.error_code for each in found.values()) is is_error

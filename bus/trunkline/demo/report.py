@@ -69,7 +69,7 @@ def narrator(plan: Plan, *, is_silent: bool) -> Iterator[Narrator]:
 def as_fields(result: Result) -> dict[str, Any]:
     """The result for ``--json``."""
     fields: dict[str, Any] = msgspec.to_builtins(result)
-    return {"event": "demo", "is_kept": result.tally.is_kept, **fields}
+    return {"event": "demo", "is_kept": result.is_kept, **fields}
 
 
 def print_report(result: Result, *, is_kept: bool) -> None:
@@ -107,6 +107,9 @@ def _table(result: Result) -> Table:
     row("acknowledged", f"{count.acknowledged:,}", "PUBACK received: synced to disk")
     for name, records in count.read.items():
         row(name, f"{records:,}", "records")
+    row("back from offline", f"{result.returned.received:,}", f"messages of {result.returned.topic}, QoS 1")
+    if result.returned.missing:
+        row("missing there", f"{result.returned.missing:,}", "acknowledged, and not received", "bold red")
     row("lost", f"{count.lost:,}", "acknowledged, and missing from a reader", _judged(count.lost))
     row("out of order", f"{count.out_of_order:,}", "or read twice", _judged(count.out_of_order))
     row("duplicated", f"{count.duplicated:,}", "sent again: the acknowledgement was lost")
@@ -130,8 +133,11 @@ def _judged(number: int) -> str:
 def _meaning(result: Result) -> Iterator[Text]:
     count = result.tally
     yield Text()
-    if count.is_kept:
-        yield Text("Every acknowledged reading is there, in order, for every reader.", style="bold green")
+    if result.is_kept:
+        yield Text(
+            "Every acknowledged reading is there, in order, for every reader and the device that was away.",
+            style="bold green",
+        )
     else:
         yield Text(
             "Something acknowledged is missing, or not all was acknowledged: please report this.", style="bold red"

@@ -15,6 +15,8 @@ from typing import Final
 import msgspec
 import trio
 
+from trunkline.demo.away import TOPIC as AWAY_TOPIC
+from trunkline.demo.away import AwayDevice
 from trunkline.demo.broker_process import BrokerProcess, BrokerProcessFailed
 from trunkline.demo.devices import Device, run_device
 from trunkline.demo.readers import LiveReader, end_offsets, replay
@@ -129,6 +131,9 @@ async def _measure(plan: Plan, broker: BrokerProcess, narrator: Narrator) -> Res
         for reader in readers.values():
             nursery.start_soon(reader.run, broker.url)
 
+        away, address = AwayDevice(), broker.address("mqtt")
+        await trio.to_thread.run_sync(away.leave, address)
+        narrator.event(f"a device has subscribed to {AWAY_TOPIC} with QoS 1, and is offline now")
         kill_at = plan.records // 2 if plan.has_kill and plan.records is not None else None
         ledger = _Ledger(kill_at, broker.kill)
         devices = _make_devices(plan, load_series(), ledger.count)
@@ -139,7 +144,7 @@ async def _measure(plan: Plan, broker: BrokerProcess, narrator: Narrator) -> Res
         began = time.monotonic()
         async with trio.open_nursery() as publishing:
             for device in devices:
-                publishing.start_soon(run_device, device, broker.address("mqtt"))
+                publishing.start_soon(run_device, device, address)
             if plan.records is None:
                 await _publish_for(plan.seconds, ledger if plan.has_kill else None)
                 for device in devices:
@@ -153,13 +158,16 @@ async def _measure(plan: Plan, broker: BrokerProcess, narrator: Narrator) -> Res
                 await reader.wait_reached(ends)
         notes = {name: reader.notes for name, reader in readers.items()}
         notes[REPLAY] = await replay(bus, TOPIC, start)
+        acknowledged = set().union(*(device.acknowledged for device in devices))
+        returned = await trio.to_thread.run_sync(away.come_back, address, acknowledged)
+        narrator.event(f"the device is back: {returned.received:,} messages had waited, in {returned.seconds:.2f} s")
         nursery.cancel_scope.cancel()
 
-    acknowledged = set().union(*(device.acknowledged for device in devices))
     interruption = ledger.interruption()
     away_s = interruption.acknowledging_again_s if interruption else 0.0
     return Result(
         tally=tally(sum(device.published for device in devices), acknowledged, notes),
+        returned=returned,
         interruption=interruption,
         publishing_s=ended - began,
         records_per_s=len(acknowledged) / (ended - began - away_s),

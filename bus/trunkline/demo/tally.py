@@ -6,6 +6,7 @@ from collections.abc import Mapping, Set
 
 import msgspec
 
+from trunkline.demo.away import Return
 from trunkline.demo.readers import Notes
 from trunkline.demo.readings import ReadingId
 
@@ -68,6 +69,7 @@ class Result(msgspec.Struct, frozen=True):
 
     Attributes:
       tally: the count.
+      returned: what the device got that was away meanwhile.
       interruption: the kill, if there was one.
       publishing_s: from the first publish to the last acknowledgement.
       records_per_s: acknowledgements in that time, less the time the broker was away.
@@ -76,6 +78,7 @@ class Result(msgspec.Struct, frozen=True):
     """
 
     tally: Tally
+    returned: Return
     interruption: Interruption | None
     publishing_s: float
     records_per_s: float
@@ -83,3 +86,8 @@ class Result(msgspec.Struct, frozen=True):
     bytes_on_disk: int
     files: int
     segments: int
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether everything acknowledged was there for everybody."""
+        return self.tally.is_kept and not self.returned.missing

@@ -336,13 +336,18 @@ class SocketTransport(Transport):
 
     def shutting_down(self) -> None:
         """Tell the connection that the broker is closing."""
-        if self._has_sent_end:
-            self.drop()
         if self.connection is not None:
             try:
                 self.connection.shutting_down()
             except Exception as error:  # the boundary
                 self.fail(error)
+
+    def end(self) -> None:
+        """Close, and hear nobody out any more: the broker waits for it."""
+        self._is_lingering = False
+        if self._has_sent_end:
+            self.drop()
+        self.close()
 
     def start(self, connection: Connection) -> None:
         """Begin to read."""

@@ -22,6 +22,7 @@ What drives it:
 from trunkline.queues.blocks import Block
 from trunkline.queues.config import QueueConfig, QueueSource
 from trunkline.queues.consumption import Consumption, QueueConsumer, SharedPrefetch
+from trunkline.queues.dead_letters import Copy, DeadLetter, DeadLetterHandler
 from trunkline.queues.queue import Queue
 from trunkline.queues.queues import Queues
 from trunkline.queues.reports import QueuedRecord, QueueStatistics
@@ -29,6 +30,9 @@ from trunkline.queues.reports import QueuedRecord, QueueStatistics
 __all__ = [
     "Block",
     "Consumption",
+    "Copy",
+    "DeadLetter",
+    "DeadLetterHandler",
     "Queue",
     "QueueConfig",
     "QueueConsumer",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 from collections import deque
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -18,7 +19,8 @@ from trunkline.queues.blocks import READ_BYTES, StoredBatch
 from trunkline.records import iter_headers
 
 if TYPE_CHECKING:
-    from trunkline.queues.feeds import Member, SourceFeed
+    from trunkline.queues.feeds import SourceFeed
+    from trunkline.queues.members import Member
 
 __all__ = ["CatchingUp"]
 
@@ -42,6 +44,9 @@ class CatchingUp:
 
     def __len__(self) -> int:
         return len(self._waiting)
+
+    def __iter__(self) -> Iterator[Member]:
+        return iter(self._waiting)
 
     def add(self, member: Member) -> None:
         """It stands at ``member.position``."""
@@ -132,4 +137,5 @@ class CatchingUp:
                 self._waiting.remove(member)
                 self._feed.caught_up(member)
             self._feed.context.serve(member.queue)
+        self._feed.passed(sum(len(batch.data) for batch in batches))
         self._wake()

@@ -62,6 +62,8 @@ class QueueConfig(msgspec.Struct, frozen=True, omit_defaults=True):
       overflow: what happens to more: the oldest are dropped (dead-lettered), or new ones are refused when published.
       delivery_limit: how often a record may be delivered again before it is dead-lettered.
       dead_letter_topic: None: the queue's name with ``.dead``, made when first needed. Empty: dropped for good.
+      dead_letter_handler: who makes the copies of dead letters instead, see :mod:`trunkline.queues.dead_letters`; it
+        is set by a door for its own queues. Empty: the queue itself, in the dead-letter topic.
       ttl_ms: how long a record waits, from its arrival in the queue, before it is dead-lettered.
       max_priority: of records (0 to 255); higher ones count as this. 0: priorities are not looked at.
       lock_timeout_ms: how long a consumer may keep a record without settling or extending it; 0: for ever.
@@ -75,6 +77,7 @@ class QueueConfig(msgspec.Struct, frozen=True, omit_defaults=True):
     overflow: Literal["drop-head", "reject"] = "drop-head"
     delivery_limit: int = -1
     dead_letter_topic: str | None = None
+    dead_letter_handler: str = ""
     ttl_ms: int = -1
     max_priority: int = 0
     lock_timeout_ms: int = 0

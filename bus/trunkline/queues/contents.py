@@ -33,6 +33,11 @@ class Contents(Entries):
         if self._late is not None:
             yield self._late
 
+    def held_bytes(self) -> int:
+        """Bytes of what is leased or delayed; costs a look at all of it."""
+        held = sum(span.size_bytes for entries in self._holders.values() for span in entries)
+        return held + sum(span.size_bytes for span in self._late or ())
+
     # Looking
 
     def lowest_live(self, source: int) -> int | None:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import heapq
 import logging
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Final
 
 import trio
@@ -18,6 +18,7 @@ from trunkline.queues.blocks import BatchCache
 from trunkline.queues.sources import SourceTable
 
 if TYPE_CHECKING:
+    from trunkline.queues.dead_letters import DeadLetterHandler
     from trunkline.queues.remembered import RememberedQueue
     from trunkline.state_topic import StateTopic
     from trunkline.views import ViewServices
@@ -41,9 +42,11 @@ class QueueContext:
       sources: which number stands for which partition.
       cache: batches on their way out.
       is_closing: nothing is given out any more.
+      dead_letter_handlers: by the names that queues call them.
     """
 
     __slots__ = (
+        "_defining",
         "_dirty",
         "_due",
         "_holder",
@@ -52,6 +55,7 @@ class QueueContext:
         "_turn",
         "_woken",
         "cache",
+        "dead_letter_handlers",
         "is_closing",
         "services",
         "sources",
@@ -64,7 +68,9 @@ class QueueContext:
         self.sources = SourceTable(self.topic, services.catalog)
         self.cache = BatchCache()
         self.is_closing = False
+        self.dead_letter_handlers: dict[str, DeadLetterHandler] = {}
         self._holder = 0
+        self._defining = 0
         self._locks: dict[str, trio.Lock] = {}  # of queues that are being made, changed or deleted
         self._dirty: list[RememberedQueue] = []
         self._serving: list[RememberedQueue] = []
@@ -89,6 +95,22 @@ class QueueContext:
         finally:
             if not lock.locked():
                 self._locks.pop(name, None)
+
+    @contextmanager
+    def defining(self) -> Iterator[None]:
+        """What is stored of a queue's sources may differ from what is here: nothing is said for all queues meanwhile.
+
+        Else such a note could stand behind the definition of a queue that did not take from the source yet.
+        """
+        self._defining += 1
+        try:
+            yield
+        finally:
+            self._defining -= 1
+
+    @property
+    def is_defining(self) -> bool:
+        return self._defining > 0
 
     # -- once a round ------------------------------------------------------------------------------
 

@@ -1,9 +1,8 @@
 """One partition as a source of queues: each committed batch is looked at once for all queues that take from it.
 
-A queue that takes everything (*whole*) gets runs of whole batches. One with filters (*picking*) is a subscriber of the
-partition's :class:`~trunkline.live.LiveTail`, which decodes each batch once for all views of the log and knows who
-wants what. Both kinds are *live*: what is committed reaches them in the same call, and those with waiting consumers
-give it out before that call returns.
+Those that take everything get runs of whole batches, those with filters single records
+(:mod:`trunkline.queues.members`). Both kinds are *live*: what is committed reaches them in the same call, and those
+with waiting consumers give it out before that call returns.
 
 A queue that begins in the past, or is found again after a restart, is *behind* at first
 (:mod:`trunkline.queues.catching_up`); it changes over in one step at the high watermark, so there is no gap and no
@@ -12,16 +11,17 @@ double.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Final
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
 from trunkline.errors import TrunklineError
-from trunkline.filters import RecordFilter, Syntax
-from trunkline.live import Delivery, LiveSubscriber
-from trunkline.queues.arrivals import PLAIN, Orders, arrivals_of, orders_of, record_bytes
+from trunkline.queues.arrivals import Orders, arrivals_of, record_bytes
 from trunkline.queues.blocks import StoredBatch
 from trunkline.queues.catching_up import CatchingUp
 from trunkline.queues.gate import Gate
+from trunkline.queues.members import Member, Picking, Wanted, Whole
+from trunkline.queues.positions import SharedPosition, position_key
+from trunkline.queues.unwritten import Unwritten
 from trunkline.records import Header, Record
 
 if TYPE_CHECKING:
@@ -30,125 +30,15 @@ if TYPE_CHECKING:
     from trunkline.queues.context import QueueContext
     from trunkline.queues.remembered import RememberedQueue
 
-__all__ = ["Picking", "SourceFeed", "Whole"]
-
-CHECKPOINT_BYTES: Final = 16 * 1024 * 1024
-"""After so many bytes each queue of a source notes how far it has come, which bounds what a restart looks at again."""
-
-
-class Wanted:
-    """A filter and the offset from which it counts."""
-
-    __slots__ = ("filter", "start")
-
-    def __init__(self, filter: RecordFilter, start: int) -> None:
-        self.filter = filter
-        self.start = start
-
-
-class Member:
-    """A queue's place in a feed. ``position`` is None while it is live, ``gate`` unless it refuses what is too much."""
-
-    __slots__ = ("feed", "gate", "position", "queue")
-
-    is_picking = False
-
-    def __init__(self, feed: SourceFeed, queue: RememberedQueue) -> None:
-        self.feed = feed
-        self.queue = queue
-        self.position: int | None = None
-        self.gate: Gate | None = None
-
-    @property
-    def needed_from(self) -> int:
-        """It has not looked at what lies at this offset or past it."""
-        return self.feed.partition.high_watermark if self.position is None else self.position
-
-    def wants(self, key: bytes | None, headers: Sequence[Header]) -> bool:
-        """Whether it takes such a record when it is published now."""
-        raise NotImplementedError
-
-    def close(self) -> None:
-        """It takes no more from here."""
-
-
-class Whole(Member):
-    """A queue that takes everything from ``start`` on."""
-
-    __slots__ = ("start",)
-
-    def __init__(self, feed: SourceFeed, queue: RememberedQueue, start: int) -> None:
-        super().__init__(feed, queue)
-        self.start = start
-
-    def wants(self, key: bytes | None, headers: Sequence[Header]) -> bool:
-        return True
-
-    def take_batch(self, batch: StoredBatch, from_offset: int) -> None:
-        """Offer it a batch of the past."""
-        source = self.feed.source
-        for arrival in arrivals_of(batch, max(from_offset, self.start)):
-            self.queue.take(source, *arrival)
-
-
-class Picking(Member, LiveSubscriber):
-    """A queue with filters."""
-
-    __slots__ = ("_last", "_wanted")
-
-    is_picking = True
-
-    def __init__(self, feed: SourceFeed, queue: RememberedQueue, wanted: Sequence[Wanted]) -> None:
-        super().__init__(feed, queue)
-        self._wanted = wanted
-        self._last = -1  # offset that it was offered last: filters of two syntaxes may both match
-        patterns: dict[tuple[str, Syntax], list[Wanted]] = {}
-        for one in wanted:
-            patterns.setdefault((one.filter.pattern, one.filter.syntax), []).append(one)
-        live = feed.live()
-        for (pattern, syntax), same in patterns.items():
-            live.subscribe(self, pattern, tuple(same), syntax=syntax)
-
-    def deliver(self, delivery: Delivery, options: list[Any]) -> bool:
-        record = delivery.record
-        if self.position is not None or record.offset <= self._last:
-            return True
-        for same in options:
-            for wanted in same:
-                if wanted.start <= record.offset and wanted.filter.matches_rest(record.key, record.headers):
-                    self._last = record.offset
-                    orders = delivery.cache.get("queues")
-                    if orders is None:
-                        orders = delivery.cache["queues"] = orders_of(record.headers) if record.headers else PLAIN
-                    self.feed.picked(self.queue, record, orders)
-                    return True
-        return True
-
-    def wants(self, key: bytes | None, headers: Sequence[Header]) -> bool:
-        return any(wanted.filter.matches(key, headers) for wanted in self._wanted)
-
-    def takes(self, key: bytes | None, headers: Sequence[Header], options: Sequence[Sequence[Wanted]]) -> bool:
-        """The same for a record whose key is known to match ``options``."""
-        return any(wanted.filter.matches_rest(key, headers) for same in options for wanted in same)
-
-    def take_record(self, record: Record, options: Sequence[Sequence[Wanted]]) -> None:
-        """Offer it a record of the past; ``options`` are those of its filters whose patterns match."""
-        if record.offset <= self._last:
-            return
-        for same in options:
-            for wanted in same:
-                if wanted.start <= record.offset and wanted.filter.matches_rest(record.key, record.headers):
-                    self._last = record.offset
-                    orders = orders_of(record.headers) if record.headers else PLAIN
-                    self.queue.take(self.feed.source, record.offset, 1, record_bytes(record), orders)
-                    return
-
-    def close(self) -> None:
-        self.feed.live().remove(self)
+__all__ = ["SourceFeed"]
 
 
 class SourceFeed:
-    """All queues that take from one partition; a listener of it. Belongs to the broker's thread."""
+    """All queues that take from one partition; a listener of it. Belongs to the broker's thread.
+
+    Attributes:
+      unwritten: who has taken what is not stored.
+    """
 
     def __init__(self, context: QueueContext, partition: Partition) -> None:
         self.context = context
@@ -157,7 +47,8 @@ class SourceFeed:
         self.members: dict[RememberedQueue, Member] = {}
         self._whole: list[Whole] = []
         self._touched: dict[RememberedQueue, None] = {}
-        self._unchecked_bytes = 0
+        self.unwritten: Unwritten[RememberedQueue] = Unwritten()
+        self._noted = -1  # the last shared position
         self._catching_up = CatchingUp(self)
         self._has_tail = False
         partition.add_listener(self)
@@ -170,6 +61,11 @@ class SourceFeed:
             self.partition.remove_listener(self)
             self.partition.add_listener(self)
         return tail
+
+    @property
+    def is_volatile(self) -> bool:
+        """The partition is in memory and in no catalog."""
+        return not self.partition.topic.id
 
     # -- members -----------------------------------------------------------------------------------
 
@@ -206,6 +102,7 @@ class SourceFeed:
     def detach(self, queue: RememberedQueue) -> None:
         """It takes nothing more from here."""
         member = self.members.pop(queue, None)
+        self.unwritten.forget(queue)
         if member is not None:
             member.close()
             if member.gate is not None:
@@ -274,23 +171,19 @@ class SourceFeed:
             for queue in touched:
                 self.context.serve(queue)
             self.context.cache.forget_singles()
-        self._unchecked_bytes += sum(map(len, batches))
-        if self._unchecked_bytes > CHECKPOINT_BYTES:
-            self._unchecked_bytes = 0
-            for queue in self.members:
-                queue.changed()
+        self.passed(sum(map(len, batches)))
 
     def _take_whole(self, batches: list[bytes]) -> None:
-        cache, source, whole = self.context.cache, self.source, self._whole
+        cache, whole = self.context.cache, self._whole
         is_awaited = any(member.queue.has_consumers for member in whole)
         for data in batches:
             batch = StoredBatch(data)
             if is_awaited:
-                cache.add(source, batch)
+                cache.add(self.source, batch)
             for arrival in arrivals_of(batch):
                 for member in whole:
                     if arrival.offset >= member.start:
-                        member.queue.take(source, *arrival)
+                        self.took(member.queue, *arrival)
         for member in whole:
             self._touched[member.queue] = None
 
@@ -298,8 +191,51 @@ class SourceFeed:
         """A record that was committed just now is for this queue."""
         if queue.has_consumers:
             self.context.cache.add_single(self.source, record)
-        queue.take(self.source, record.offset, 1, record_bytes(record), orders)
+        self.took(queue, record.offset, 1, record_bytes(record), orders)
         self._touched[queue] = None
+
+    def took(self, queue: RememberedQueue, offset: int, count: int, size_bytes: int, orders: Orders) -> None:
+        """Records of one batch are for this queue."""
+        if not queue.is_volatile:
+            self.unwritten.took(queue, offset)
+        queue.take(self.source, offset, count, size_bytes, orders)
+
+    # -- what is stored ----------------------------------------------------------------------------
+
+    def passed(self, size_bytes: int) -> None:
+        """So much was looked at for queues, of what was committed or of the past."""
+        if self.unwritten.passed(size_bytes):
+            self.note_position()
+        self._write_due()
+
+    def _write_due(self) -> None:
+        due = self.unwritten.take_due()
+        for queue in due:
+            queue.changed()
+        if due:
+            self.context.services.rounds.call_soon(self._write_due)
+
+    def note_position(self) -> None:
+        """Store how far all queues have come, if that says more than they do themselves. Not durable on return."""
+        entry = self.position_entry()
+        if entry is not None:
+            self.context.topic.write(*entry)
+
+    def position_entry(self) -> tuple[bytes, bytes] | None:
+        """The same as a record, to be written at once."""
+        if self.is_volatile:
+            return None
+        offset = self.partition.high_watermark
+        exceptions = self.unwritten.exceptions()
+        for member in self._catching_up:
+            assert member.position is not None
+            number = member.queue.id
+            exceptions[number] = min(member.position, exceptions.get(number, member.position))
+        is_worth_it = offset != self._noted and len(exceptions) < len(self.members)
+        if not is_worth_it or self.context.is_defining or not self.context.sources.save(self.source):
+            return None
+        self._noted = offset
+        return position_key(self.source), SharedPosition(offset, exceptions).encode()
 
     def partition_closed(self, partition: Partition, error: TrunklineError | None) -> None:
         self._catching_up.stop()

@@ -16,7 +16,7 @@ from trunkline.records import BatchHeader, Buffer, Header, Record, decode_all
 from trunkline.records.decoding import read_record_headers
 
 if TYPE_CHECKING:
-    from trunkline.queues.feeds import Member
+    from trunkline.queues.members import Member
 
 __all__ = ["Gate"]
 

@@ -26,8 +26,8 @@ import trio
 
 from trunkline.errors import BrokerClosing, RecordTooLarge, TrunklineError
 from trunkline.queues.arrivals import DELIVER_AT, EXPIRES_AT, SPILLED
-from trunkline.queues.blocks import Block
 from trunkline.queues.context import ENGINE
+from trunkline.queues.dead_letters import Copy, DeadLetter, DeadLetterHandler, stage_copies
 from trunkline.queues.gathering import copied, gather, gather_waiting
 from trunkline.queues.index import Lease
 from trunkline.records import Header, Record, encode_headers
@@ -48,22 +48,37 @@ _LONGEST_PAUSE_S: Final = 30.0
 _DEAD: Final = "trunkline.dead."
 
 
-def dead_headers(queue: str, block: Block, record: Record, reason: str, now_ms: int) -> tuple[Header, ...]:
+class _ToTopic:
+    """The handler of queues that name none: a copy in the dead-letter topic, with headers that say what happened."""
+
+    def __init__(self, topic: Topic) -> None:
+        self._topic = topic
+
+    def copies_of(self, letter: DeadLetter) -> Sequence[Copy]:
+        return [_copy(self._topic, letter.record, dead_headers(letter))]
+
+
+def _copy(topic: Topic, record: Record, headers: Sequence[Header]) -> Copy:
+    return Copy(topic.partition_for(record.key), record.timestamp, record.key, record.value, encode_headers(headers))
+
+
+def dead_headers(letter: DeadLetter) -> tuple[Header, ...]:
     """The headers of a dead letter."""
+    record, block = letter.record, letter.block
     kept = [
         (name, value)
         for name, value in record.headers
         if not name.startswith(_DEAD) and name not in (DELIVER_AT, EXPIRES_AT, SPILLED)
     ]
     about = {
-        "reason": reason,
-        "queue": queue,
+        "reason": letter.reason,
+        "queue": letter.queue,
         "topic": block.partition.topic.name,
         "partition": block.partition.index,
         "offset": record.offset,
         "sequence": block.sequence + record.offset - block.offset,
         "deliveries": block.deliveries,
-        "time": now_ms,
+        "time": letter.time_ms,
     }
     return (*kept, *((_DEAD + name, str(value).encode()) for name, value in about.items()))
 
@@ -147,13 +162,19 @@ class Leaving:
         self.error: TrunklineError | OSError | None = None
 
     def add(self, leases: Sequence[Lease], reason: str) -> None:
-        """Dead-letter these, which the engine holds; drop them if the queue has no dead-letter topic."""
+        """Dead-letter these, which the engine holds; drop them if the queue has no place for dead letters."""
         self.count += sum(lease.count for lease in leases)
-        if not self._queue.config.dead_letters_of(self._queue.name):
+        config = self._queue.config
+        if not config.dead_letter_handler and not config.dead_letters_of(self._queue.name):
             self._finish([(lease.sequence, lease.sequence + lease.count) for lease in leases], reason)
             return
         self._waiting += [(copied(lease), reason) for lease in leases]
-        if not self._is_running:
+        self.go_on()
+
+    def go_on(self) -> None:
+        """Copy what waits, if it can be done now."""
+        name = self._queue.config.dead_letter_handler
+        if self._waiting and not self._is_running and (not name or name in self._queue.context.dead_letter_handlers):
             self._is_running = True
             self._queue.context.services.spawn(self._run)
 
@@ -190,6 +211,7 @@ class Leaving:
         """Copy the first that wait; those that could not be copied wait again."""
         queue = self._queue
         name = queue.config.dead_letters_of(queue.name)
+        handler = queue.context.dead_letter_handlers.get(queue.config.dead_letter_handler)
         taken, total = 0, 0
         while taken < len(self._waiting) and total < COPIED_RECORDS:
             total += self._waiting[taken][0].count
@@ -197,13 +219,14 @@ class Leaving:
         batch, self._waiting = self._waiting[:taken], self._waiting[taken:]
         copying = Copying()
         try:
-            if not name:  # it was taken away meanwhile
+            if handler is None and not name:  # it was taken away meanwhile
                 for lease, reason in batch:
                     self._finish([(lease.sequence, lease.sequence + lease.count)], reason)
                 return
-            topic = await queue.context.services.ensure_topic(name)
+            if handler is None:
+                handler = _ToTopic(await queue.context.services.ensure_topic(name))
             for lease, reason in batch:
-                await self._stage(lease, reason, topic, copying)
+                await self._stage(lease, reason, handler, copying)
             await copying.wait()
         finally:
             self._settle({token for token, _ in copying.copied}, batch)
@@ -231,7 +254,7 @@ class Leaving:
             reasons = {lease.sequence: reason for lease, reason in batch}
             self._waiting = [(one, _reason_of(one, batch, reasons)) for one in held] + self._waiting
 
-    async def _stage(self, lease: Lease, reason: str, topic: Topic, copying: Copying) -> None:
+    async def _stage(self, lease: Lease, reason: str, handler: DeadLetterHandler, copying: Copying) -> None:
         """Stage copies of what ``lease`` stands for; what is gone is settled."""
         queue = self._queue
         pieces = await gather_waiting(gather([lease], queue.context.cache, queue.context.sources))
@@ -249,19 +272,27 @@ class Leaving:
                 continue
             for record in records:
                 place = block.sequence + record.offset - block.offset
-                headers = dead_headers(queue.name, block, record, reason, now)
-                self._stage_one(topic, record, headers, copying, place)
+                self._stage_letter(handler, DeadLetter(queue.name, record, block, reason, now), copying, place)
                 if len(copying.copied) % 100 == 99:
                     await trio.lowlevel.checkpoint()
 
-    def _stage_one(
-        self, topic: Topic, record: Record, headers: Sequence[Header], copying: Copying, token: object
-    ) -> None:
-        partition = topic.partition_for(record.key)
-        block = encode_headers(headers)
-        copying.expect()
+    def _stage_letter(self, handler: DeadLetterHandler, letter: DeadLetter, copying: Copying, token: object) -> None:
         try:
-            partition.stage_record(record.timestamp, record.key, record.value, block, copying, token)
+            copies = handler.copies_of(letter)
+        except Exception:  # the boundary: a handler's bug must not lose the record, nor hold up the others
+            logger.exception("queue %s: %r failed for the record at %d", letter.queue, handler, letter.record.offset)
+            copying.expect()
+            copying.append_failed(token, TrunklineError("the copies of a dead letter cannot be made; see the log"))
+            return
+        self._stage_copies(copies, copying, token)
+
+    def _stage_copies(self, copies: Sequence[Copy], copying: Copying, token: object) -> None:
+        copying.expect()
+        if not copies:
+            copying.append_done(token, -1)
+            return
+        try:
+            stage_copies(copies, copying, token)
         except RecordTooLarge as error:
             logger.error("queue %s: a record has no room for the headers of a dead letter: %s", self._queue.name, error)
             copying.append_done(token, -1)
@@ -287,7 +318,9 @@ class Leaving:
                     continue
                 for record in block.records():
                     headers = [header for header in record.headers if header[0] != SPILLED]
-                    self._stage_one(topic, record, headers, copying, block.sequence + record.offset - block.offset)
+                    self._stage_copies(
+                        [_copy(topic, record, headers)], copying, block.sequence + record.offset - block.offset
+                    )
             await copying.wait()
             if copying.error is not None:
                 raise copying.error

@@ -10,6 +10,8 @@ Records in ``__queues``; ID is the queue's number, u32, all integers big-endian:
     i ID u64 n            sealed chunk n of the index
     n                     the next queue number, u32: numbers are never given again
 
+Those of sources (``t``, ``p``) are drawn in :mod:`trunkline.queues.sources` and :mod:`trunkline.queues.positions`.
+
 One delta of a queue is on its way at a time; what changes meanwhile goes into the next one. So the busier a queue, the
 more acknowledgements share a delta, and all queues' deltas of a round share one batch and one fsync.
 
@@ -135,6 +137,11 @@ class Persister:
     def is_writing(self) -> bool:
         return bool(self._entries)
 
+    @property
+    def has_deltas(self) -> bool:
+        """A snapshot would take the place of something."""
+        return self.number > self.head.number
+
     def when_durable(self, receiver: AppendReceiver, token: object, *, is_dirty: bool) -> bool:
         """Have it told when what has changed so far is durable; False if it is already, or never will be."""
         if self.failure is not None:
@@ -165,7 +172,7 @@ class Persister:
             entries.append((index_key(queue_id, number), None, None))
         is_long = self.number - self.head.number >= SNAPSHOT_DELTAS
         is_large = self._delta_bytes >= max(SNAPSHOT_BYTES, self._snapshot_bytes)
-        if is_long or is_large or (snapshot and self.number > self.head.number):
+        if is_long or is_large or (snapshot and self.has_deltas):
             self._add_snapshot(entries)
         self._waiting, self._next_waiting = self._next_waiting, []
         if entries:

@@ -86,8 +86,9 @@ class Queue(ServedQueue):
             self._check_there()
             targets = [(feed, await _find_position(feed.partition, position)) for feed in self.feeds]
             definition = self._started_at({feed.partition: offset for feed, offset in targets})
-            with trio.CancelScope(shield=True):  # what is stored must not begin elsewhere than what is here
-                await self.context.topic.write_durable([definition.entry(self.name)])
+            # What is stored must not begin elsewhere than what is here.
+            with trio.CancelScope(shield=True), self.context.defining():
+                await self.store(definition)
                 self.definition = definition
                 dropped = self._begin_at([target for target in targets if target[0] in self.feeds])  # topics go
         await self.wait_durable()
@@ -106,6 +107,7 @@ class Queue(ServedQueue):
             feed.detach(self)
             self.looked_at(feed.source, offset)
             feed.attach(self, self.config.sources_of(self.name, feed.partition.topic.name), offset)
+            feed.unwritten.moved(self)
         self.changed()
         return dropped
 

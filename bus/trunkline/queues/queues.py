@@ -27,14 +27,17 @@ from trunkline.queues.config import DEFAULTS, DEFINITION, Definition, QueueConfi
 from trunkline.queues.context import QueueContext
 from trunkline.queues.feeds import SourceFeed
 from trunkline.queues.persist import Persister
+from trunkline.queues.positions import position_key
 from trunkline.queues.queue import Queue
 from trunkline.queues.recovery import Replay
 from trunkline.queues.spill import make_room
+from trunkline.queues.volatile import MemoryBudget, VolatileQueue
 from trunkline.records import Header
 from trunkline.settings import check_topic_name
 
 if TYPE_CHECKING:
     from trunkline.partition import Partition
+    from trunkline.queues.dead_letters import DeadLetterHandler
     from trunkline.topic import Topic
     from trunkline.views import ViewServices
 
@@ -56,6 +59,7 @@ class Queues:
         self._by_topic: dict[str, dict[Queue, None]] = {}  # those that name it as a source
         self._feeds: dict[Partition, SourceFeed] = {}
         self._next_id = 1
+        self._budget = MemoryBudget(services.config.limits.max_volatile_bytes)
         self._timers = trio.CancelScope()
         self._is_open = False
 
@@ -75,12 +79,12 @@ class Queues:
             if queue_id not in known:
                 for key in found.keys:
                     self._context.topic.write(key, None)
-        self._drop_gone_sources()
+        self._drop_gone_sources(replay)
         self._services.catalog.on_change(self._topic_changed)
         self._services.catalog.on_growth(self._topic_grew)
         self._is_open = True
         for queue in self._queues.values():
-            self._attach(queue)
+            self._attach(queue, replay)
             if queue.persister is not None:
                 queue.serve_soon()  # something may be due
         self._services.spawn(self._run_timers)
@@ -97,7 +101,7 @@ class Queues:
         queue.persister = Persister(queue, found.head, number, found.chunk_counts(), found.index)
         return queue
 
-    def _drop_gone_sources(self) -> None:
+    def _drop_gone_sources(self, replay: Replay) -> None:
         """Topics were deleted, and this was not written any more."""
         sources = self._context.sources
         for queue in self._queues.values():
@@ -105,6 +109,10 @@ class Queues:
                 sources.reserve(source)
                 if sources.partition(source) is None:
                     queue.drop_source(source)
+        for source in replay.shared:
+            sources.reserve(source)
+            if sources.partition(source) is None:
+                self._context.topic.write(position_key(source), None)
         for source in sources.gone():
             sources.forget(source)
 
@@ -120,13 +128,18 @@ class Queues:
         self._context.is_closing = True
         self._timers.cancel()
         for queue in self:
-            if queue.is_behind_disk:
+            if queue.has_unwritten:
                 queue.changed()
         for queue in self:  # a door may still delete some
             try:
                 await queue.wait_durable()
             except TrunklineError as error:
                 logger.error("queue %s: what it remembers could not be written: %s", queue.name, error)
+        entries = [feed.position_entry() for feed in self._feeds.values()]
+        try:
+            await self._context.topic.write_durable(entry for entry in entries if entry is not None)
+        except TrunklineError as error:
+            logger.error("how far queues have come could not be written: %s", error)
         for feed in self._feeds.values():
             feed.close()
 
@@ -186,11 +199,30 @@ class Queues:
         queue_id, self._next_id = self._next_id, self._next_id + 1
         fixed = msgspec.structs.replace(config, sources=self._fixed(config.sources))
         definition = Definition(queue_id, fixed, self._context.now_ms())
-        with trio.CancelScope(shield=True):  # a queue that is stored and not here would come back at the next start
+        # A queue that is stored and not here would come back at the next start.
+        with trio.CancelScope(shield=True), self._context.defining():
             await self._context.topic.write_durable([Replay.next_id_entry(self._next_id), definition.entry(name)])
             queue = Queue(self._context, name, definition)
             self._add(queue)
             self._attach(queue)
+        return queue
+
+    def declare_volatile(self, name: str, config: QueueConfig) -> Queue:
+        """Make a queue that does not outlive the broker; see :mod:`trunkline.queues.volatile`.
+
+        It begins with what is published from now on, but for sources that begin elsewhere.
+
+        Raises QueueExists (whatever that one is), InvalidTopicName, InvalidSetting, InvalidFilter.
+        """
+        check_topic_name(name)
+        config.check(name)
+        if name in self._queues:
+            raise QueueExists(f"there is a queue {name} already", queue=name, setting="")
+        fixed = msgspec.structs.replace(config, sources=self._fixed(config.sources))
+        definition = Definition(0, fixed, self._context.now_ms())
+        queue = VolatileQueue(self._context, name, definition, self._budget)
+        self._add(queue)
+        self._attach(queue)
         return queue
 
     def _fixed(self, sources: Iterable[QueueSource]) -> tuple[QueueSource, ...]:
@@ -226,8 +258,8 @@ class Queues:
             queue.changed()
             await queue.wait_durable()  # what the old filters have taken must not be matched again with the new ones
             definition = msgspec.structs.replace(queue.definition, config=config)
-            with trio.CancelScope(shield=True):
-                await self._context.topic.write_durable([definition.entry(name)])
+            with trio.CancelScope(shield=True), self._context.defining():
+                await queue.store(definition)
                 self._redefine(queue, definition)
             return queue
 
@@ -248,6 +280,9 @@ class Queues:
                 )
             with trio.CancelScope(shield=True):
                 self._remove(queue)
+                if queue.is_volatile:
+                    await trio.lowlevel.checkpoint()
+                    return count
                 await self._context.topic.write_durable([(DEFINITION + name.encode(), None), *queue.stored_keys()])
             return count
 
@@ -255,6 +290,13 @@ class Queues:
         """Whether any queue takes such a record from there."""
         feed = self._feeds.get(partition)
         return feed is not None and feed.is_wanted(key, headers)
+
+    def handle_dead_letters(self, name: str, handler: DeadLetterHandler) -> None:
+        """Let ``handler`` see to the dead letters of the queues that name it in their settings."""
+        self._context.dead_letter_handlers[name] = handler
+        for queue in self._queues.values():
+            if queue.config.dead_letter_handler == name:
+                queue.leaving.go_on()
 
     # -- sources -----------------------------------------------------------------------------------
 
@@ -276,21 +318,24 @@ class Queues:
             if not named:
                 del self._by_topic[topic]
 
-    def _attach(self, queue: Queue) -> None:
+    def _attach(self, queue: Queue, replay: Replay | None = None) -> None:
         """Let it take from the partitions of its topics that there are."""
-        for name in (queue.name, *_named_by(queue)):
-            topic = self._services.catalog.topics.get(name)
+        topics = self._services.catalog.topics
+        for topic in (queue.home, *map(topics.get, _named_by(queue))):
             if topic is not None:
-                self._attach_to(queue, topic)
+                self._attach_to(queue, topic, replay=replay)
 
-    def _attach_to(self, queue: Queue, topic: Topic, first: int = 0) -> None:
+    def _attach_to(self, queue: Queue, topic: Topic, first: int = 0, replay: Replay | None = None) -> None:
         sources = queue.config.sources_of(queue.name, topic.name)
         for partition in topic.partitions[first:]:
             feed = self._feeds.get(partition)
             if feed is None:
                 feed = self._feeds[partition] = SourceFeed(self._context, partition)
             queue.feeds = (*queue.feeds, feed)
-            feed.attach(queue, sources, queue.state.positions.get(feed.source))
+            position = queue.state.positions.get(feed.source)
+            if replay is not None:
+                position = replay.position(queue.id, feed.source, position)
+            feed.attach(queue, sources, position)
 
     def _detach(self, queue: Queue) -> None:
         feeds, queue.feeds = queue.feeds, ()
@@ -310,6 +355,9 @@ class Queues:
         queue.redefined(definition)
         self._add(queue)
         self._attach(queue)
+        for feed in queue.feeds:
+            feed.unwritten.moved(queue)
+        queue.changed()
 
     def _topic_changed(self, name: str, topic: Topic | None) -> None:
         if not self._is_open:
@@ -317,7 +365,7 @@ class Queues:
         if topic is not None:
             self._topic_grew(topic, 0)
             return
-        gone = [feed for feed in self._feeds.values() if feed.partition.topic.name == name]
+        gone = [feed for feed in self._feeds.values() if feed.partition.topic.name == name and not feed.is_volatile]
         for feed in gone:
             for queue in tuple(feed.members):
                 queue.leave_feed(feed.partition)
@@ -329,7 +377,8 @@ class Queues:
     def _topic_grew(self, topic: Topic, first: int) -> None:
         if self._is_open:
             home = self._queues.get(topic.name)
-            for queue in (*(() if home is None else (home,)), *self._by_topic.get(topic.name, ())):
+            homes = () if home is None or home.is_volatile else (home,)
+            for queue in (*homes, *self._by_topic.get(topic.name, ())):
                 self._attach_to(queue, topic, first)
 
     # -- retention ---------------------------------------------------------------------------------

@@ -4,7 +4,8 @@ The keys are drawn in :mod:`trunkline.queues.persist`. For each queue: the snaps
 delta after the head's number, in order and without a gap, then the sealed chunks of the index. What belongs to a
 queue that has no definition is left over from one that was being deleted, and is removed.
 
-After this a state knows how far it had looked at each source (``positions``). What lies behind that is offered again
+After this a state knows how far it had looked at each source (``positions``), and :meth:`Replay.position` what all
+queues of a source together have said of that (:mod:`trunkline.queues.positions`). What lies behind is offered again
 (:mod:`trunkline.queues.catching_up`): which records a queue takes follows from its filters and their start offsets, so
 it comes to the same records. Their sequences may differ, where a queue has several sources: nothing had been said about
 them yet, or they would have been written.
@@ -20,6 +21,7 @@ import msgspec
 from trunkline.errors import CorruptLog
 from trunkline.queues.config import DEFINITION, Definition
 from trunkline.queues.persist import DELTA_SLOTS, NUMBER, Head
+from trunkline.queues.positions import POSITION_KIND, SharedPosition, source_of_key
 from trunkline.queues.sources import SOURCE_KIND, SourceTable
 from trunkline.queues.state import QueueState
 
@@ -82,19 +84,24 @@ class Replay:
       definitions: of the queues, by name.
       found: what there is, by queue id.
       next_id: what the next queue will get.
+      shared: the positions that all queues of a source have said together, by its number.
     """
 
     def __init__(self, sources: SourceTable) -> None:
         self.definitions: dict[str, Definition] = {}
         self.found: dict[int, Found] = {}
         self.next_id = 1
+        self.shared: dict[int, SharedPosition] = {}
+        self._said_at: dict[int, int] = {}  # by queue id: where the last record about it stands
         self._sources = sources
 
     def apply(self, key: bytes, value: bytes | None, offset: int) -> None:
         """One record, in the order of the log."""
         kind = key[:1]
         if kind == DEFINITION:
-            self._apply_definition(key[1:].decode(), value)
+            self._apply_definition(key[1:].decode(), value, offset)
+        elif kind == POSITION_KIND:
+            self._apply_position(source_of_key(key), value, offset)
         elif kind == SOURCE_KIND:
             self._sources.replayed(key, value)
         elif kind == NEXT_ID_KEY:
@@ -105,14 +112,27 @@ class Replay:
             found = self.found.get(queue_id)
             if found is None:
                 found = self.found[queue_id] = Found()
+            self._said_at[queue_id] = offset
             self._apply_state(found, kind, key, value, offset)
 
-    def _apply_definition(self, name: str, value: bytes | None) -> None:
+    def position(self, queue_id: int, source: int, own: int | None) -> int | None:
+        """Where a queue goes on with a source, if it says ``own`` itself; None: at the beginning."""
+        shared = self.shared.get(source)
+        return own if shared is None else shared.of(queue_id, own, self._said_at.get(queue_id, -1))
+
+    def _apply_position(self, source: int, value: bytes | None, offset: int) -> None:
+        if value is None:
+            self.shared.pop(source, None)
+        else:
+            self.shared[source] = SharedPosition.decode(value, offset)
+
+    def _apply_definition(self, name: str, value: bytes | None, offset: int) -> None:
         if value is None:
             self.definitions.pop(name, None)
         else:
             definition = self.definitions[name] = Definition.decode(value)
             self.next_id = max(self.next_id, definition.id + 1)
+            self._said_at[definition.id] = offset
 
     def _apply_state(self, found: Found, kind: bytes, key: bytes, value: bytes | None, offset: int) -> None:
         if value is None:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from trunkline.queues.config import Definition, QueueConfig
     from trunkline.queues.consumption import Consumption
     from trunkline.queues.feeds import SourceFeed
+    from trunkline.topic import Topic
 
 __all__ = ["RememberedQueue"]
 
@@ -100,8 +101,24 @@ class RememberedQueue(ABC):
         self._is_serving = False
         self._is_loading_chunk = False
 
+    is_volatile = False
+    """It does not outlive the broker."""
+
     def __repr__(self) -> str:
         return f"<Queue {self.name}>"
+
+    @property
+    def home(self) -> Topic | None:
+        """Its home topic, if there is one yet."""
+        return self.context.services.catalog.topics.get(self.name)
+
+    async def ensure_home(self) -> Topic:
+        """Its home topic, made now if it is missing. Cancellation: may have happened."""
+        return await self.context.services.ensure_topic(self.name)
+
+    async def store(self, definition: Definition) -> None:
+        """Keep its definition. Durable on return."""
+        await self.context.topic.write_durable([definition.entry(self.name)])
 
     @property
     def id(self) -> int:
@@ -133,7 +150,7 @@ class RememberedQueue(ABC):
         self._is_timed = True
         expires = orders.expires_ms
         if config.ttl_ms >= 0:
-            expires = min(expires or 1 << 62, now + config.ttl_ms)
+            expires = min(expires or 1 << 62, max(now, orders.due_ms) + config.ttl_ms)
         self.state.append(
             source,
             offset,
@@ -256,25 +273,30 @@ class RememberedQueue(ABC):
         if not self._asked and self._roster is not None and not self._is_serving:
             self.serve_soon()
 
-    def persist(self) -> None:
-        """Write what has changed."""
+    def persist(self, *, snapshot: bool = False) -> None:
+        """Write what has changed, or see to it that it is written after what is under way."""
         if self.is_deleted:
+            return
+        persister = self.persister
+        if persister is None:
+            persister = self.persister = Persister(self)
+        self._written_ms = self.context.now_ms()
+        if not self._idle_ms and not snapshot:
+            self._idle_ms = self._written_ms + IDLE_MS
+            self.context.wake_at(self, self._idle_ms)
+        if persister.is_writing or persister.failure is not None:
             return
         for feed in self.feeds:
             if feed.members[self].position is None:
                 self.looked_at(feed.source, feed.partition.high_watermark)
-        if self.persister is None:
-            self.persister = Persister(self)
-        self._written_ms = self.context.now_ms()
-        if not self._idle_ms:
-            self._idle_ms = self._written_ms + IDLE_MS
-            self.context.wake_at(self, self._idle_ms)
-        if not self.persister.is_writing:
-            self._is_dirty = False
-            self.persister.write()
+            feed.unwritten.writes(self)
+        self._is_dirty = False
+        persister.write(snapshot=snapshot)
 
     def persisted(self) -> None:
         """What was under way is durable."""
+        for feed in self.feeds:
+            feed.unwritten.written(self)
         if self._is_dirty:
             self.context.persist_soon(self)
         if self._readers_ms:
@@ -329,9 +351,9 @@ class RememberedQueue(ABC):
             raise waiting.error
 
     @property
-    def is_behind_disk(self) -> bool:
-        """A restart might have to look at records again."""
-        return bool(self.feeds)
+    def has_unwritten(self) -> bool:
+        """A restart would have to look at records again."""
+        return any(self in feed.unwritten for feed in self.feeds)
 
     def stored_keys(self) -> list[tuple[bytes, None]]:
         """Tombstones for all that is stored of it."""
@@ -340,6 +362,8 @@ class RememberedQueue(ABC):
     def promised(self) -> tuple[int, int]:
         """Records and bytes that are ready, or on their way through a gate."""
         records, size_bytes = self.state.ready, self.state.live_bytes
+        if self.config.max_length_bytes >= 0:
+            size_bytes -= self.state.held_bytes()
         for feed in self.feeds:
             gate = feed.members[self].gate
             if gate is not None:

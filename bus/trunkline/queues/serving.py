@@ -179,13 +179,16 @@ class ServedQueue(RememberedQueue):
             if self._roster is not None and state.ready:
                 self._dispatch(self._roster, now)
             if self._is_timed:
-                self._set_timer()
+                self._set_timer(now)
         finally:
             self._is_serving = False
 
-    def _set_timer(self) -> None:
+    def _set_timer(self, now: int) -> None:
         """Be woken when the next entry is due, expires, or has been held for too long."""
         timer = self.state.next_timer_ms
+        if timer is not None and timer <= now:  # what expires now and found no consumer
+            self._expire_all(now)
+            timer = self.state.next_timer_ms
         if timer is None:
             self._is_timed = False
         elif self._timer_ms is None or timer < self._timer_ms:
@@ -209,7 +212,7 @@ class ServedQueue(RememberedQueue):
                 return
             consumption, limit = chosen
             leases = state.acquire(
-                min(limit, SERVED_RECORDS), consumption.holder, now, deadline_ms=deadline, max_bytes=SERVED_BYTES
+                min(limit, SERVED_RECORDS), consumption.holder, now - 1, deadline_ms=deadline, max_bytes=SERVED_BYTES
             )
             if leases:
                 left -= sum([lease.size_bytes for lease in leases])
@@ -217,7 +220,7 @@ class ServedQueue(RememberedQueue):
             elif state.missing_chunk is not None:
                 self._load_chunk(state.missing_chunk)
                 return
-            elif not self._expire(now):
+            elif not self._expire(now - 1):
                 return
 
     def _give(self, consumption: Consumption, leases: list[Lease]) -> None:
@@ -367,8 +370,8 @@ class ServedQueue(RememberedQueue):
             if now < self._written_ms + IDLE_MS:
                 self._idle_ms = self._written_ms + IDLE_MS
                 self.context.wake_at(self, self._idle_ms)
-            elif self.persister is not None:
-                self.persister.write(snapshot=True)
+            elif self.persister is not None and self.persister.has_deltas:
+                self.persist(snapshot=True)
 
     def _do_due(self, now: int) -> None:
         state = self.state
@@ -379,9 +382,12 @@ class ServedQueue(RememberedQueue):
                 if member.holder in lost:
                     member.let_go(lost[member.holder])
                     self.released += lost[member.holder]
+        self._expire_all(now - 1)  # what expires now may still be given out: with a ttl of 0 that is the only moment
+        self.changed()
+
+    def _expire_all(self, now: int) -> None:
         while self._expire(now):
             pass
-        self.changed()
 
     def _expire(self, now: int) -> bool:
         """Send away what has expired at the head; True if there may be more."""
@@ -396,9 +402,10 @@ class ServedQueue(RememberedQueue):
         while 0 <= config.max_length < state.ready:
             if not self._drop(min(state.ready - config.max_length, 1000)):
                 return
-        while 0 <= config.max_length_bytes < state.live_bytes and state.ready:
-            if not self._drop(1):
-                return
+        if 0 <= config.max_length_bytes < state.live_bytes:
+            while state.ready and config.max_length_bytes < state.live_bytes - state.held_bytes():
+                if not self._drop(1):
+                    return
 
     def _drop(self, count: int) -> bool:
         leases = self.state.take_oldest(count, ENGINE)

@@ -14,12 +14,16 @@ import msgspec
 
 if TYPE_CHECKING:
     from trunkline.catalog import TopicCatalog
+    from trunkline.errors import TrunklineError
     from trunkline.partition import Partition
     from trunkline.state_topic import StateTopic
 
 __all__ = ["SOURCE_KIND", "SourceTable"]
 
 SOURCE_KIND: Final = b"t"
+VOLATILE: Final = 1 << 40
+"""Numbers from here on are of partitions in memory, and never stored."""
+
 _KEY: Final = Struct(">cI")
 
 
@@ -36,7 +40,18 @@ class SourceTable:
       unsaved: records that are not durable yet, by number.
     """
 
-    __slots__ = ("_catalog", "_known", "_next", "_numbers", "_topic", "unsaved")
+    __slots__ = (
+        "_catalog",
+        "_known",
+        "_next",
+        "_next_volatile",
+        "_numbers",
+        "_saving",
+        "_topic",
+        "_volatile",
+        "_volatile_numbers",
+        "unsaved",
+    )
 
     def __init__(self, topic: StateTopic, catalog: TopicCatalog) -> None:
         self._topic = topic
@@ -44,7 +59,11 @@ class SourceTable:
         self._known: dict[int, _Source] = {}
         self._numbers: dict[tuple[str, int], int] = {}
         self._next = 0
+        self._volatile: dict[int, Partition] = {}
+        self._volatile_numbers: dict[Partition, int] = {}
+        self._next_volatile = VOLATILE
         self.unsaved: dict[int, tuple[bytes, bytes]] = {}
+        self._saving: set[int] = set()  # of these, by :meth:`save`
 
     def replayed(self, key: bytes, value: bytes | None) -> None:
         """A stored number."""
@@ -61,8 +80,20 @@ class SourceTable:
         """A queue has met this number, which is not to be given again, even if nothing is stored of it any more."""
         self._next = max(self._next, number + 1)
 
+    def add_volatile(self, partition: Partition) -> None:
+        """Give a number to a partition that is in no catalog; it is never stored."""
+        number, self._next_volatile = self._next_volatile, self._next_volatile + 1
+        self._volatile[number] = partition
+        self._volatile_numbers[partition] = number
+
+    def remove_volatile(self, partition: Partition) -> None:
+        """Such a partition is gone."""
+        del self._volatile[self._volatile_numbers.pop(partition)]
+
     def number_of(self, partition: Partition) -> int:
         """The number of a partition; it gets one now if it has none."""
+        if not partition.topic.id:  # it is in no catalog
+            return self._volatile_numbers[partition]
         identity = partition.topic.id, partition.index
         number = self._numbers.get(identity)
         if number is None:
@@ -72,12 +103,31 @@ class SourceTable:
             self.unsaved[number] = _KEY.pack(SOURCE_KIND, number), msgspec.json.encode(source)
         return number
 
+    def save(self, number: int) -> bool:
+        """Whether the record of a number is durable; if not it is written now, or is being written."""
+        record = self.unsaved.get(number)
+        if record is not None and number not in self._saving:
+            self._saving.add(number)
+            self._topic.write(*record, self, number)
+        return record is None
+
+    def append_done(self, token: object, offset: int) -> None:
+        assert isinstance(token, int)
+        self._saving.discard(token)
+        self.unsaved.pop(token, None)
+
+    def append_failed(self, token: object, error: TrunklineError) -> None:
+        assert isinstance(token, int)
+        self._saving.discard(token)  # whoever needs it next tries again
+
     def find(self, partition: Partition) -> int | None:
         """The number of a partition, if it has one."""
         return self._numbers.get((partition.topic.id, partition.index))
 
     def partition(self, number: int) -> Partition | None:
         """The partition of this number; None: it is not there any more."""
+        if number >= VOLATILE:
+            return self._volatile.get(number)
         source = self._known.get(number)
         topic = None if source is None else self._catalog.topics.get(source.topic)
         if source is None or topic is None or topic.id != source.topic_id:
@@ -86,6 +136,9 @@ class SourceTable:
 
     def topic_name(self, number: int) -> str:
         """The topic of the partition of this number; empty: it is not known."""
+        if number >= VOLATILE:
+            found = self._volatile.get(number)
+            return "" if found is None else found.topic.name
         source = self._known.get(number)
         return "" if source is None else source.topic
 

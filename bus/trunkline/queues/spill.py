@@ -123,7 +123,7 @@ class _Spilling(Copying):
 async def _spill(queue: RememberedQueue, leases: list[Lease]) -> None:
     """Copy entries to the home topic. Raises what stopped it; what was copied by then is swapped."""
     context = queue.context
-    home = await context.services.ensure_topic(queue.name)
+    home = await queue.ensure_home()
     for start in range(0, len(leases), SPILLED_RECORDS):
         copying = _Spilling(queue)
         pieces = await gather_waiting(gather(leases[start : start + SPILLED_RECORDS], context.cache, context.sources))

@@ -96,6 +96,18 @@ class QueueState(Contents):
         self._parts = parts or None
         return first
 
+    def forget_changes(self) -> None:
+        """Nothing of this state is ever stored: let go of what would have been told."""
+        self.take_sealed()
+        self._collect_done()
+        for level in self._order:
+            self._told(level)
+        for span in self._changed or ():
+            span.is_changed = False
+        self._changed = self._routed = None
+        self.has_changes = False
+        self.chunks_to_forget()
+
     def _change(self, positions: dict[int, int], levels: list[LevelChange], asides: list[Lease]) -> Change:
         live = self.ready + self.unacked + self.delayed
         return Change(

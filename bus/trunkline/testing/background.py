@@ -31,7 +31,7 @@ __all__ = ["BackgroundBroker"]
 
 _T = TypeVar("_T")
 
-_DOORS = ("native", "mqtt", "kafka")
+_DOORS = ("native", "mqtt", "kafka", "amqp")
 
 CALL_TIMEOUT_S: Final = 10.0
 """How long a call may take unless it says otherwise: what hangs should fail, in a test above all."""

@@ -55,6 +55,7 @@ class ProtocolCompliance(InputPromises, RecordPromises, PressurePromises, Shutdo
       delivers: a client can ask for records.
       carries_any_value: values may be any bytes; if not, only text without control characters is tried.
       catches_up: a subscriber that was slow gets what it missed; if not, its connection may be ended instead.
+      waits_for_room: when the store is full a client is made to wait until its record is taken, instead of refused.
     """
 
     @pytest.fixture

@@ -135,6 +135,8 @@ class RecordPromises(Speaker):
 
     @pytest.mark.usefixtures("_acknowledging")
     def test_a_full_store_refuses_and_goes_on_when_there_is_room(self, bench: ProtocolBench) -> None:
+        if self.waits_for_room:
+            pytest.skip("the suite declares waits_for_room")
         peer = bench.greeted()
         bench.scripted.fail_next("append", StoreFull("no room"))
         self._expect_refusal(peer, "a record for which there is no room")
@@ -144,6 +146,20 @@ class RecordPromises(Speaker):
             raise broken("once the store has room again records are taken again", repr(error)) from error
 
         expect("what was refused is not stored", bench.stored(), [(self.key, b"there is room")])
+
+    @pytest.mark.usefixtures("_acknowledging")
+    def test_a_full_store_makes_wait_and_loses_nothing(self, bench: ProtocolBench) -> None:
+        if not self.waits_for_room:
+            pytest.skip("the suite does not declare waits_for_room")
+        peer = bench.greeted()
+        bench.scripted.fail_next("append", StoreFull("no room"))
+        for value in (b"waits", b"follows"):
+            self.send_record(peer, self.key, value)
+        for _ in range(2):
+            self.receive_acknowledgement(peer)
+
+        promise = "what waited for room is stored once there is, in the order it was sent"
+        expect(promise, bench.stored(), [(self.key, b"waits"), (self.key, b"follows")])
 
     @pytest.mark.usefixtures("_acknowledging")
     def test_a_failing_disk_is_not_acknowledged(self, bench: ProtocolBench) -> None:

@@ -43,6 +43,7 @@ class Speaker:
     delivers: ClassVar[bool] = True
     carries_any_value: ClassVar[bool] = True
     catches_up: ClassVar[bool] = True
+    waits_for_room: ClassVar[bool] = False
 
     def hello(self, peer: Peer) -> None:
         """Introduce a client and wait until it is accepted. The default does nothing."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import builtins
 from collections.abc import Callable, Mapping
 from datetime import datetime
+from typing import Any
 
 import cbor2
 import msgspec
@@ -16,6 +17,7 @@ from trunkline_native.client.types import OffsetRange, PartitionDescription, Top
 from trunkline_native.codec import decode_cbor
 from trunkline_native.frames import (
     AlterTopic,
+    AskDoor,
     CreateTopic,
     DeletedRecords,
     DeleteRecords,
@@ -104,6 +106,16 @@ class Admin:
             return msgspec.convert(decode_cbor(body), builtins.list[BridgeStatus])
         except (cbor2.CBORDecodeError, msgspec.ValidationError) as error:
             raise RemoteProtocolError(f"the broker's description of bridges cannot be read: {error}") from None
+
+    async def ask_door(self, door: str, request: str, arguments: Mapping[str, Any]) -> Any:
+        """See ``Bus.ask_door``."""
+        _, body = await self._link.request(
+            lambda number: AskDoor(number, door, request, arguments), is_repeatable=False
+        )
+        try:
+            return decode_cbor(body)
+        except cbor2.CBORDecodeError as error:
+            raise RemoteProtocolError(f"the answer of the door {door!r} cannot be read: {error}") from None
 
     async def offset_at(self, topic: str, partition: int, moment: datetime) -> int | None:
         """See ``Bus.offset_at``."""

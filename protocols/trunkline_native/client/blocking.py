@@ -345,6 +345,14 @@ class BlockingBus:
         """See :meth:`Bus.list_bridges`."""
         return self._call(self._bus.list_bridges)
 
+    def ask_door(self, door: str, request: str, **arguments: Any) -> Any:
+        """See :meth:`Bus.ask_door`."""
+
+        async def ask() -> Any:
+            return await self._bus.ask_door(door, request, **arguments)
+
+        return self._call(ask)
+
     def describe_topic(self, name: str) -> TopicDescription:
         """See :meth:`Bus.describe_topic`."""
         return self._call(self._bus.describe_topic, name)

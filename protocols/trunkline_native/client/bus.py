@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import anyio.lowlevel
 
@@ -367,6 +367,14 @@ class Bus:
     async def list_bridges(self) -> list[BridgeStatus]:
         """How the bridges to other systems go, by name. Cancellation: nothing happens."""
         return await self._admin.list_bridges()
+
+    async def ask_door(self, door: str, request: str, **arguments: Any) -> Any:
+        """Ask a door of the broker what only it knows, such as ``mqtt`` about its sessions; its page says what.
+
+        Raises UnsupportedRequest if there is no such door, or it does not know the request. Cancellation: may have
+        happened.
+        """
+        return await self._admin.ask_door(door, request, arguments)
 
     async def describe_topic(self, name: str) -> TopicDescription:
         """A topic's partitions and settings. Raises UnknownTopic. Cancellation: nothing happens."""

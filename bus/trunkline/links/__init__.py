@@ -1,0 +1,19 @@
+"""What links of all bridges have in common. A bridge is a plugin (:mod:`trunkline.bridge`); these are its tools.
+
+link        connect, converse until something fails, wait, and again
+journal     how a link goes;  pauses: how long to wait before the next attempt
+failures    what went wrong;  connecting: a stream to the other system
+origin      where a record came from
+"""
+
+from trunkline.links.connecting import TlsSettings, WhereTo, connect, read_password
+from trunkline.links.failures import LinkFailed, one_failure, reason_of
+from trunkline.links.journal import Journal
+from trunkline.links.link import Link
+from trunkline.links.origin import ORIGIN, origin_of
+from trunkline.links.pauses import Pauses
+
+__all__ = [
+    "ORIGIN", "Journal", "Link", "LinkFailed", "Pauses", "TlsSettings", "WhereTo", "connect", "one_failure",
+    "origin_of", "read_password", "reason_of",
+]  # fmt: skip

@@ -1,0 +1,288 @@
+"""One channel: which frame may come when, and who sees to it. Sans-I/O.
+
+    basic.publish, ack, nack, reject     done at once; no answer, or a confirm later
+    consume, cancel, qos, get, flow ...  done at once, and answered
+    declare, bind, delete, purge ...     take time (:mod:`~trunkline_amqp.errands`): what follows on this channel waits
+
+What is published reaches queues when it is committed. So that a client sees what it has published before on the same
+channel, everything that looks into queues, or changes where messages go, waits for its commits first.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
+
+from trunkline_amqp.consuming import Consuming
+from trunkline_amqp.content import ACK_IDS, NACK_IDS, PUBLISH_IDS, Content, ContentAssembler, decode_ack
+from trunkline_amqp.errands import ERRANDS, Errands
+from trunkline_amqp.errors import AmqpError, Reply, hard
+from trunkline_amqp.frames import BODY, HEADER, METHOD
+from trunkline_amqp.methods import (
+    AccessRequest,
+    AccessRequestOk,
+    BasicCancel,
+    BasicConsume,
+    BasicGet,
+    BasicQos,
+    BasicQosOk,
+    BasicRecover,
+    BasicRecoverAsync,
+    BasicRecoverOk,
+    BasicReject,
+    ChannelClose,
+    ChannelCloseOk,
+    ChannelFlow,
+    ChannelFlowOk,
+    ChannelOpen,
+    ConfirmSelect,
+    ConfirmSelectOk,
+    Method,
+    TxCommit,
+    TxRollback,
+    TxRollbackOk,
+    TxSelect,
+    TxSelectOk,
+    decode_method,
+)
+from trunkline_amqp.publishing import Publishing
+
+if TYPE_CHECKING:
+    from trunkline_amqp.connection import AmqpConnection
+
+__all__ = ["Channel"]
+
+REJECT_IDS: Final = b"\x00\x3c\x00\x5a"
+
+
+class Channel:
+    """An open channel, or one that was closed here and whose client has not said that it knows.
+
+    Attributes:
+      publishing: what it publishes, and the confirms of that.
+      consuming: what it consumes, and has not acknowledged.
+    """
+
+    def __init__(self, connection: AmqpConnection, number: int) -> None:
+        self.connection = connection
+        self.number = number
+        self.publishing = Publishing(self)
+        self.consuming = Consuming(self)
+        self.is_closed = False
+        self._assembler = ContentAssembler(connection.server.settings.max_message_bytes)
+        self._errands = Errands(self)
+        self._waiting: deque[tuple[int, bytes]] = deque()
+        self._unfinished = 0
+
+    def __repr__(self) -> str:
+        return f"<Channel {self.number} of {self.connection.transport.peer}>"
+
+    # -- arriving ----------------------------------------------------------------------------------
+
+    def receive(self, kind: int, payload: bytes) -> None:
+        """A frame; what cannot be done yet waits. Raises AmqpError."""
+        if self._errands.is_busy:
+            size = len(payload) + FRAME_COST
+            self._waiting.append((kind, payload))
+            self.connection.count_waiting(size)
+        elif self.is_closed:
+            self._receive_closed(kind, payload)
+        else:
+            self._handle(kind, payload)
+
+    def go_on(self) -> None:
+        """What it waited for is over."""
+        waiting = self._waiting
+        self.connection.server.look_around()
+        while waiting and not self._errands.is_busy and not self.connection.is_over:
+            kind, payload = waiting.popleft()
+            size = len(payload) + FRAME_COST
+            self.connection.count_waiting(-size)
+            self.connection.receive_on(self, kind, payload)
+        self.settle_now()
+
+    def _receive_closed(self, kind: int, payload: bytes) -> None:
+        """channel.close was sent (1.5.2.5): only its answer counts, or that the client closes too."""
+        if kind == METHOD and payload[:4] in (_CLOSE, _CLOSE_OK):
+            if payload[:4] == _CLOSE:
+                self.send(ChannelCloseOk())
+            self.connection.forget(self)
+
+    def _handle(self, kind: int, payload: bytes) -> None:
+        assembler = self._assembler
+        if kind == METHOD:
+            ids = payload[:4]
+            if ids == PUBLISH_IDS:
+                assembler.begin(payload)
+                return
+            if not assembler.is_idle:
+                assembler.expect_method()
+            try:
+                if ids == ACK_IDS:
+                    tag, bits = decode_ack(payload)
+                    self.consuming.acknowledge(tag, multiple=bool(bits & 1))
+                elif ids == NACK_IDS:
+                    tag, bits = decode_ack(payload)
+                    self.consuming.refuse(tag, multiple=bool(bits & 1), requeue=bool(bits & 2))
+                else:
+                    self._method(decode_method(payload))
+            except AmqpError as error:
+                _name(error, payload)
+                raise
+            return
+        if kind == BODY:
+            content = assembler.receive_body(payload)
+            if self._unfinished:
+                self.connection.count_unfinished(-len(payload))
+                self._unfinished -= len(payload)
+        elif kind == HEADER:
+            content = assembler.receive_header(payload)
+            if assembler.left:
+                self._unfinished = assembler.left
+                self.connection.count_unfinished(self._unfinished)
+        else:
+            raise hard(Reply.FRAME_ERROR, f"there are no frames of kind {kind} on a channel")
+        if content is not None:
+            self._publish(content)
+
+    def _publish(self, content: Content) -> None:
+        try:
+            self.publishing.publish(content)
+        except AmqpError as error:
+            _name(error, content.method)
+            raise
+
+    def _method(self, method: Method) -> None:
+        handler = _HANDLERS.get(type(method))
+        if handler is not None:
+            handler(self, method)
+        elif type(method) in ERRANDS:
+            self.settle_now()
+            self._errands.run(method)
+        else:
+            raise hard(Reply.COMMAND_INVALID, f"a {type(method).__name__} is not for a client to send here")
+
+    # -- methods -----------------------------------------------------------------------------------
+
+    def _open(self, method: ChannelOpen) -> None:
+        raise hard(Reply.CHANNEL_ERROR, "second 'channel.open' seen")
+
+    def _close(self, method: ChannelClose) -> None:
+        self.close()
+        self.send(ChannelCloseOk())
+        self.connection.forget(self)
+
+    def _flow(self, method: ChannelFlow) -> None:
+        self.consuming.set_flow(method.active)
+        self.send(ChannelFlowOk(active=method.active))
+
+    def _qos(self, method: BasicQos) -> None:
+        if method.prefetch_size:
+            raise hard(Reply.NOT_IMPLEMENTED, f"prefetch_size!=0 ({method.prefetch_size})")
+        self.consuming.set_prefetch(method.prefetch_count, for_all=method.global_)
+        self.send(BasicQosOk())
+
+    def _consume(self, method: BasicConsume) -> None:
+        self.consuming.consume(method)
+
+    def _cancel(self, method: BasicCancel) -> None:
+        self.consuming.cancel(method)
+
+    def _get(self, method: BasicGet) -> None:
+        self.settle_now()
+        if self.publishing.in_flight or not self.consuming.get_nowait(method):
+            self._errands.run(method)
+
+    def _reject(self, method: BasicReject) -> None:
+        self.consuming.refuse(method.delivery_tag, multiple=False, requeue=method.requeue, is_single=True)
+
+    def _recover(self, method: BasicRecover | BasicRecoverAsync) -> None:
+        if not method.requeue:
+            raise hard(Reply.NOT_IMPLEMENTED, "requeue=false")
+        self.consuming.recover()
+        if isinstance(method, BasicRecover):
+            self.send(BasicRecoverOk())
+
+    def _confirm(self, method: ConfirmSelect) -> None:
+        self.publishing.select_confirms()
+        if not method.no_wait:
+            self.send(ConfirmSelectOk())
+
+    def _tx_select(self, method: TxSelect) -> None:
+        self.publishing.select_transactions()
+        self.consuming.select_transactions()
+        self.send(TxSelectOk())
+
+    def _tx_commit(self, method: TxCommit) -> None:
+        self.publishing.check_transactional()
+        self._errands.run(method)
+
+    def _tx_rollback(self, method: TxRollback) -> None:
+        self.publishing.check_transactional()
+        self.publishing.rollback()
+        self.consuming.rollback()
+        self.send(TxRollbackOk())
+
+    def _access(self, method: AccessRequest) -> None:
+        self.send(AccessRequestOk())
+
+    # -- for its parts -----------------------------------------------------------------------------
+
+    def send(self, method: Method) -> None:
+        self.connection.send(self.number, method)
+
+    def caught_up(self) -> None:
+        """Everything that it has published is committed."""
+        self._errands.caught_up()
+        self.connection.caught_up()
+
+    def settle_soon(self) -> None:
+        """Acknowledgements have come that the queues do not know of yet."""
+        self.connection.settle_soon(self)
+
+    def settle_now(self) -> None:
+        """Let queues know what was acknowledged."""
+        self.consuming.settle_now()
+
+    def close(self) -> None:
+        """Release what it holds; nothing counts any more. The second call does nothing."""
+        if self.is_closed:
+            return
+        self.is_closed = True
+        self.consuming.close()
+        self.publishing.close()
+        if self._unfinished:
+            self.connection.count_unfinished(-self._unfinished)
+            self._unfinished = 0
+
+
+FRAME_COST: Final = 100
+"""What a frame that waits takes beside its payload."""
+
+_CLOSE: Final = b"\x00\x14\x00\x28"
+_CLOSE_OK: Final = b"\x00\x14\x00\x29"
+
+_HANDLERS: Final[dict[type[Method], Callable[[Channel, Any], None]]] = {
+    ChannelOpen: Channel._open,
+    ChannelClose: Channel._close,
+    ChannelFlow: Channel._flow,
+    AccessRequest: Channel._access,
+    BasicQos: Channel._qos,
+    BasicConsume: Channel._consume,
+    BasicCancel: Channel._cancel,
+    BasicGet: Channel._get,
+    BasicReject: Channel._reject,
+    BasicRecover: Channel._recover,
+    BasicRecoverAsync: Channel._recover,
+    ConfirmSelect: Channel._confirm,
+    TxSelect: Channel._tx_select,
+    TxCommit: Channel._tx_commit,
+    TxRollback: Channel._tx_rollback,
+}
+
+
+def _name(error: AmqpError, payload: bytes) -> None:
+    """Say which method it was."""
+    if not error.class_id:
+        error.class_id, error.method_id = int.from_bytes(payload[:2]), int.from_bytes(payload[2:4])

@@ -1,0 +1,400 @@
+"""What a channel publishes: routed, staged, confirmed once it is committed. Sans-I/O.
+
+Most publishers send the same few properties to the same few exchanges and keys, over and over. What follows from
+properties alone, and from exchange and key alone, is therefore remembered for the whole door, by the very bytes; a
+message for which both are known is staged after two look-ups. Everything special (returned, rerouted, expiring, for a
+transaction, a direct reply) goes the long way.
+
+Nothing is confirmed before it is as durable as its topic promises. What cannot be stored because there is no room is
+kept, and its connection blocked, until there is (:mod:`~trunkline_amqp.blocking`). What a queue refuses because it is
+full (``reject-publish``) is refused to the publisher, if it asked for confirms.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
+
+from trunkline.errors import BrokerClosing, QueueFull, RecordTooLarge, StoreFull, TrunklineError
+from trunkline_amqp.bridge import headers_block, prepare
+from trunkline_amqp.confirms import Confirms
+from trunkline_amqp.content import (
+    Content,
+    Properties,
+    Publication,
+    decode_publish,
+    encode_ack,
+    encode_content,
+    encode_nack,
+    replace_reply_to,
+)
+from trunkline_amqp.errors import AmqpError, Reply, hard
+from trunkline_amqp.methods import BasicReturn, encode_method
+from trunkline_amqp.routing import Route
+
+if TYPE_CHECKING:
+    from trunkline.partition import Partition
+    from trunkline.records import Header
+    from trunkline_amqp.channel import Channel
+    from trunkline_amqp.connection import AmqpConnection
+
+__all__ = ["DIRECT_REPLY", "Publishing", "Staged", "Way"]
+
+logger = logging.getLogger("trunkline.amqp")
+
+DIRECT_REPLY: Final = "amq.rabbitmq.reply-to"
+_REPLY_KEY: Final = DIRECT_REPLY.encode() + b"."
+_PERSISTENT: Final = 2
+
+REMEMBERED: Final = 10_000
+REMEMBERED_BYTES: Final = 512
+"""Of properties; longer ones are hardly ever the same again."""
+
+
+class Way(NamedTuple):
+    """Where messages with this exchange and key go, whatever they are."""
+
+    route: Route
+    origin: tuple[Header, ...]
+    is_returned: bool
+
+
+class Several:
+    """A message that is stored in several places, and answered when it is in all of them."""
+
+    __slots__ = ("left", "number")
+
+    def __init__(self, number: int, left: int) -> None:
+        self.number = number
+        self.left = left
+
+
+class Staged(NamedTuple):
+    """A record on its way to the disk: what is needed to confirm it, or to stage it again."""
+
+    number: int | Several
+    partition: Partition
+    timestamp: int
+    key: bytes
+    body: bytes
+    headers_block: bytes
+
+
+class Publishing:
+    """The way in of one channel; also who is told what became of its appends.
+
+    Attributes:
+      in_flight: records that are not committed yet.
+      kept: those of them that wait for room.
+      is_closed: nobody wants to know any more.
+    """
+
+    def __init__(self, channel: Channel) -> None:
+        self._channel = channel
+        self._server = server = channel.connection.server
+        self._ways = server.ways[channel.connection.terms.vhost]
+        self._confirms: Confirms | None = None
+        self._transaction: list[Content] | None = None
+        self._transaction_bytes = 0
+        self._is_telling = False
+        self.is_closed = False
+        self.in_flight = 0
+        self.kept = 0
+
+    # -- messages ----------------------------------------------------------------------------------
+
+    def publish(self, content: Content) -> None:
+        """A whole message has arrived. Raises AmqpError."""
+        method, raw, body = content
+        way = self._ways.get(method)
+        if way is None or self._transaction is not None:
+            self._publish_anew(content)
+            return
+        known = self._server.plain.get((raw, way.origin) if way.origin else raw)
+        if known is None:
+            self._publish_anew(content)
+            return
+        route = way.route
+        if route.memory is not None and not known[1]:
+            route = route.when_transient()
+        number = 0 if self._confirms is None else self._confirms.next()
+        if way.is_returned:
+            self._return(decode_publish(method), raw, body)
+        self._stage(route, number, content, known[0])
+
+    def _publish_anew(self, content: Content) -> None:
+        """A message that is not like those before."""
+        publication = decode_publish(content.method)
+        if publication.immediate:
+            raise hard(Reply.NOT_IMPLEMENTED, "immediate=true")
+        prepared = prepare(content.properties)
+        properties = prepared.properties
+        user = self._channel.connection.terms.user
+        if properties.user_id is not None and properties.user_id != user:
+            raise AmqpError(
+                Reply.PRECONDITION_FAILED,
+                f"user_id property set to '{properties.user_id[:60]}' but authenticated user was '{user}'",
+            )
+        if properties.reply_to == DIRECT_REPLY:
+            address = self._channel.consuming.reply_address
+            if address is None:
+                raise AmqpError(Reply.PRECONDITION_FAILED, "fast reply consumer does not exist")
+            content = content._replace(properties=replace_reply_to(content.properties, address))
+            prepared = prepare(content.properties)
+            properties = prepared.properties
+        if self._transaction is not None:
+            self._hold(content)
+            self._route(publication, properties)
+            return
+        self._send(content, publication, properties, prepared.block)
+
+    def _route(self, publication: Publication, properties: Properties) -> Route:
+        return self._server.topology.route(
+            self._channel.connection.terms.vhost,
+            publication.exchange.decode("utf-8", "surrogateescape"),
+            publication.routing_key.decode("utf-8", "surrogateescape"),
+            properties.headers,
+        )
+
+    def _send(self, content: Content, publication: Publication, properties: Properties, block: bytes | None) -> None:
+        is_reply = not publication.exchange and publication.routing_key.startswith(_REPLY_KEY)
+        route = None if is_reply else self._route(publication, properties)
+        number = 0 if self._confirms is None else self._confirms.next()
+        if route is None:
+            if not self._server.reply(publication.routing_key, content) and publication.mandatory:
+                self._return(publication, content.properties, content.body)
+            self._confirmed(number)
+            return
+        is_returned = publication.mandatory and not route.queues
+        if is_returned:
+            self._return(publication, content.properties, content.body)
+        is_timeless = block is not None
+        if block is None or route.origin:
+            block = headers_block(content.properties, properties, now_ms=self._server.now_ms(), origin=route.origin)
+        is_persistent = properties.delivery_mode == _PERSISTENT
+        if route.is_cacheable and is_timeless:
+            self._remember(content, Way(route, route.origin, is_returned), block, is_persistent, properties)
+        if not is_persistent:
+            route = route.when_transient()
+        self._stage(route, number, content, block)
+
+    def _remember(self, content: Content, way: Way, block: bytes, is_persistent: bool, properties: Properties) -> None:
+        raw, headers = content.properties, properties.headers
+        if len(self._ways) >= REMEMBERED:
+            self._ways.clear()
+        self._ways[content.method] = way
+        is_special = properties.user_id is not None or bool(headers and ("CC" in headers or "BCC" in headers))
+        if len(raw) > REMEMBERED_BYTES or is_special or (properties.reply_to or "").startswith(DIRECT_REPLY):
+            return
+        plain = self._server.plain
+        if len(plain) >= REMEMBERED:
+            plain.clear()
+        plain[(raw, way.origin) if way.origin else raw] = block, is_persistent
+
+    def _stage(self, route: Route, number: int, content: Content, block: bytes) -> None:
+        now = self._server.now_ms()
+        self._server.published += 1
+        targets = route.targets
+        try:
+            if len(targets) == 1:
+                partition, key = targets[0]
+                self.stage(Staged(number, partition, now, key, content.body, block))
+            elif not targets:
+                self._confirmed(number)
+            else:
+                several = Several(number, len(targets))
+                for partition, key in targets:
+                    self.stage(Staged(several, partition, now, key, content.body, block))
+        except QueueFull as error:
+            self._refused(several if len(targets) > 1 else number)
+            self._dead_letter(error, content)
+
+    def stage(self, staged: Staged) -> None:
+        """Stage a record. Raises QueueFull, and AmqpError: 406 (too large), 541 (the log takes nothing)."""
+        _, partition, timestamp, key, body, block = staged
+        try:
+            partition.stage_record(timestamp, key, body, block, self, staged)
+        except StoreFull as error:
+            self._server.blocking.keep(self, staged, error)
+        except QueueFull:
+            raise
+        except RecordTooLarge as error:
+            raise AmqpError(Reply.PRECONDITION_FAILED, str(error)) from None
+        except BrokerClosing as error:
+            raise hard(Reply.CONNECTION_FORCED, str(error)) from None
+        except TrunklineError as error:
+            raise hard(Reply.INTERNAL_ERROR, str(error)) from None
+        self.in_flight += 1
+
+    def _dead_letter(self, error: QueueFull, content: Content) -> None:
+        """A queue was full, and may want what it does not take dead-lettered (``reject-publish-dlx``)."""
+        publication = decode_publish(content.method)
+        self.in_flight += self._server.topology.refused(
+            error,
+            publication.exchange.decode("utf-8", "surrogateescape"),
+            publication.routing_key.decode("utf-8", "surrogateescape"),
+            content.properties,
+            content.body,
+            _Counted(self),
+        )
+
+    def stage_again(self, staged: Staged) -> None:
+        """There is room for what was kept."""
+        try:
+            self.stage(staged)
+        except QueueFull:
+            self._refused(staged.number)
+        except AmqpError as error:
+            self._channel.connection.fail(error, self._channel)
+
+    @property
+    def connection(self) -> AmqpConnection:
+        return self._channel.connection
+
+    def _return(self, publication: Publication, properties: bytes, body: bytes) -> None:
+        """basic.return: nobody takes it, and the publisher wants to know."""
+        connection = self._channel.connection
+        method = BasicReturn(
+            reply_code=Reply.NO_ROUTE,
+            reply_text="NO_ROUTE",
+            exchange=publication.exchange.decode("utf-8", "surrogateescape"),
+            routing_key=publication.routing_key.decode("utf-8", "surrogateescape"),
+        )
+        frames = encode_content(
+            self._channel.number, encode_method(method), properties, body, connection.terms.frame_max
+        )
+        connection.transport.write(frames)
+        self._server.returned += 1
+
+    # -- what became of it -------------------------------------------------------------------------
+
+    def append_done(self, token: Any, offset: int) -> None:
+        """See :class:`trunkline.partition.AppendReceiver`."""
+        self.in_flight -= 1
+        number = token[0]
+        if number:
+            if type(number) is int:
+                self._confirms.done(number)  # type: ignore[union-attr]  # only with confirms there are numbers
+            else:
+                self._part_done(number)
+        if not self._is_telling and (number or not self.in_flight):
+            self._is_telling = True
+            self._server.call_last(self._tell)
+
+    def _part_done(self, several: Several) -> None:
+        several.left -= 1
+        if not several.left and several.number:
+            self._confirms.done(several.number)  # type: ignore[union-attr]  # as above
+
+    def append_failed(self, token: Any, error: TrunklineError) -> None:
+        """See :class:`trunkline.partition.AppendReceiver`."""
+        if isinstance(error, StoreFull) and not self.is_closed:
+            self._server.blocking.keep(self, token, error)
+            return
+        self.in_flight -= 1
+        if self.is_closed:
+            return
+        if not isinstance(error, BrokerClosing):
+            logger.error("%s: what it published was not taken: %s", self._channel, error)
+        self._refused(token.number)
+        if not isinstance(error, BrokerClosing):
+            self._server.call_last(lambda: self._channel.connection.fail(hard(Reply.INTERNAL_ERROR, str(error))))
+
+    def _confirmed(self, number: int) -> None:
+        if number and self._confirms is not None:
+            self._confirms.done(number)
+            self._tell_soon()
+
+    def _refused(self, number: int | Several) -> None:
+        if isinstance(number, Several):
+            several, number = number, number.number
+            several.number = 0
+        if number and self._confirms is not None:
+            self._confirms.refuse(number)
+            self._tell_soon()
+
+    def _tell_soon(self) -> None:
+        if not self._is_telling:
+            self._is_telling = True
+            self._server.call_last(self._tell)
+
+    def uncounted(self) -> None:
+        """A record that is not answered has come to its end."""
+        self.in_flight -= 1
+        self._tell_soon()
+
+    def _tell(self) -> None:
+        """At the end of a round: confirm what is safe; say so to who waits until everything is."""
+        self._is_telling = False
+        if self._confirms is not None and not self.is_closed:
+            number = self._channel.number
+            write = self._channel.connection.transport.write
+            for tag, multiple, is_refused in self._confirms.take():
+                if is_refused:
+                    write(encode_nack(number, tag, requeue=False))
+                else:
+                    write(encode_ack(number, tag, multiple))
+        if not self.in_flight:
+            self._channel.caught_up()
+
+    # -- confirms, transactions --------------------------------------------------------------------
+
+    def select_confirms(self) -> None:
+        """From now on, every publish is answered."""
+        if self._transaction is not None:
+            raise AmqpError(Reply.PRECONDITION_FAILED, "cannot switch from tx to confirm mode")
+        if self._confirms is None:
+            self._confirms = Confirms()
+
+    def select_transactions(self) -> None:
+        """From now on, what is published waits for tx.commit."""
+        if self._confirms is not None:
+            raise AmqpError(Reply.PRECONDITION_FAILED, "cannot switch from confirm to tx mode")
+        if self._transaction is None:
+            self._transaction = []
+
+    def check_transactional(self) -> None:
+        if self._transaction is None:
+            raise AmqpError(Reply.PRECONDITION_FAILED, "channel is not transactional")
+
+    def _hold(self, content: Content) -> None:
+        assert self._transaction is not None
+        self._transaction_bytes += len(content.body) + len(content.properties) + len(content.method)
+        limit = self._server.settings.max_transaction_bytes
+        if self._transaction_bytes > limit:
+            raise hard(Reply.RESOURCE_ERROR, f"a transaction of more than {limit} bytes")
+        self._transaction.append(content)
+
+    def rollback(self) -> None:
+        """What waits was never published."""
+        self._take_transaction()
+
+    def commit(self) -> None:
+        """Publish what waits. Raises AmqpError."""
+        for content in self._take_transaction():
+            prepared = prepare(content.properties)
+            self._send(content, decode_publish(content.method), prepared.properties, prepared.block)
+
+    def _take_transaction(self) -> list[Content]:
+        held, self._transaction, self._transaction_bytes = self._transaction, [], 0
+        return held or []
+
+    def close(self) -> None:
+        """Nobody wants to know any more."""
+        self.is_closed = True
+        self._transaction = None
+        self._server.blocking.forget(self)
+
+
+class _Counted:
+    """Told of records that nobody is answered for; an append receiver."""
+
+    def __init__(self, publishing: Publishing) -> None:
+        self._publishing = publishing
+
+    def append_done(self, token: object, offset: int) -> None:
+        self._publishing.uncounted()
+
+    def append_failed(self, token: object, error: TrunklineError) -> None:
+        logger.error("a message that was refused could not be dead-lettered: %s", error)
+        self._publishing.uncounted()
