@@ -11,6 +11,15 @@ So a slow subscriber costs a cursor and at most one decoded chunk, never a queue
 behind gets nothing older than itself: each filter has a start offset. A subscriber may also ask to begin in the
 past; then it is behind from the first moment.
 
+**Early.** A door may offer a record that is staged and not committed yet (:meth:`LiveTail.offer_early`), if it promises
+nothing about it: an MQTT message with QoS 0 need not wait for the disk. It goes to those who are live then, and is not
+offered again when it is committed:
+
+* Who was behind then reads it from the log.
+* Who becomes live, or subscribes, while early records are not committed yet is *late*: it is offered nothing early,
+  and everything when it is committed, until no early record is left. So is, always, who does not take them early.
+* Who stops while early records are not committed has taken them, and skips them when it reads the log.
+
 Who is far behind and wants little is not shown every record: what its filters want is looked up by key
 (:mod:`trunkline.sparse`).
 """
@@ -20,7 +29,7 @@ from __future__ import annotations
 import logging
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
-from typing import Any, Final
+from typing import Any, ClassVar, Final
 
 import msgspec
 
@@ -38,6 +47,10 @@ logger = logging.getLogger("trunkline.live")
 
 CATCH_UP_BYTES: Final = 64 * 1024
 """Read, decoded and offered at a time to one subscriber that is behind; also what it may hold."""
+
+
+MAX_EARLY_RANGES: Final = 64
+"""They are looked through for each record that is committed. A transaction may keep readers waiting for minutes."""
 
 
 class Delivery:
@@ -64,6 +77,9 @@ class LiveSubscriber(ABC):
 
     __slots__ = ()
 
+    takes_early: ClassVar[bool] = False
+    """Whether it wants records that are not committed yet, and may never be."""
+
     @abstractmethod
     def deliver(self, delivery: Delivery, options: list[Any]) -> bool:
         """Take a record; ``options`` are those of its filters that matched.
@@ -84,7 +100,7 @@ _GONE: Final = -1
 class _Member:
     """A subscriber's place in one partition. ``cursor`` is None while it is live, _GONE once it was removed."""
 
-    __slots__ = ("cursor", "dense_until", "filters", "fresh_at", "is_reading", "leftover", "subscriber")
+    __slots__ = ("cursor", "dense_until", "filters", "fresh_at", "is_reading", "leftover", "skip", "subscriber")
 
     def __init__(self, subscriber: LiveSubscriber, fresh_at: int) -> None:
         self.subscriber = subscriber
@@ -93,6 +109,7 @@ class _Member:
         self.cursor: int | None = None
         self.dense_until = 0  # below this offset it is not worth looking for what it wants
         self.leftover: list[Record] = []  # decoded, not offered yet; last first
+        self.skip: list[tuple[int, int]] = []  # ranges of offsets that it was offered early before it stopped
         self.is_reading = False  # it is being served from the log, or will be in the next round
 
     def options(self, key: bytes | None, offset: int) -> list[Any]:
@@ -111,6 +128,11 @@ class LiveStatistics(msgspec.Struct, frozen=True):
     behind: int
 
 
+def _holds(ranges: list[tuple[int, int]], start: int, end: int) -> bool:
+    """Whether one of these ranges of offsets has all of ``[start, end)``; they are few."""
+    return any(first <= start and end <= last for first, last in ranges)
+
+
 class LiveTail:
     """All subscribers of one partition; a listener of it. Belongs to the broker's thread."""
 
@@ -120,6 +142,9 @@ class LiveTail:
         self._spawn = spawn
         self._indexes: dict[Syntax, SubscriptionIndex[_Member, Any]] = {}
         self._members: dict[LiveSubscriber, _Member] = {}
+        self._early: list[tuple[int, int]] = []  # ranges of offsets that were offered and are not committed
+        self._late: set[_Member] = set()
+        self._patient = 0  # how many do not take early ones
         partition.add_listener(self)
 
     def subscribe(
@@ -150,7 +175,10 @@ class LiveTail:
         elif wanted < now != member.fresh_at:
             raise LocalProtocolError(f"{self.partition.name}: a subscriber that is served cannot start at {wanted}")
         is_new = self._index(syntax).add(filter, member, options)
-        self._members[subscriber] = member
+        if subscriber not in self._members:
+            self._members[subscriber] = member
+            self._patient += not subscriber.takes_early
+            self._begin(member)
         member.filters[filter, syntax] = (options, wanted if is_new else member.filters[filter, syntax][1])
         if wanted < now:
             member.cursor = wanted if member.cursor is None else min(member.cursor, wanted)
@@ -184,6 +212,8 @@ class LiveTail:
     def _forget(self, subscriber: LiveSubscriber) -> None:
         member = self._members.pop(subscriber)
         member.filters.clear()
+        self._late.discard(member)
+        self._patient -= not subscriber.takes_early
         member.cursor = _GONE  # it may be in the list that is being served right now
 
     def resume(self, subscriber: LiveSubscriber) -> None:
@@ -208,11 +238,79 @@ class LiveTail:
     # -- live --------------------------------------------------------------------------------------
 
     def records_committed(self, partition: Partition, base_offset: int, next_offset: int, batches: list[bytes]) -> None:
+        early = self._early
+        if self._members and not (early and self._all_took(base_offset, next_offset)):
+            for batch in batches:
+                for record in self._decode(batch, base_offset):
+                    self._offer(record, was_early=bool(early) and _holds(early, record.offset, record.offset + 1))
+        if early:
+            self._early = [(max(start, next_offset), end) for start, end in early if end > next_offset]
+            if not self._early:
+                for member in self._late:
+                    member.skip = []
+                self._late.clear()
+
+    # -- early -------------------------------------------------------------------------------------
+
+    def offer_early(self, record: Record) -> bool:
+        """Offer a record that was staged just now, with its offset, and is not committed yet.
+
+        False: it was not, and is offered when it is committed; too many pieces of the log wait for that.
+        """
         if not self._members:
-            return
-        for batch in batches:
-            for record in self._decode(batch, base_offset):
-                self._offer(record)
+            return True
+        early, offset = self._early, record.offset
+        if early and early[-1][1] == offset:
+            early[-1] = (early[-1][0], offset + 1)
+        elif len(early) < MAX_EARLY_RANGES:
+            early.append((offset, offset + 1))
+        else:
+            return False
+        self._offer_unstored(record)
+        return True
+
+    def offer_unlogged(self, record: Record) -> None:
+        """Offer a record that is in no log; its offset is -1. Who is behind never gets it."""
+        if self._members:
+            self._offer_unstored(record)
+
+    def _offer_unstored(self, record: Record) -> None:
+        is_early = record.offset >= 0
+        for syntax, index in self._indexes.items():
+            text = key_text(record.key, syntax)
+            wanted = index.match(text) if text is not None else None
+            if not wanted:
+                continue
+            assert text is not None
+            delivery = Delivery(record, text, self.partition)
+            for member, options in wanted:
+                if member.cursor is not None or (is_early and self._is_late(member)):
+                    continue
+                if not self._deliver(member, delivery, options):
+                    self._stop(member, self.partition.high_watermark)
+
+    def _is_late(self, member: _Member) -> bool:
+        return member in self._late or not member.subscriber.takes_early
+
+    def _has_taken(self, member: _Member, offset: int) -> bool:
+        return _holds(member.skip, offset, offset + 1) if self._is_late(member) else True
+
+    def _all_took(self, start: int, end: int) -> bool:
+        return not self._patient and not self._late and _holds(self._early, start, end)
+
+    def _begin(self, member: _Member) -> None:
+        """It is live from now on."""
+        if self._early:
+            self._late.add(member)
+        else:
+            member.skip = []
+
+    def _stop(self, member: _Member, cursor: int) -> None:
+        """It is behind from now on."""
+        member.cursor = cursor
+        taken = member.skip if self._is_late(member) else self._early
+        member.skip = [(max(start, cursor), end) for start, end in taken if end > cursor]
+        self._late.discard(member)
 
     def wanting(self, key: bytes | None) -> Iterator[tuple[LiveSubscriber, list[Any]]]:
         """Who has filters that match such a key, live or behind, and their options; for those who read themselves."""
@@ -221,18 +319,20 @@ class LiveTail:
             for member, options in index.match(text) if text is not None else ():
                 yield member.subscriber, options
 
-    def _offer(self, record: Record) -> None:
+    def _offer(self, record: Record, *, was_early: bool) -> None:
         for syntax, index in self._indexes.items():  # a subscriber with filters of both is offered a record twice
             text = key_text(record.key, syntax)
             wanted = index.match(text) if text is not None else None
             if wanted:
                 assert text is not None
-                self._offer_to(wanted, Delivery(record, text, self.partition))
+                self._offer_to(wanted, Delivery(record, text, self.partition), was_early=was_early)
 
-    def _offer_to(self, wanted: Match[_Member, Any], delivery: Delivery) -> None:
+    def _offer_to(self, wanted: Match[_Member, Any], delivery: Delivery, *, was_early: bool) -> None:
         for member, options in wanted:
-            if member.cursor is None and not self._deliver(member, delivery, options):
-                member.cursor = delivery.record.offset + 1
+            if member.cursor is not None or (was_early and self._has_taken(member, delivery.record.offset)):
+                continue
+            if not self._deliver(member, delivery, options):
+                self._stop(member, delivery.record.offset + 1)
 
     def _deliver(self, member: _Member, delivery: Delivery, options: list[Any]) -> bool:
         try:
@@ -254,6 +354,7 @@ class LiveTail:
     def partition_closed(self, partition: Partition, error: TrunklineError | None) -> None:
         members, self._members = self._members, {}
         self._indexes = {}
+        self._early, self._late, self._patient = [], set(), 0
         for member in members.values():
             member.filters.clear()
             member.cursor = _GONE
@@ -278,6 +379,7 @@ class LiveTail:
         assert member.cursor is not None
         if member.cursor >= self.partition.high_watermark:
             member.cursor = None  # live again: it has been offered all there is
+            self._begin(member)
             member.is_reading = False
             return
         if self._should_look_ahead(member):
@@ -382,6 +484,8 @@ class LiveTail:
         leftover = member.leftover
         while leftover:
             record = leftover.pop()
+            if member.skip and _holds(member.skip, record.offset, record.offset + 1):
+                continue
             options = member.options(record.key, record.offset)
             if not options:
                 continue

@@ -6,7 +6,7 @@ Requests and their arguments are the structs below; answers are plain values, as
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any, Final
 
 import msgspec
@@ -106,7 +106,7 @@ def _filters(server: MqttServer, client_id: str) -> list[str]:
     if connection is not None:
         return connection.filters
     found = None if server.sessions is None else server.sessions.get(session_name(client_id))
-    return [] if found is None else [name.pattern for name in found.filters]
+    return [] if found is None else [*dict.fromkeys(name.pattern for name in found.filters)]
 
 
 def _describe(server: MqttServer, client_id: str) -> dict[str, Any]:
@@ -126,7 +126,7 @@ def _describe(server: MqttServer, client_id: str) -> dict[str, Any]:
         "offline_s": None,
     }
     if stored is not None:
-        partition = _finder(server.topic)
+        partition = _finder(server.topics)
         row["unacknowledged"] = stored.unfinished
         row["lag_records"] = sum(
             max(found.high_watermark - cursor, 0)
@@ -140,6 +140,6 @@ def _describe(server: MqttServer, client_id: str) -> dict[str, Any]:
     return row
 
 
-def _finder(topic: Topic) -> Callable[[str, int], Partition | None]:
-    partitions = topic.partitions
-    return lambda name, index: partitions[index] if name == topic.name and index < len(partitions) else None
+def _finder(topics: Iterable[Topic]) -> Callable[[str, int], Partition | None]:
+    partitions = {(topic.name, partition.index): partition for topic in topics for partition in topic.partitions}
+    return lambda name, index: partitions.get((name, index))

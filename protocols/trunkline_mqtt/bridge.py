@@ -32,14 +32,14 @@ from typing import Any, Final
 import msgspec
 
 from trunkline.live import Delivery
-from trunkline.records import Header, Record, encode_headers
+from trunkline.records import Header, Record
 from trunkline_mqtt.fields import topic_name_problem
 from trunkline_mqtt.message import OutgoingMessage, RichMessage
 from trunkline_mqtt.properties import NO_PROPERTIES, Properties
 
 __all__ = [
     "CLIENT_HEADER", "EXPIRES_HEADER", "MAX_CLIENT_ID_BYTES", "PACKET_ID_HEADER", "RECORD_OVERHEAD_BYTES",
-    "RETAIN_HEADER", "WILL_HEADER", "expires_ms", "headers_block",
+    "RETAIN_HEADER", "WILL_HEADER", "expires_ms", "headers_of",
     "message_of", "outgoing", "replayed",
 ]  # fmt: skip
 
@@ -71,7 +71,7 @@ _MAX_TEXT_BYTES: Final = 65_535
 _MAX_EXPIRES_MS: Final = 2**53
 
 
-def headers_block(
+def headers_of(
     client_id: str,
     qos: int,
     *,
@@ -79,7 +79,7 @@ def headers_block(
     properties: Properties = NO_PROPERTIES,
     now_ms: int = 0,
     more: Iterable[Header] = (),
-) -> bytes:
+) -> list[Header]:
     """The headers of a message as the log stores them; the same for all plain ones of this client and QoS."""
     headers: list[Header] = [(CLIENT_HEADER, client_id.encode()), (QOS_HEADER, b"%d" % qos)]
     if is_retained:
@@ -87,7 +87,7 @@ def headers_block(
     headers += more
     if properties is not NO_PROPERTIES:
         headers += _property_headers(properties, now_ms)
-    return encode_headers(headers)
+    return headers
 
 
 def _property_headers(properties: Properties, now_ms: int) -> list[Header]:

@@ -8,7 +8,7 @@ from trunkline.errors import RemoteProtocolError
 from trunkline_mqtt.properties import BY_IDENTIFIER, NO_PROPERTIES, Kind, Properties, Property
 from trunkline_mqtt.reasons import ALLOWED, Reason
 
-__all__ = ["Fields", "TopicKeys", "TopicNames", "decode_utf8", "malformed", "topic_name_problem"]
+__all__ = ["Fields", "TopicNames", "decode_utf8", "malformed", "topic_name_problem"]
 
 CACHED_NAMES: Final = 8192
 CACHED_NAME_BYTES: Final = 256  # so the cache stays under about 5 MB whatever is published
@@ -82,23 +82,6 @@ class TopicNames(dict[bytes, str]):
                 self.clear()
             self[raw] = name
         return name
-
-
-class TopicKeys(dict[str, bytes]):
-    """Record keys by topic name: ``keys[name]`` is the name in UTF-8, or empty for the server's own (``$``).
-
-    Bounded as :class:`TopicNames`, which gives the same string for the same name, so that its hash is known.
-    """
-
-    __slots__ = ()
-
-    def __missing__(self, name: str) -> bytes:
-        key = b"" if name.startswith("$") else name.encode()
-        if len(key) <= CACHED_NAME_BYTES:
-            if len(self) >= CACHED_NAMES:
-                self.clear()
-            self[name] = key
-        return key
 
 
 class Fields:

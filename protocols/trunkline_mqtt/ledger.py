@@ -11,14 +11,17 @@ be.
 
 In the internal topic ``__mqtt``, values in msgpack::
 
-    "r" client identifier    [[offset of each partition], [unreleased identifiers]]: as of those offsets
+    "r" client identifier    [{partition: offset}, [unreleased identifiers]]: as of those offsets
     "w" client identifier    the will, an array of :class:`~trunkline_mqtt.wills.PendingWill`'s fields
-    "p"                      [offset of each partition]: all that the log has below is in here
+    "p"                      {partition: offset}: all that the log has below is in here
+    "t"                      [name of each log topic with messages]: stored sessions follow these
+
+A partition is written as ``TOPIC/NUMBER``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
 import msgspec
@@ -27,7 +30,6 @@ from trunkline.errors import TrunklineError
 from trunkline.partition import AppendReceiver, Partition
 from trunkline.records import iter_headers
 from trunkline.state_topic import StateTopic
-from trunkline.topic import Topic
 from trunkline_mqtt.bridge import CLIENT_HEADER, PACKET_ID_HEADER, WILL_HEADER
 from trunkline_mqtt.retained import decode_each
 from trunkline_mqtt.wills import PendingWill
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ClientLedger", "Ledger"]
 
-RELEASES, WILLS, POSITIONS = b"r", b"w", b"p"
+RELEASES, WILLS, POSITIONS, TOPICS = b"r", b"w", b"p", b"t"
 
 POSITION_BYTES: Final = 16 * 1024 * 1024
 """Positions are stored after so many bytes of the log, which bounds what is read again at start."""
@@ -46,6 +48,10 @@ _READ_BYTES: Final = 1024 * 1024
 _MARKS: Final = (PACKET_ID_HEADER.encode(), WILL_HEADER.encode())
 _ATTRIBUTES_AT: Final = 22  # of a batch: the low byte of its attributes; its low three bits are the compression
 _COMPRESSED: Final = 7
+
+
+Positions = dict[str, int]
+"""By the names of partitions."""
 
 
 class ClientLedger:
@@ -111,7 +117,7 @@ class ClientLedger:
         answers, self._answers = self._answers, []
         self._ledger.store(self, _Answers(self.connection, answers) if answers else None)
 
-    def value(self, positions: list[int]) -> bytes:
+    def value(self, positions: Positions) -> bytes:
         """As it is stored. What is not committed is not in it: it is found in the log, if it gets there."""
         return msgspec.msgpack.encode([positions, sorted(self.unreleased - self._pending)])
 
@@ -139,6 +145,7 @@ class Ledger:
     """Of all clients; a listener of the log's partitions. Belongs to the broker's thread.
 
     Args:
+      partitions: of all log topics with messages.
       state: the internal topic.
       is_kept: whether a client, by its identifier, has a stored session.
       call_soon: calls a function in the next round.
@@ -146,21 +153,22 @@ class Ledger:
 
     def __init__(
         self,
-        log: Topic,
+        partitions: Sequence[Partition],
         state: StateTopic,
         *,
         is_kept: Callable[[str], bool],
         call_soon: Callable[[Callable[[], None]], None],
     ) -> None:
-        self._log = log
+        self._partitions = partitions
         self._state = state
         self._is_kept = is_kept
         self.call_soon = call_soon
         self._clients: dict[str, ClientLedger] = {}
-        self._seen: dict[str, list[int]] = {}  # while it is opened
+        self._seen: dict[str, Positions] = {}  # while it is opened
         self._stored: set[str] = set()  # clients with an "r" entry
-        self._positions = [0] * len(log.partitions)
+        self._positions: Positions = {partition.name: 0 for partition in partitions}
         self._bytes = 0
+        self._topics: tuple[str, ...] = ()
         self.wills: dict[str, PendingWill] = {}
 
     # -- opening -----------------------------------------------------------------------------------
@@ -171,13 +179,12 @@ class Ledger:
         Raises CorruptLog, CorruptBatch, OSError. Cancellation: make another one.
         """
         await self._state.replay(self._replayed)
-        pairs = zip(self._log.partitions, self._positions, strict=True)
-        if any(position > partition.acknowledged_offset for partition, position in pairs):  # the log was made anew
-            self._positions = [0] * len(self._log.partitions)
+        if any(self._positions[partition.name] > partition.acknowledged_offset for partition in self._partitions):
+            self._positions = dict.fromkeys(self._positions, 0)  # the log was made anew
             self._seen.clear()
             self._clients.clear()
-        for partition in self._log.partitions:
-            offset = max(self._positions[partition.index], partition.log_start_offset)
+        for partition in self._partitions:
+            offset = max(self._positions[partition.name], partition.log_start_offset)
             end = partition.acknowledged_offset  # what was promised counts, even if a transaction keeps readers from it
             while offset < end:
                 batches = await partition.read_stored(offset, _READ_BYTES, end)
@@ -185,15 +192,17 @@ class Ledger:
                     break
                 self._look_through(partition, offset, batches)
                 offset = [header.next_offset for _, header in iter_headers(batches)][-1]
-            self._positions[partition.index] = end
+            self._positions[partition.name] = end
             partition.add_listener(self, early=True)
         self._seen.clear()
 
     def _replayed(self, key: bytes, value: bytes | None, offset: int) -> None:
         kind, client_id = key[:1], key[1:].decode()
         if kind == POSITIONS and value is not None:
-            stored = msgspec.msgpack.decode(value, type=list[int])
-            self._positions[: len(stored)] = stored[: len(self._positions)]
+            stored = msgspec.msgpack.decode(value, type=Positions)
+            self._positions.update({name: stored[name] for name in self._positions if name in stored})
+        elif kind == TOPICS and value is not None:
+            self._topics = msgspec.msgpack.decode(value, type=tuple[str, ...])
         elif kind == WILLS:
             if value is None:
                 self.wills.pop(client_id, None)
@@ -205,7 +214,7 @@ class Ledger:
                 self._seen.pop(client_id, None)
                 self._stored.discard(client_id)
                 return
-            seen, unreleased = msgspec.msgpack.decode(value, type=tuple[list[int], list[int]])
+            seen, unreleased = msgspec.msgpack.decode(value, type=tuple[Positions, list[int]])
             self._seen[client_id] = seen
             self._stored.add(client_id)
             self._client(client_id).unreleased = set(unreleased)
@@ -219,8 +228,8 @@ class Ledger:
             client_id = (headers.get(CLIENT_HEADER) or b"").decode(errors="replace")
             packet_id, will_id = headers.get(PACKET_ID_HEADER), headers.get(WILL_HEADER)
             if packet_id is not None and packet_id.isdigit():
-                seen = self._seen.get(client_id, [])
-                if partition.index >= len(seen) or record.offset >= seen[partition.index]:
+                seen = self._seen.get(client_id, {})
+                if record.offset >= seen.get(partition.name, 0):
                     self._client(client_id).unreleased.add(int(packet_id))
             will = self.wills.get(client_id)
             if will is not None and will_id == b"%d" % will.id:
@@ -235,7 +244,7 @@ class Ledger:
     # -- following ---------------------------------------------------------------------------------
 
     def records_committed(self, partition: Partition, base_offset: int, next_offset: int, batches: list[bytes]) -> None:
-        self._positions[partition.index] = next_offset
+        self._positions[partition.name] = next_offset
         self._bytes += sum(map(len, batches))
         if self._bytes >= POSITION_BYTES:
             self.call_soon(self._store_positions)
@@ -243,6 +252,13 @@ class Ledger:
 
     def partition_closed(self, partition: Partition, error: TrunklineError | None) -> None:
         """The log has ended; what is known stays."""
+
+    def new_topics(self, topics: tuple[str, ...]) -> list[str]:
+        """Those that stored sessions do not follow yet; they are taken to do so from now on."""
+        known, self._topics = self._topics or topics[:1], topics
+        if known != topics:
+            self._state.write(TOPICS, msgspec.msgpack.encode(topics))
+        return [name for name in topics if name not in known]
 
     def _store_positions(self) -> None:
         """Entries first, then how far they go."""
@@ -280,7 +296,7 @@ class Ledger:
     def store(self, client: ClientLedger, answers: _Answers | None) -> None:
         """Write a client's entry."""
         self._stored.add(client.client_id)
-        self._state.write(RELEASES + client.client_id.encode(), client.value([*self._positions]), answers)
+        self._state.write(RELEASES + client.client_id.encode(), client.value(self._positions), answers)
 
     # -- wills -------------------------------------------------------------------------------------
 

@@ -4,6 +4,9 @@ Acknowledgements leave in the order of the PUBLISHes they answer (3.1.1, 4.6; 5.
 come in that order anyway; the queue of promised acknowledgements keeps it with several too. The token of an append is
 its PUBACK or PUBREC, ready to be written.
 
+A message with QoS 0 goes to subscribers when it is staged, without waiting for the disk, unless an earlier message of
+this client does wait: each client's messages keep their order.
+
 QoS 2 is *method B* of the standard (4.3.3): a message is appended when it first arrives, and its packet identifier
 remembered until PUBREL, so that the same message sent again is answered and not appended; with a stored session for
 longer than the connection (:mod:`~trunkline_mqtt.ledger`).
@@ -17,7 +20,8 @@ from typing import TYPE_CHECKING, Final
 
 from trunkline.door import Connection, Transport
 from trunkline.errors import BrokerClosing, RemoteProtocolError, StoreFull, TrunklineError
-from trunkline_mqtt.bridge import PACKET_ID_HEADER, headers_block
+from trunkline.records import Header, Record, encode_headers
+from trunkline_mqtt.bridge import PACKET_ID_HEADER, headers_of
 from trunkline_mqtt.encoder import encode
 from trunkline_mqtt.fields import malformed
 from trunkline_mqtt.packets import MQTT_3_1_1, MQTT_5, Disconnect, Puback, Pubcomp, Publish, Pubrec
@@ -26,12 +30,16 @@ from trunkline_mqtt.reasons import Reason
 from trunkline_mqtt.terms import Terms
 
 if TYPE_CHECKING:
+    from trunkline.partition import Partition
     from trunkline_mqtt.ledger import ClientLedger
+    from trunkline_mqtt.routes import Destination
     from trunkline_mqtt.server import MqttServer
 
 __all__ = ["PublishingConnection", "reason_properties"]
 
 logger = logging.getLogger("trunkline.mqtt")
+
+Headers = tuple[Header, ...]
 
 _PUBACK: Final = b"\x40\x02"
 _PUBREC: Final = b"\x50\x02"
@@ -54,8 +62,10 @@ class PublishingConnection(Connection):
         "_early",
         "_headers",
         "_is_leaving",
+        "_plain",
         "_room",
         "_server",
+        "_slow",
         "_terms",
         "_transport",
         "_unreleased",
@@ -66,7 +76,9 @@ class PublishingConnection(Connection):
         self._server = server
         self._transport = transport
         self._terms = Terms(MQTT_3_1_1, "")
-        self._headers: tuple[bytes, bytes, bytes] = (b"", b"", b"")  # of plain messages, by QoS
+        self._plain: tuple[Headers, ...] = ()  # of plain messages, by QoS
+        self._headers: tuple[bytes, ...] = ()  # the same as the log stores them
+        self._slow: dict[Partition, int] | None = None  # where those with QoS 0 end that were not offered early
         self._acks: deque[bytes] | None = None  # promised, in the order they must leave
         self._early: set[int] | None = None  # ids of those that are due but not at their turn
         self._room = _NO_LIMIT  # how many may be promised before the receive maximum must be looked at
@@ -79,7 +91,8 @@ class PublishingConnection(Connection):
     def _greeted(self, terms: Terms) -> None:
         self._terms = terms
         self.client_id = client_id = terms.client_id
-        self._headers = headers_block(client_id, 0), headers_block(client_id, 1), headers_block(client_id, 2)
+        self._plain = tuple([tuple(headers_of(client_id, qos)) for qos in (0, 1, 2)])
+        self._headers = tuple([encode_headers(headers) for headers in self._plain])
         self._count_room()
 
     # -- messages ----------------------------------------------------------------------------------
@@ -91,15 +104,15 @@ class PublishingConnection(Connection):
         if qos == 2 or packet.retain or packet.properties is not NO_PROPERTIES:
             self._publish_with(packet, now)
             return
-        key = server.topic_keys[packet.topic]
-        if not key:
-            if qos:
-                self._promise_refusal(packet, Reason.TOPIC_NAME_INVALID)
+        destination = server.destinations[packet.topic]
+        if not (destination.logs_qos_1 if qos else destination.logs_qos_0):
+            self._publish_unlogged(packet, destination, now, self._plain[qos])
             return
-        partition = server.only_partition or server.partition_for(key)
+        key, partition = destination.key, destination.partition
         try:
             if not qos:
                 partition.stage_record(now, key, packet.payload, self._headers[0])
+                self._offer(packet, destination, now, self._plain[0])
                 return
             ack = _PUBACK + packet.packet_id.to_bytes(2)
             if self._acks is None:
@@ -112,6 +125,37 @@ class PublishingConnection(Connection):
             return
         self._acks.append(ack)
 
+    def _offer(self, packet: Publish, destination: Destination, now: int, headers: Headers) -> None:
+        """Give a message with QoS 0, staged just now, to subscribers before it is committed.
+
+        Not if it would overtake another one of this client.
+        """
+        tail, partition = destination.tail, destination.partition
+        if tail is None:
+            return
+        end = partition.staged_end_offset
+        slow = self._slow
+        is_slow = (
+            packet.retain or self._acks or (slow is not None and partition.high_watermark < slow.get(partition, 0))
+        )
+        if is_slow or not tail.offer_early(Record(end - 1, now, destination.key, packet.payload, headers)):
+            if slow is None:
+                slow = self._slow = {}
+            slow[partition] = end
+
+    def _publish_unlogged(self, packet: Publish, destination: Destination, now: int, headers: Headers) -> None:
+        """The topic is the server's own, or its route says that this is not logged: it goes to those who are there."""
+        if not destination.key:
+            if packet.qos:
+                self._promise_refusal(packet, Reason.TOPIC_NAME_INVALID)
+            return
+        if destination.tail is not None:
+            destination.tail.offer_unlogged(Record(-1, now, destination.key, packet.payload, headers))
+        if packet.qos:
+            ack = (_PUBACK if packet.qos == 1 else _PUBREC) + packet.packet_id.to_bytes(2)
+            self._promise(ack)
+            self.append_done(ack, -1)
+
     def _publish_with(self, packet: Publish, now: int) -> None:
         """A message that is more than topic and payload."""
         properties = packet.properties
@@ -123,31 +167,39 @@ class PublishingConnection(Connection):
         code = self._content_problem(packet)
         if code and not packet.qos:
             raise malformed("PUBLISH, payload", "is not UTF-8, as the payload format says", None, "3.3.2.3.2", code)
-        key = self._server.topic_keys[topic]
+        destination = self._server.destinations[topic]
+        key, partition = destination.key, destination.partition
         if code or not key:
             if packet.qos:
                 self._promise_refusal(packet, code or Reason.TOPIC_NAME_INVALID)
             return
         plain = not packet.retain and properties is NO_PROPERTIES
-        headers = self._headers[packet.qos]
-        durable = self._durable if packet.qos == 2 else None
+        headers, block = self._plain[packet.qos], self._headers[packet.qos]
+        is_logged = destination.logs_qos_1 if packet.qos or packet.retain else destination.logs_qos_0
+        durable = self._durable if packet.qos == 2 and is_logged else None
         if durable is not None or not plain:
             more = () if durable is None else ((PACKET_ID_HEADER, b"%d" % packet.packet_id),)
-            headers = headers_block(
-                self.client_id, packet.qos, is_retained=packet.retain, properties=properties, now_ms=now, more=more
+            headers = tuple(
+                headers_of(
+                    self.client_id, packet.qos, is_retained=packet.retain, properties=properties, now_ms=now, more=more
+                )
             )
+            block = encode_headers(headers)
+        if not is_logged:
+            self._publish_unlogged(packet, destination, now, headers)
+            return
         ack = (_PUBACK if packet.qos == 1 else _PUBREC) + packet.packet_id.to_bytes(2) if packet.qos else b""
         try:
-            partition = self._server.partition_for(key)
             if ack:
                 self._check_receive_maximum(packet.qos == 1)
                 if durable is None:
-                    partition.stage_record(now, key, packet.payload, headers, self, ack)
+                    partition.stage_record(now, key, packet.payload, block, self, ack)
                 else:
-                    partition.stage_record(now, key, packet.payload, headers, durable, (self, ack))
+                    partition.stage_record(now, key, packet.payload, block, durable, (self, ack))
                     durable.staged(packet.packet_id)
             else:
-                partition.stage_record(now, key, packet.payload, headers)
+                partition.stage_record(now, key, packet.payload, block)
+                self._offer(packet, destination, now, headers)
         except TrunklineError as error:
             self._refuse(error)
             return

@@ -1,17 +1,19 @@
 """Retained messages: the last one of each topic that was published with RETAIN. A view derived from the log.
 
-Whatever is committed to the log topic ``mqtt`` with the header ``mqtt.retain: 1``, through any door, is the retained
-message of its key from then on; with an empty payload it takes it away. The view copies it to the compacted topic
-``mqtt.retained``, because retained messages outlive the log's retention, and keeps in memory only which topics there
-are and at which offset there::
+Whatever is committed to the log topic ``mqtt``, or to one that messages are routed to, with the header
+``mqtt.retain: 1``, through any door, is the retained message of its key from then on; with an empty payload it takes it
+away. The view copies it to the compacted topic ``mqtt.retained``, because retained messages outlive the log's
+retention, and keeps in memory only which topics there are and at which offset there::
 
     key      the topic name
     value    the payload; none: no message is retained any more
     headers  those of the record in the log, and
                mqtt.source   partition:offset of that record
 
-    key      NUL and the partition in decimal
+    key      NUL and the partition
     value    an offset in decimal: what the log has below it is in here
+
+A partition is its number in decimal, with ``TOPIC/`` before it unless it is of the door's own log topic.
 
 Nothing is written twice: PUBACK waits for the log only, and after a crash the log is read again from the last
 position. So there is no moment at which the two could disagree for good. A copy that cannot be written (the disk is
@@ -76,16 +78,23 @@ class RetainedEntry:
 class RetainedView:
     """All of them; a listener of the log's partitions. Belongs to the broker's thread.
 
+    Args:
+      topics: the log topics with messages, the door's own first.
+
     Attributes:
       copies: where they are kept.
     """
 
-    def __init__(self, log: Topic, copies: Topic, now_ms: Callable[[], int]) -> None:
-        self._log = log
+    def __init__(self, topics: tuple[Topic, ...], copies: Topic, now_ms: Callable[[], int]) -> None:
+        self._labels: dict[Partition, bytes] = {
+            partition: (b"" if topic is topics[0] else f"{topic.name}/".encode()) + b"%d" % partition.index
+            for topic in topics
+            for partition in topic.partitions
+        }
         self.copies: Partition = copies.partitions[0]
         self._now_ms = now_ms
         self._index: RetainedIndex[RetainedEntry] = RetainedIndex()
-        self._positions = [0] * len(log.partitions)
+        self._positions = dict.fromkeys(self._labels.values(), 0)
         self._unwritten: dict[str, RetainedEntry | None] = {}  # copies that failed, to be written again
         self._bytes = 0  # of the log since positions were written
 
@@ -100,7 +109,7 @@ class RetainedView:
         Raises CorruptLog, CorruptBatch, OSError. Cancellation: make another one.
         """
         await self._replay()
-        for partition in self._log.partitions:
+        for partition in self._labels:
             await self._catch_up(partition)
             partition.add_listener(self)
         self._write_positions()
@@ -120,28 +129,29 @@ class RetainedView:
         """Take up one copy or note; what others have written there is left alone."""
         key, value = record.key or b"", record.value
         if key[:1] == b"\0":
-            if key[1:].isdigit() and value is not None and value.isdigit():
-                self._known_up_to(int(key[1:]), int(value), is_note=True)
+            if value is not None and value.isdigit():
+                self._known_up_to(key[1:], int(value), is_note=True)
             return
         topic = _topic_of(record)
         source = next((value for name, value in record.headers if name == SOURCE_HEADER), None) or b""
-        index, _, offset = source.partition(b":")
-        if topic is None or not index.isdigit() or not offset.isdigit():
+        label, _, offset = source.partition(b":")
+        if topic is None or not label or not offset.isdigit():
             return
         if value is None:
             self._index.remove(topic)
         else:
             self._index.set(topic, RetainedEntry(record.offset, None, _expires(record)))
-        self._known_up_to(int(index), int(offset) + 1, is_note=False)
+        self._known_up_to(label, int(offset) + 1, is_note=False)
 
-    def _known_up_to(self, index: int, offset: int, *, is_note: bool) -> None:
+    def _known_up_to(self, label: bytes, offset: int, *, is_note: bool) -> None:
         """A note is the last word on what is before it: the log may have been made anew, with lower offsets."""
-        if index < len(self._positions) and (is_note or offset > self._positions[index]):
-            self._positions[index] = offset
+        known = self._positions.get(label)
+        if known is not None and (is_note or offset > known):
+            self._positions[label] = offset
 
     async def _catch_up(self, partition: Partition) -> None:
         """Look at what the log has from the known position on."""
-        offset = self._positions[partition.index]
+        offset = self._positions[self._labels[partition]]
         if not partition.log_start_offset <= offset <= partition.high_watermark:  # it was trimmed, or made anew
             offset = partition.log_start_offset
         while offset < partition.high_watermark:
@@ -150,7 +160,7 @@ class RetainedView:
                 break
             self._take(partition, offset, batches)
             offset = _end_of(batches)
-        self._positions[partition.index] = partition.high_watermark
+        self._positions[self._labels[partition]] = partition.high_watermark
 
     # -- following ---------------------------------------------------------------------------------
 
@@ -160,7 +170,7 @@ class RetainedView:
             if _MARK in batch or batch[_ATTRIBUTES_AT] & _COMPRESSED:
                 self._take(partition, base_offset, batch)
             self._bytes += len(batch)
-        self._positions[partition.index] = next_offset
+        self._positions[self._labels[partition]] = next_offset
         if self._bytes >= POSITION_BYTES:
             self._write_positions()
 
@@ -173,7 +183,7 @@ class RetainedView:
                 self._retain(partition, topic, record)
 
     def _retain(self, partition: Partition, topic: str, record: Record) -> None:
-        source: Header = (SOURCE_HEADER, b"%d:%d" % (partition.index, record.offset))
+        source: Header = (SOURCE_HEADER, b"%s:%d" % (self._labels[partition], record.offset))
         if record.value:
             entry = RetainedEntry(-1, msgspec.structs.replace(record, offset=-1), _expires(record))
             previous = self._index.set(topic, entry)
@@ -225,9 +235,9 @@ class RetainedView:
         self._bytes = 0
         if self._unwritten:
             return
-        for index, position in enumerate(self._positions):
+        for label, position in self._positions.items():
             try:
-                self.copies.stage_record(self._now_ms(), b"\0%d" % index, b"%d" % position)
+                self.copies.stage_record(self._now_ms(), b"\0" + label, b"%d" % position)
             except TrunklineError:  # the next one will do
                 return
 

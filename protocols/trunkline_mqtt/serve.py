@@ -12,14 +12,16 @@ import trio
 from trunkline.door import Connection, Door, DoorContext, Transport
 from trunkline.errors import ConfigurationError
 from trunkline.settings import TOPIC_SETTINGS
+from trunkline.topic import Topic
 from trunkline_mqtt.admin import answer
 from trunkline_mqtt.bridge import RECORD_OVERHEAD_BYTES
 from trunkline_mqtt.connection import MqttConnection
 from trunkline_mqtt.ledger import Ledger
 from trunkline_mqtt.retained import RetainedView
+from trunkline_mqtt.routes import compile_routes
 from trunkline_mqtt.server import MqttServer
-from trunkline_mqtt.settings import MqttSettings
-from trunkline_mqtt.shares import Shares, session_name
+from trunkline_mqtt.settings import MqttSettings, RouteSettings
+from trunkline_mqtt.shares import SESSION_PREFIX, Shares, session_name
 from trunkline_mqtt.sys_topics import SysTopics, figures
 
 __all__ = ["MqttDoor"]
@@ -29,7 +31,7 @@ RETAINED: Final = ".retained"
 
 LEDGER: Final = "__mqtt"
 
-SOURCE_BYTES: Final = 128
+SOURCE_BYTES: Final = 512
 """How much larger than the record it is of a copy can be."""
 
 
@@ -43,44 +45,40 @@ class MqttDoor(Door):
         self._timers_changed = trio.Event()
 
     async def open(self) -> None:
-        """Make the log topic if it is missing. Raises ConfigurationError if it cannot hold our largest packet."""
+        """Make log topics that are missing. Raises ConfigurationError: a rule is wrong, or a topic is too small."""
         settings = self._settings
-        needed = settings.max_packet_bytes + RECORD_OVERHEAD_BYTES
-        default = int(TOPIC_SETTINGS["max.message.bytes"].default)
-        topic = await self._broker.ensure_topic(
-            settings.topic,
-            partitions=settings.partitions,
-            settings={"max.message.bytes": str(needed)} if needed > default else {},
-        )
-        allowed = topic.settings.max_message_bytes
-        if allowed < needed:
-            raise ConfigurationError(
-                f"door.mqtt: max_packet_bytes={settings.max_packet_bytes} needs max.message.bytes={needed} of topic "
-                f"{topic.name}, which has {allowed}; raise that, or set max_packet_bytes to "
-                f"{allowed - RECORD_OVERHEAD_BYTES} or less"
-            )
-        topic.fixed_by = "it is the log of the MQTT door, whose clients follow the partitions there are"
+        default = RouteSettings(filter="#", topic=settings.topic, partitions=settings.partitions)
+        routes = compile_routes(settings.routes, default, taken=(f"{settings.topic}{RETAINED}",))
+        counts: dict[str, int] = {settings.topic: settings.partitions}
+        for route in routes:
+            counts.setdefault(route.topic, route.partitions)
+        topics = tuple([await self._log_topic(name, partitions) for name, partitions in counts.items()])
+        topic = topics[0]
+        allowed = max(topic.settings.max_message_bytes for topic in topics)
         copies = await self._broker.ensure_topic(
             f"{topic.name}{RETAINED}",
             partitions=1,
             settings={"cleanup.policy": "compact", "max.message.bytes": str(allowed + SOURCE_BYTES)},
         )
-        retained = RetainedView(topic, copies, self._broker.now_ms)
+        retained = RetainedView(topics, copies, self._broker.now_ms)
         await retained.open()
         sessions = self._broker.sessions
+        partitions = [partition for topic in topics for partition in topic.partitions]
         ledger = Ledger(
-            topic,
+            partitions,
             self._broker.views.state_topic(LEDGER),
             is_kept=lambda client_id: session_name(client_id) in sessions,
             call_soon=self._broker.views.rounds.call_soon,
         )
         await ledger.open()
-        shares = Shares(self._broker.queues, sessions, lambda pattern: (topic.name,), self._broker.start_soon)
+        for routed in ledger.new_topics(tuple(counts)):
+            sessions.follow(SESSION_PREFIX, topic.name, routed)
+        shares = Shares(self._broker.queues, sessions, tuple(counts), self._broker.start_soon)
         shares.open()
         self._server = server = MqttServer(
             settings,
             topic,
-            tuple([self._broker.live(partition) for partition in topic.partitions]),
+            tuple([self._broker.live(partition) for partition in partitions]),
             now_ms=self._broker.now_ms,
             new_client_id=lambda: f"auto-{self._broker.random.getrandbits(96):024x}",
             clock=trio.current_time,
@@ -93,6 +91,8 @@ class MqttDoor(Door):
             new_will_id=lambda: self._broker.random.getrandbits(63),
             log_topic=self._broker.topic,
             live=self._broker.live,
+            routes=routes,
+            topics=topics,
         )
         for client_id, will in [*ledger.wills.items()]:  # of clients that were connected when the broker ended
             expiry_s = math.inf if will.session_expiry_s is None else will.session_expiry_s
@@ -106,6 +106,23 @@ class MqttDoor(Door):
                 lambda: self._timers_changed.set(),
             )
         self._broker.start_soon(self._run_timers)
+
+    async def _log_topic(self, name: str, partitions: int) -> Topic:
+        settings = self._settings
+        needed = settings.max_packet_bytes + RECORD_OVERHEAD_BYTES
+        default = int(TOPIC_SETTINGS["max.message.bytes"].default)
+        topic = await self._broker.ensure_topic(
+            name, partitions=partitions, settings={"max.message.bytes": str(needed)} if needed > default else {}
+        )
+        allowed = topic.settings.max_message_bytes
+        if allowed < needed:
+            raise ConfigurationError(
+                f"door.mqtt: max_packet_bytes={settings.max_packet_bytes} needs max.message.bytes={needed} of topic "
+                f"{topic.name}, which has {allowed}; raise that, or set max_packet_bytes to "
+                f"{allowed - RECORD_OVERHEAD_BYTES} or less"
+            )
+        topic.fixed_by = "it is a log of the MQTT door, whose clients follow the partitions there are"
+        return topic
 
     async def _run_timers(self) -> None:
         """Publish wills when their delay is over, and what has changed of ``$SYS``. Runs as long as the broker."""

@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING
 from trunkline.errors import BrokerClosing, TrunklineError, UnknownTopic
 from trunkline.live import LiveTail
 from trunkline.partition import Partition
+from trunkline.records import Record, encode_headers
 from trunkline.sessions import Sessions
 from trunkline.topic import Topic
-from trunkline_mqtt.bridge import WILL_HEADER, headers_block
-from trunkline_mqtt.fields import TopicKeys, TopicNames
+from trunkline_mqtt.bridge import WILL_HEADER, headers_of
+from trunkline_mqtt.fields import TopicNames
 from trunkline_mqtt.ledger import Ledger
 from trunkline_mqtt.retained import RetainedView
-from trunkline_mqtt.settings import MqttSettings
+from trunkline_mqtt.routes import Destinations, Route
+from trunkline_mqtt.settings import MqttSettings, RouteSettings
 from trunkline_mqtt.shares import Shares
 from trunkline_mqtt.wills import PendingWill, Wills
 
@@ -36,8 +38,8 @@ class MqttServer:
     """The log topic, the clients by their identifier, and counters.
 
     Args:
-      topic: where the messages go.
-      tails: the live tail of each of its partitions, in order.
+      topic: where messages go that no rule routes elsewhere.
+      tails: the live tail of each partition of each log topic with messages.
       now_ms: the broker's wall clock.
       new_client_id: makes an identifier for a client that brings none; no other client has it.
       clock: the time in seconds, for delays.
@@ -49,12 +51,15 @@ class MqttServer:
       new_will_id: a number that no other will of a client has.
       log_topic: any topic of the log by its name; raises UnknownTopic.
       live: the live tail of any partition.
+      routes: the rules, the last one for all else; None: there is only that one.
+      topics: the log topics that the rules name, ``topic`` first; empty: only ``topic``.
       spawn: runs an async function as a task of the broker.
     """
 
     __slots__ = (
         "clients",
         "delivered",
+        "destinations",
         "expired",
         "ledger",
         "live",
@@ -64,9 +69,7 @@ class MqttServer:
         "new_client_id",
         "new_will_id",
         "now_ms",
-        "only_partition",
         "oversized",
-        "partition_for",
         "received",
         "retained",
         "sessions",
@@ -74,10 +77,11 @@ class MqttServer:
         "shares",
         "spawn",
         "sys_topics",
+        "tail_of",
         "tails",
         "topic",
-        "topic_keys",
         "topic_names",
+        "topics",
         "wills",
     )
 
@@ -99,16 +103,19 @@ class MqttServer:
         new_will_id: Callable[[], int] = lambda: 0,
         log_topic: Callable[[str], Topic] = _no_topic,
         live: Callable[[Partition], LiveTail] | None = None,
+        routes: list[Route] | None = None,
+        topics: tuple[Topic, ...] = (),
     ) -> None:
         self.settings = settings
         self.topic = topic
-        self.partition_for = topic.partition_for
-        self.only_partition = topic.partitions[0] if len(topic.partitions) == 1 else None  # the usual case, quicker
+        self.topics = topics or (topic,)
         self.tails = tails
+        self.tail_of = {tail.partition: tail for tail in tails}
+        routes = routes or [Route(RouteSettings(filter="#"), topic.name)]
+        self.destinations = Destinations(routes, self.topics, tails)
         self.now_ms = now_ms
         self.new_client_id = new_client_id
         self.topic_names = TopicNames()
-        self.topic_keys = TopicKeys()
         self.clients: dict[str, MqttConnection] = {}
         self.wills = Wills(self._publish_will, clock, timers_changed)
         self.retained = retained
@@ -129,8 +136,9 @@ class MqttServer:
 
     def _publish_will(self, client_id: str, will: PendingWill) -> None:
         now = self.now_ms()
-        key = will.topic.encode()
-        headers = headers_block(
+        destination = self.destinations[will.topic]
+        key = destination.key
+        headers = headers_of(
             client_id,
             will.qos,
             is_retained=will.is_retained,
@@ -138,10 +146,16 @@ class MqttServer:
             now_ms=now,
             more=((WILL_HEADER, b"%d" % will.id),) if self.ledger is not None else (),
         )
+        token = client_id, will
+        if not destination.logs_qos_1:
+            if destination.tail is not None:
+                destination.tail.offer_unlogged(Record(-1, now, key, will.payload, tuple(headers)))
+            self.append_done(token, -1)
+            return
         try:
-            self.partition_for(key).stage_record(now, key, will.payload, headers, self, (client_id, will))
+            destination.partition.stage_record(now, key, will.payload, encode_headers(headers), self, token)
         except TrunklineError as error:
-            self.append_failed((client_id, will), error)
+            self.append_failed(token, error)
 
     def append_done(self, token: object, offset: int) -> None:
         """A will is published."""

@@ -68,6 +68,8 @@ def refusal_of(topic_filter: str, filters: Collection[str], server: MqttServer) 
 class Session(LiveSubscriber):
     """A client's subscriptions and delivery window. Lives as long as its connection."""
 
+    takes_early = True
+
     __slots__ = (
         "_behind",
         "_client_id",
@@ -236,7 +238,7 @@ class Session(LiveSubscriber):
 
     def _stop(self, delivery: Delivery) -> bool:
         self._is_held = True
-        self._behind.append(self._server.tails[delivery.partition.index])
+        self._behind.append(self._server.tail_of[delivery.partition])
         return False
 
     def _send_retained(self, record: Record, option: int) -> None:

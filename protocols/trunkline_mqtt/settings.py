@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 import msgspec
 
-__all__ = ["MqttSettings"]
+__all__ = ["MqttSettings", "RouteSettings"]
+
+
+class RouteSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One rule by which messages go to a log topic; see :mod:`trunkline_mqtt.routes`."""
+
+    filter: str
+    topic: str = ""
+    partitions: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 1
+    partition_by: str = ""
+    log: Literal["always", "qos>0", "never"] = "always"
 
 
 class MqttSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -14,6 +24,7 @@ class MqttSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     Attributes:
       topic: the log topic that holds all MQTT messages; made if it is missing.
+      routes: rules by which messages go to other log topics (:mod:`~trunkline_mqtt.routes`).
       partitions: how many it gets when it is made. One keeps the order of all messages, as a single broker does.
       max_packet_bytes: largest packet taken; its record must fit the topic's ``max.message.bytes``.
       max_inflight: QoS 1 and 2 messages sent to a client and not yet acknowledged; then it waits, and reads the log
@@ -30,6 +41,7 @@ class MqttSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """
 
     topic: str = "mqtt"
+    routes: tuple[RouteSettings, ...] = ()
     partitions: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 1
     max_packet_bytes: Annotated[int, msgspec.Meta(ge=1024, le=64 * 1024 * 1024)] = 1_000_000
     max_inflight: Annotated[int, msgspec.Meta(ge=1, le=32_768)] = 1000

@@ -34,7 +34,7 @@ from trunkline.queues import Queue, QueueConfig, Queues, QueueSource
 from trunkline.sessions import Sessions
 from trunkline_mqtt.sender import PHASES
 
-__all__ = ["SHARE", "Share", "Shares", "mark_of", "session_name"]
+__all__ = ["SESSION_PREFIX", "SHARE", "Share", "Shares", "mark_of", "session_name"]
 
 logger = logging.getLogger("trunkline.mqtt")
 
@@ -98,13 +98,11 @@ class Shares:
     """All of a door. Belongs to the broker's thread.
 
     Args:
-      topics: the log topics that a filter may find messages in.
+      topics: the log topics that messages are in.
       spawn: runs an async function as a task of the broker.
     """
 
-    def __init__(
-        self, queues: Queues, sessions: Sessions, topics: Callable[[str], tuple[str, ...]], spawn: Callable[..., None]
-    ) -> None:
+    def __init__(self, queues: Queues, sessions: Sessions, topics: tuple[str, ...], spawn: Callable[..., None]) -> None:
         self._queues = queues
         self._sessions = sessions
         self._topics = topics
@@ -205,7 +203,7 @@ class Shares:
     async def _declare(self, share: Share) -> Queue:
         pattern = share.filter[len(SHARE) :].partition("/")[2]
         wanted = RecordFilter(pattern, "mqtt")
-        sources = tuple(QueueSource(topic, wanted) for topic in self._topics(pattern))
+        sources = tuple(QueueSource(topic, wanted) for topic in self._topics)
         name = queue_name(share.filter)
         try:
             return await self._queues.declare(name, QueueConfig(sources=sources, dead_letter_topic=""))

@@ -112,7 +112,7 @@ class StoredSession(SessionOwner):
         is_new = topic_filter not in self.filters
         self.filters.add(topic_filter)
         option = option_of(subscription, identifier)
-        self._core.subscribe(self._server.topic.name, topic_filter, option.to_bytes(_OPTION_BYTES))
+        self._core_subscribe(topic_filter, option)
         is_told = subscription.retain_handling == 0 or (subscription.retain_handling == 1 and is_new)
         if topic_filter.startswith(SHARE):
             self._subscribe_shared(topic_filter, option)
@@ -122,6 +122,13 @@ class StoredSession(SessionOwner):
             self._feed.add(topic_filter, option)
         return subscription.qos
 
+    def _core_subscribe(self, topic_filter: str, option: int) -> None:
+        topics = self._server.topics
+        if topic_filter.startswith(SHARE):
+            topics = topics[:1]  # it matches nothing, and is only to be remembered
+        for topic in topics:
+            self._core.subscribe(topic.name, topic_filter, option.to_bytes(_OPTION_BYTES))
+
     def unsubscribe(self, topic_filter: str) -> int:
         """As :meth:`trunkline_mqtt.session.Session.unsubscribe`."""
         if topic_filter not in self.filters:
@@ -130,7 +137,9 @@ class StoredSession(SessionOwner):
         if self._streams is not None and topic_filter.startswith(STREAM):
             self._streams.unsubscribe(topic_filter)
             return Reason.SUCCESS
-        self._core.unsubscribe(self._server.topic.name, topic_filter)
+        for name in self._core.filters:
+            if name.pattern == topic_filter:  # perhaps also of a topic that messages were routed to once
+                self._core.unsubscribe(name.topic, topic_filter)
         if self._shared is not None and topic_filter.startswith(SHARE):
             self._shared.unsubscribe(topic_filter)
         if self._sys is not None and topic_filter.startswith(SYS):
@@ -273,7 +282,8 @@ class StoredSession(SessionOwner):
             self._finish(entry.id)
         else:
             self._outbox.begin()
-            is_retained = delivery.partition.topic is not self._server.topic
+            retained = self._server.retained
+            is_retained = retained is not None and delivery.partition is retained.copies
             chosen = [int.from_bytes(option) for option in options]
             message = message_of(delivery.record)
             if not self._sender.send_again(message, entry.id, chosen, is_retained=is_retained):

@@ -161,6 +161,8 @@ class StreamPart:
 class _Stream(LiveSubscriber):
     """One subscription. ``stopped``: the tails that wait for ``resume``."""
 
+    takes_early = True
+
     __slots__ = ("_is_closed", "_option", "_parked", "_part", "_tails", "_topic", "_wanted", "stopped")
 
     def __init__(self, part: StreamPart, wanted: Wanted, topic: Topic, option: int) -> None:

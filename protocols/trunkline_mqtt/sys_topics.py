@@ -153,7 +153,7 @@ def figures(server: MqttServer, uptime_s: float, version: str) -> dict[str, str]
         start = len(SESSION_PREFIX)
         names = server.sessions.names()
         away = sum(1 for name in names if name.startswith(SESSION_PREFIX) and name[start:] not in server.clients)
-    partitions = server.topic.partitions
+    partitions = [partition for topic in server.topics for partition in topic.partitions]
     stored = sum(partition.high_watermark - partition.log_start_offset for partition in partitions)
     stored_bytes = sum(partition.log.size_bytes() for partition in partitions)
     counts = {

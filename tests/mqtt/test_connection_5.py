@@ -309,7 +309,8 @@ async def test_an_expired_message_is_not_delivered(
     subscriber.receive_data(encode(Subscribe(1, (Subscription("t", 1),)), level))
     transport.take(level)
     publisher = open_client(server, type(transport)())
-    say(publisher, Publish("t", b"old", properties=Properties(message_expiry_s=1)), Publish("t", b"new"))
+    old = Publish("t", b"old", 1, packet_id=1, properties=Properties(message_expiry_s=1))
+    say(publisher, old, Publish("t", b"new"))
     clock.now_ms += 1000
     await settled(broker)
 

@@ -412,7 +412,7 @@ def test_mqtt_3_1_may_promise_a_user_name_and_not_send_it() -> None:
 
 def connection(transport: RememberingTransport) -> MqttConnection:
     """One that never gets as far as the log."""
-    topic: Any = SimpleNamespace(partitions=(None,), partition_for=None)
+    topic: Any = SimpleNamespace(name="mqtt", partitions=(None,), partition_for=None)
     settings = MqttSettings(max_packet_bytes=LIMIT)
     return MqttConnection(MqttServer(settings, topic, (), now_ms=lambda: 1, new_client_id=lambda: "made-up"), transport)
 

@@ -37,6 +37,7 @@ class CommittingTopic:
     """A topic with one partition that commits what is staged at once when told to."""
 
     def __init__(self) -> None:
+        self.name = "mqtt"
         self.partitions = (self,)
         self.staged: list[tuple[Any, object]] = []
 

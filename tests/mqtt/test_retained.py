@@ -315,7 +315,7 @@ async def test_one_that_is_replaced_while_it_waits_is_left_to_its_successor(brok
     """No stale message after the newer one, and none twice."""
     copies = await broker.create_topic("copies", partitions=1, settings={"cleanup.policy": "compact"})
     log = await broker.create_topic("log", partitions=1)
-    view = RetainedView(log, copies, broker.now_ms)
+    view = RetainedView((log,), copies, broker.now_ms)
     await view.open()
     for topic, payload in ((b"a", b"1"), (b"b", b"1"), (b"c", b"1")):
         await broker.publish("log", payload, key=topic, headers=[("mqtt.retain", b"1")])
@@ -335,7 +335,7 @@ async def test_a_snapshot_is_taken_before_the_copies_are_committed(broker: Broke
     """In the round of the commit itself: it is served from memory."""
     copies = await broker.create_topic("copies", partitions=1, settings={"cleanup.policy": "compact"})
     log = await broker.create_topic("log", partitions=1)
-    view = RetainedView(log, copies, broker.now_ms)
+    view = RetainedView((log,), copies, broker.now_ms)
     await view.open()
 
     class Looking:
@@ -363,7 +363,7 @@ async def test_positions_are_written_now_and_then(broker: Broker, monkeypatch: p
     monkeypatch.setattr("trunkline_mqtt.retained.POSITION_BYTES", 1)
     copies = await broker.create_topic("copies", partitions=1, settings={"cleanup.policy": "compact"})
     log = await broker.create_topic("log", partitions=2)
-    view = RetainedView(log, copies, broker.now_ms)
+    view = RetainedView((log,), copies, broker.now_ms)
     await view.open()
     for number in range(3):
         await broker.publish("log", b"x", key=b"k%d" % number, partition=1)
@@ -373,9 +373,9 @@ async def test_positions_are_written_now_and_then(broker: Broker, monkeypatch: p
     latest = {record.key: record.value async for record in broker.read("copies", follow=False)}
     del latest[b"\0" + b"9"]
     assert latest == {b"\0" + b"0": b"1", b"\0" + b"1": b"3"}
-    other = RetainedView(log, copies, broker.now_ms)
+    other = RetainedView((log,), copies, broker.now_ms)
     await other._replay()
-    assert other._positions == [1, 3]
+    assert other._positions == {b"0": 1, b"1": 3}
 
 
 @pytest.mark.trio

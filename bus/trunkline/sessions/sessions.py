@@ -257,6 +257,18 @@ class Sessions:
                     if wanted.pattern.startswith(prefix):
                         yield name, FilterName(wanted.topic, wanted.pattern, wanted.syntax)
 
+    def follow(self, prefix: str, topic: str, other: str) -> None:
+        """Let sessions with names that begin so want from ``other``, from now on, what they want of ``topic``."""
+        self._check_loaded()
+        for name in self.names():
+            state = self._load(name) if name.startswith(prefix) else None
+            if state is None:
+                continue
+            for filter, options in [*state.filters.items()]:
+                if filter.topic == topic:
+                    state.subscribe(FilterName(other, filter.pattern, filter.syntax), options.options, None)
+                    self.checkpoint(state)
+
     def unfinished(self, name: str) -> list[Unfinished]:
         """What is in the window of a session; empty if there is none of this name. Raises CoordinatorLoading."""
         self._check_loaded()

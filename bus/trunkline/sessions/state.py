@@ -226,6 +226,8 @@ class SessionState(LiveSubscriber):
 
     def deliver(self, delivery: Delivery, options: list[Any]) -> bool:
         serving = self.serving
+        if delivery.record.offset < 0:  # it is in no log
+            return serving.give(delivery, options) if serving is not None and serving.is_direct else True
         if serving is not None and serving.is_direct:
             if not serving.is_dirty:
                 serving.is_dirty = True
