@@ -185,6 +185,7 @@ class Consuming:
     def get_nowait(self, method: BasicGet) -> bool:
         """basic.get, answered if that can be done now."""
         getter = self.getter(method)
+        self._server.topology.touched(getter.queue)
         given = getter.take()
         if given is False:
             self.channel.send(BasicGetEmpty())

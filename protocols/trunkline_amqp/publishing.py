@@ -16,7 +16,7 @@ import logging
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from trunkline.errors import BrokerClosing, QueueFull, RecordTooLarge, StoreFull, TrunklineError
-from trunkline_amqp.bridge import headers_block, prepare
+from trunkline_amqp.bridge import Prepared, block_for, prepare
 from trunkline_amqp.confirms import Confirms
 from trunkline_amqp.content import (
     Content,
@@ -146,7 +146,7 @@ class Publishing:
             self._hold(content)
             self._route(publication, properties)
             return
-        self._send(content, publication, properties, prepared.block)
+        self._send(content, publication, prepared)
 
     def _route(self, publication: Publication, properties: Properties) -> Route:
         return self._server.topology.route(
@@ -156,7 +156,8 @@ class Publishing:
             properties.headers,
         )
 
-    def _send(self, content: Content, publication: Publication, properties: Properties, block: bytes | None) -> None:
+    def _send(self, content: Content, publication: Publication, prepared: Prepared) -> None:
+        properties = prepared.properties
         is_reply = not publication.exchange and publication.routing_key.startswith(_REPLY_KEY)
         route = None if is_reply else self._route(publication, properties)
         number = 0 if self._confirms is None else self._confirms.next()
@@ -168,11 +169,9 @@ class Publishing:
         is_returned = publication.mandatory and not route.queues
         if is_returned:
             self._return(publication, content.properties, content.body)
-        is_timeless = block is not None
-        if block is None or route.origin:
-            block = headers_block(content.properties, properties, now_ms=self._server.now_ms(), origin=route.origin)
+        block = block_for(route, content.properties, prepared, self._server.now_ms())
         is_persistent = properties.delivery_mode == _PERSISTENT
-        if route.is_cacheable and is_timeless:
+        if route.is_cacheable and prepared.block is not None and not route.is_delayed:
             self._remember(content, Way(route, route.origin, is_returned), block, is_persistent, properties)
         if not is_persistent:
             route = route.when_transient()
@@ -372,8 +371,7 @@ class Publishing:
     def commit(self) -> None:
         """Publish what waits. Raises AmqpError."""
         for content in self._take_transaction():
-            prepared = prepare(content.properties)
-            self._send(content, decode_publish(content.method), prepared.properties, prepared.block)
+            self._send(content, decode_publish(content.method), prepare(content.properties))
 
     def _take_transaction(self) -> list[Content]:
         held, self._transaction, self._transaction_bytes = self._transaction, [], 0
