@@ -37,7 +37,8 @@ class RepeatedFetch(FetchSession):
     __slots__ = ("_body", "_version", "answer", "request")
 
     def __init__(self, server: KafkaServer, version: int, body: bytes, request: FetchRequest) -> None:
-        super().__init__(server, NO_SESSION, uses_ids=version >= IDS_FROM)
+        is_committed = request.isolation_level > 0
+        super().__init__(server, NO_SESSION, uses_ids=version >= IDS_FROM, is_committed=is_committed)
         self._version = version
         self._body = body
         self.request = request
