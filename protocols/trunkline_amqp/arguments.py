@@ -13,7 +13,7 @@ import msgspec
 
 from trunkline_amqp.errors import AmqpError, Reply
 
-__all__ = ["COMPARED", "KINDS_WITH", "QueueArguments", "QueueKind", "parse_queue_arguments"]
+__all__ = ["COMPARED", "KINDS_WITH", "QueueArguments", "QueueKind", "parse_age_ms", "parse_queue_arguments"]
 
 QueueKind = Literal["classic", "quorum", "stream"]
 Overflow = Literal["drop-head", "reject-publish", "reject-publish-dlx"]
@@ -80,12 +80,19 @@ def _one_of(*allowed: str) -> Callable[[object], str]:
     return parse
 
 
-def _age(value: object) -> int:
-    text = _text(value)
+def parse_age_ms(text: str) -> int | None:
+    """``7D``, ``90s``: in milliseconds; None if it is no such thing."""
     unit_s = _UNITS_S.get(text[-1:])
-    if unit_s is None or not text[:-1].isdecimal() or len(text) > 10:
-        raise ValueError("it has to be a number followed by one of Y, M, D, h, m, s")
+    if unit_s is None or not text[:-1].isdecimal() or not text.isascii() or len(text) > 10:
+        return None
     return int(text[:-1]) * unit_s * 1000
+
+
+def _age(value: object) -> int:
+    found = parse_age_ms(_text(value))
+    if found is None:
+        raise ValueError("it has to be a number followed by one of Y, M, D, h, m, s")
+    return found
 
 
 _LENGTH: Final = _integer(0, 2**62)

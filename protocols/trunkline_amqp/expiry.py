@@ -32,7 +32,7 @@ class Expiries:
     def due(self, now_s: float) -> list[QueueEntry]:
         """Those whose time is over. The others that have consumers count as used now."""
         for queue in self._used_s:
-            if queue.core.has_consumers:
+            if queue.consumer_count:
                 self._used_s[queue] = now_s
         return [queue for queue, used_s in self._used_s.items() if _end_s(queue, used_s) <= now_s]
 

@@ -32,7 +32,9 @@ def queue_config(arguments: QueueArguments, sources: tuple[QueueSource, ...]) ->
 
 def sources_of(vhost: Vhost, queue: QueueEntry) -> list[QueueSource]:
     """The topics that a queue takes from, and which of their records: its home topic, and what its bindings bring."""
-    found = [] if queue.is_volatile else [QueueSource(queue.core_name)]  # a topic in memory needs no mention
+    found = []
+    if not queue.is_volatile and queue.kind != "stream":  # a topic in memory needs no mention
+        found.append(QueueSource(queue.core_name))
     for exchange, wanted in vhost.filters_of(queue.name):
         if exchange.topic:
             found.append(QueueSource(exchange.topic, _as_stored(exchange, wanted)))

@@ -239,7 +239,8 @@ class Router:
         stored_key = _encoded(key)
         found = []
         for name in queues:
-            topic = self._vhost.queues[name].core.home
+            queue = self._vhost.queues[name]
+            topic = queue.core.home if queue.is_volatile else self._topics.get(queue.core_name)
             if topic is not None:
                 found.append(Target(topic.partition_for(stored_key), stored_key))
         return found

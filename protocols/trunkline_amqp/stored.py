@@ -3,7 +3,8 @@
 Each is a record of its own, so a change writes what has changed. Keys are a letter and an array in CBOR, values a map::
 
     "e" [vhost, name]                                           kind, auto_delete, internal, arguments, topic
-    "q" [vhost, name]                                           core_name, is_adopted, auto_delete, arguments
+    "q" [vhost, name]                                           core_name, is_adopted, owns_topic, auto_delete,
+                                                                arguments
     "b" [vhost, source, destination, to_exchange, key, args]    {}
 
 Arguments are AMQP tables as bytes. A record without value takes the thing away.
@@ -79,10 +80,12 @@ class StoredExchange(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class StoredQueue(msgspec.Struct, frozen=True, kw_only=True):
-    """See the module's docstring. ``is_adopted``: the core had it before AMQP knew of it."""
+    """See the module's docstring. ``is_adopted``: the core had it before AMQP knew of it; ``owns_topic``: its home
+    topic was made for it."""
 
     core_name: str
     is_adopted: bool
+    owns_topic: bool
     auto_delete: bool
     arguments: bytes
 
@@ -92,6 +95,7 @@ class StoredQueue(msgspec.Struct, frozen=True, kw_only=True):
         stored = cls(
             core_name=queue.core_name,
             is_adopted=queue.is_adopted,
+            owns_topic=queue.owns_topic,
             auto_delete=queue.is_auto_delete,
             arguments=encode_table(queue.raw_arguments),
         )

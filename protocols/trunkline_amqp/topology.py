@@ -16,13 +16,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 import trio
 
 from trunkline.errors import BrokerClosing, TopicExists, TrunklineError, UnknownQueue
-from trunkline.queues import QueueSource
+from trunkline.filters import RecordFilter
+from trunkline.queues import QueueConsumer, QueueSource
 from trunkline.queues.dead_letters import stage_copies
 from trunkline.settings import TOPIC_SETTINGS
 from trunkline_amqp import stored
@@ -42,10 +44,11 @@ from trunkline_amqp.dead_letters import HANDLER, DeadLetters
 from trunkline_amqp.errors import AmqpError, Reply, hard
 from trunkline_amqp.expiry import Expiries
 from trunkline_amqp.fields import decode_table
-from trunkline_amqp.model import NO_ARGUMENTS, Binding, Exchange, QueueEntry, Vhost
+from trunkline_amqp.model import NO_ARGUMENTS, STREAM_SUFFIX, Binding, Exchange, QueueEntry, Vhost
 from trunkline_amqp.naming import DEFAULT_VHOST, free_name, topic_name
 from trunkline_amqp.queue_config import queue_config, sources_of
 from trunkline_amqp.routing import Route, Router
+from trunkline_amqp.streams import PUMPED_RECORDS, Pump, Start, StreamReader, find_start, parse_start
 
 if TYPE_CHECKING:
     from trunkline.broker import Broker
@@ -159,6 +162,7 @@ class Topology:
                 arguments=parse_queue_arguments(arguments, f"queue '{names[0]}'"),
                 raw_arguments=arguments,
                 adopted=kept.is_adopted,
+                owns_topic=kept.owns_topic,
             )
             self._taken[kept.core_name] = "queue"
             self._by_core[kept.core_name] = queue
@@ -353,8 +357,8 @@ class Topology:
             parsed = check_queue(vhost, name, arguments, durable=durable, exclusive=exclusive, auto_delete=auto_delete)
             async with self._lock:
                 if name not in there.queues:
-                    is_volatile = exclusive or not durable
-                    core_name = self._free_name(vhost, name, "_q", is_new_queue=is_volatile)
+                    is_own = exclusive or not durable or parsed.kind == "stream"
+                    core_name = self._free_name(vhost, name, "_q", is_new_queue=is_own)
                     queue = QueueEntry(
                         vhost,
                         name,
@@ -364,7 +368,8 @@ class Topology:
                         owner=owner if exclusive else None,
                         arguments=parsed,
                         raw_arguments=arguments,
-                        adopted=core_name in self._queues,
+                        adopted=core_name in self._queues and not is_own,
+                        owns_topic=core_name not in self._broker.topics,
                     )
                     with trio.CancelScope(shield=True):
                         await self._make_queue(there, queue)
@@ -389,19 +394,23 @@ class Topology:
 
     async def _make_core(self, queue: QueueEntry) -> None:
         """See to it that the core has the queue, with the filters it is to have."""
+        queue.read_log = self._read_log
         if queue.is_volatile:
             queue.core = self._queues.declare_volatile(queue.core_name, queue_config(queue.arguments, ()))
             return
-        await self._ensure_topic(queue.core_name)
-        if queue.core_name in self._queues:
-            queue.core = self._queues.get(queue.core_name)
+        home = await self._ensure_topic(queue.core_name, _stream_settings(queue))
+        if queue.queue_name in self._queues:
+            queue.core = self._queues.get(queue.queue_name)
             vhost = self._vhosts[queue.vhost]
             if queue.name in vhost.queues:
                 await self._set_sources(vhost, queue.name)
-            return
-        home = self._beginning_now(QueueSource(queue.core_name))
-        config = queue_config(queue.arguments, (home,))
-        queue.core = await self._queues.declare(queue.core_name, config)
+        else:
+            sources = () if queue.kind == "stream" else (self._beginning_now(QueueSource(queue.core_name)),)
+            config = queue_config(queue.arguments, sources)
+            queue.core = await self._queues.declare(queue.queue_name, config)
+        if queue.kind == "stream":
+            pump = Pump(home.partitions[0], self.place, self._broker.now_ms)
+            pump.consumption = queue.core.consume(pump, prefetch=PUMPED_RECORDS, name="stream")
 
     def _beginning_now(self, source: QueueSource) -> QueueSource:
         """It takes what is published from now on, not what is on its way."""
@@ -422,8 +431,42 @@ class Topology:
             wanted = [*(source for source in had.values() if source.wanted not in queue.bound_sources), *wanted]
         sources = {source.wanted: had.get(source.wanted) or self._beginning_now(source) for source in wanted}
         if sources.keys() != had.keys():
-            queue.core = await self._queues.alter(queue.core_name, sources=tuple(sources.values()))
+            queue.core = await self._queues.alter(queue.queue_name, sources=tuple(sources.values()))
         queue.bound_sources = {source.wanted for source in wanted}
+
+    def _read_log(
+        self,
+        queue: QueueEntry,
+        consumer: QueueConsumer,
+        prefetch: int,
+        auto_settle: bool,
+        arguments: Mapping[str, Any],
+    ) -> StreamReader:
+        """See :meth:`QueueEntry.consume`."""
+        start = parse_start(arguments.get("x-stream-offset"), self._broker.now_ms())
+
+        def ended(reader: StreamReader) -> None:
+            queue.readers.pop(reader, None)
+
+        reader = StreamReader(consumer, prefetch=prefetch, auto_settle=auto_settle, ended=ended)
+        queue.readers[reader] = None
+        self._broker.start_soon(self._begin_reading, queue, reader, start)
+        return reader
+
+    async def _begin_reading(self, queue: QueueEntry, reader: StreamReader, start: Start) -> None:
+        """Find where a reader begins, and let it."""
+        sources = (QueueSource(queue.core_name),) if queue.kind == "stream" else queue.core.config.sources
+        by_topic: dict[str, list[RecordFilter]] = {}
+        for source in sources:
+            by_topic.setdefault(source.topic, []).append(source.filter)
+        try:
+            for name, filters in by_topic.items():
+                topic = self._broker.topics.get(name)
+                for partition in () if topic is None else topic.partitions:
+                    offset = await find_start(partition, start)
+                    reader.begin(partition, self._broker.live(partition), filters, offset)
+        except TrunklineError as error:
+            reader.ended(error)
 
     def _new_name(self, vhost: Vhost) -> str:
         while True:
@@ -444,25 +487,28 @@ class Topology:
         async with self._lock:
             if name in there.queues:
                 queue = self.queue(vhost, name, owner)
-                if if_unused and queue.core.has_consumers:
+                if if_unused and queue.consumer_count:
                     raise AmqpError(Reply.PRECONDITION_FAILED, f"queue '{name}' in vhost '{vhost}' in use")
-                if if_empty and queue.core.state.ready:
+                if if_empty and queue.message_count:
                     raise AmqpError(Reply.PRECONDITION_FAILED, f"queue '{name}' in vhost '{vhost}' not empty")
                 with trio.CancelScope(shield=True):
                     count = await self._remove_queue(there, queue)
         return count
 
     async def _remove_queue(self, vhost: Vhost, queue: QueueEntry) -> int:
-        ready: int = queue.core.state.ready
+        ready = queue.message_count
         gone = vhost.remove_queue(queue.name)
         self._expiries.remove(queue)
         with suppress(UnknownQueue):  # somebody else was quicker
-            await self._queues.delete(queue.core_name)
+            await self._queues.delete(queue.queue_name)
+        gone_error = UnknownQueue(f"queue {queue.name} was deleted", queue=queue.name)
+        for reader in tuple(queue.readers):
+            reader.ended(gone_error)
         entries: list[stored.Entry] = [(stored.binding_key(vhost.name, binding), None) for binding in gone]
         if not queue.is_volatile:
             entries.append((stored.queue_key(vhost.name, queue.name), None))
             await self._stored.write_durable(entries)
-        if not queue.is_volatile and not queue.is_adopted and queue.core_name in self._broker.topics:
+        if not queue.is_volatile and queue.owns_topic and queue.core_name in self._broker.topics:
             await self._broker.delete_topic(queue.core_name)
         self._taken.pop(queue.core_name, None)
         self._by_core.pop(queue.core_name, None)
@@ -614,7 +660,7 @@ class Topology:
     def consumer_gone(self, queue: AmqpQueue) -> None:
         """A consumer of a queue is gone: with the last one an auto-delete queue goes."""
         self.touched(queue)
-        if queue.is_auto_delete and not queue.core.has_consumers:
+        if queue.is_auto_delete and not queue.consumer_count:
             self._broker.start_soon(self._delete_quietly, self._vhosts[queue.vhost], queue)
 
     def touched(self, queue: AmqpQueue) -> None:
@@ -649,10 +695,14 @@ class Topology:
         return free_name(
             topic_name(vhost, name),
             suffix,
-            lambda found: found in self._taken or (is_new_queue and found in self._queues),
+            lambda found: found in self._taken or (is_new_queue and self._is_queue(found)),
         )
 
-    async def _ensure_topic(self, name: str) -> Topic:
+    def _is_queue(self, name: str) -> bool:
+        return name in self._queues or f"{name}{STREAM_SUFFIX}" in self._queues
+
+    async def _ensure_topic(self, name: str, settings: Mapping[str, str] = MappingProxyType({})) -> Topic:
+        """The topic; made now with these settings if it is missing."""
         topics = self._broker.topics
         if name in topics:
             return topics[name]
@@ -660,10 +710,20 @@ class Topology:
         default = int(TOPIC_SETTINGS["max.message.bytes"].default)
         try:
             return await self._broker.create_topic(
-                name, partitions=1, settings={"max.message.bytes": str(needed)} if needed > default else {}
+                name,
+                partitions=1,
+                settings={**settings, **({"max.message.bytes": str(needed)} if needed > default else {})},
             )
         except TopicExists:
             return topics[name]
+
+
+def _stream_settings(queue: QueueEntry) -> dict[str, str]:
+    """How long a stream keeps its messages: for ever, unless it is told otherwise."""
+    if queue.kind != "stream":
+        return {}
+    arguments = queue.arguments
+    return {"retention.ms": str(arguments.max_age_ms), "retention.bytes": str(arguments.max_length_bytes)}
 
 
 _ORDER: Final = {stored.EXCHANGE: 0, stored.QUEUE: 1, stored.BINDING: 2}

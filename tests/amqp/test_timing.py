@@ -20,7 +20,7 @@ def expiring(name: str, expires_ms: int, *, has_consumers: bool = False) -> Queu
     queue = QueueEntry(
         "/", name, name, durable=True, auto_delete=False, owner=None, arguments=QueueArguments(expires_ms=expires_ms)
     )
-    queue.core = SimpleNamespace(has_consumers=has_consumers)
+    queue.core = SimpleNamespace(consumers=("one",) if has_consumers else ())
     return queue
 
 
@@ -42,7 +42,7 @@ def test_a_queue_with_consumers_does_not_expire() -> None:
     queue = expiring("q", 1000, has_consumers=True)
     expiries.used(queue, 0.0)
     assert expiries.due(5.0) == []
-    queue.core.has_consumers = False
+    queue.core.consumers = ()
     assert expiries.due(5.5) == []
     assert expiries.due(6.0) == [queue]
 

@@ -282,6 +282,17 @@ async def test_a_queue_that_was_there_before_is_consumed_through_amqp_too(tmp_pa
         assert await amqp.bodies("jobs") == [b"1", b"2"]
 
 
+async def test_a_topic_that_was_there_before_stays_when_the_queue_goes(tmp_path: Path) -> None:
+    async with declared(tmp_path) as amqp:
+        await amqp.broker.publish("orders", b"before")
+        for arguments in ({}, {"x-queue-type": "stream"}):
+            await amqp.queue("orders", arguments=arguments)
+            await amqp.topology.delete_queue("/", "orders")
+        await amqp.queue("own")
+        await amqp.topology.delete_queue("/", "own")
+        assert sorted(amqp.broker.topics) == ["orders"]
+
+
 async def test_an_auto_delete_exchange_goes_with_its_last_binding(tmp_path: Path) -> None:
     async with declared(tmp_path) as amqp:
         await amqp.exchange("outer", "fanout", auto_delete=True)
