@@ -18,6 +18,7 @@ from trunkline_amqp.content import BASIC, encode_content, with_header
 from trunkline_amqp.fields import encode_short_string
 from trunkline_amqp.frames import BODY, HEADER, METHOD
 from trunkline_amqp.methods import BasicGetEmpty, BasicGetOk, encode_method
+from trunkline_amqp.streams import StreamReader
 
 if TYPE_CHECKING:
     from trunkline.queues.consumption import Range
@@ -40,13 +41,13 @@ class Holder(QueueConsumer):
 
     def __init__(self, owner: Consuming, queue: AmqpQueue, *, no_ack: bool) -> None:
         self.queue = queue
-        self.consumption: Consumption | None = None
+        self.consumption: Consumption | StreamReader | None = None
         self.settled: list[Range] = []
         self._owner = owner
         self._is_no_ack = no_ack
 
     @property
-    def hold(self) -> Consumption:
+    def hold(self) -> Consumption | StreamReader:
         assert self.consumption is not None
         return self.consumption
 
@@ -67,7 +68,7 @@ class Holder(QueueConsumer):
         kind = self.queue.kind
         for record in block.records():
             message = message_of(record, place)
-            if kind == "stream":
+            if kind == "stream" or isinstance(self.consumption, StreamReader):
                 message = message._replace(properties=with_header(message.properties, "x-stream-offset", record.offset))
             elif block.deliveries and kind == "quorum":
                 message = message._replace(
@@ -192,14 +193,15 @@ class Getter(Holder):
 
     def __init__(self, owner: Consuming, queue: AmqpQueue, *, no_ack: bool) -> None:
         super().__init__(owner, queue, no_ack=no_ack)
-        self.consumption = queue.core.taker(self, auto_settle=no_ack)
+        self._taker: Consumption = queue.core.taker(self, auto_settle=no_ack)
+        self.consumption = self._taker
         self.is_waiting = False
         self.arrived: Callable[[], Any] | None = None
 
     def take(self) -> bool | None:
         """See :meth:`trunkline.queues.Consumption.take`; the message is written when it comes."""
         self.is_waiting = True
-        given = self.hold.take()
+        given = self._taker.take()
         if not given:
             self.is_waiting = False
         return given
@@ -222,7 +224,7 @@ class Getter(Holder):
                 redelivered=block.deliveries > 0,
                 exchange=message.exchange.decode("utf-8", "surrogateescape"),
                 routing_key=message.routing_key.decode("utf-8", "surrogateescape"),
-                message_count=self.queue.core.state.ready,
+                message_count=self.queue.message_count,
             )
             connection = channel.connection
             connection.transport.write(

@@ -173,9 +173,7 @@ async def _declare_queue(channel: Channel, errands: Errands, method: QueueDeclar
         owner=connection,
     )
     channel.consuming.last_queue = queue.name
-    return QueueDeclareOk(
-        queue=queue.name, message_count=queue.core.state.ready, consumer_count=len(queue.core.consumers)
-    )
+    return QueueDeclareOk(queue=queue.name, message_count=queue.message_count, consumer_count=queue.consumer_count)
 
 
 async def _bind_queue(channel: Channel, errands: Errands, method: QueueBind) -> Method:
@@ -206,7 +204,10 @@ async def _unbind_queue(channel: Channel, errands: Errands, method: QueueUnbind)
 
 
 async def _purge(channel: Channel, errands: Errands, method: QueuePurge) -> Method:
-    return QueuePurgeOk(message_count=await channel.consuming.queue(method.queue).core.purge())
+    queue = channel.consuming.queue(method.queue)
+    if queue.kind == "stream":
+        raise hard(Reply.NOT_IMPLEMENTED, f"queue.purge not supported by stream queues queue '{queue.name}'")
+    return QueuePurgeOk(message_count=await queue.core.purge())
 
 
 async def _delete_queue(channel: Channel, errands: Errands, method: QueueDelete) -> Method:
