@@ -152,7 +152,7 @@ class MqttConnection(PublishingConnection):
         server = self._server
         self._max_answer_bytes = packet.properties.maximum_packet_size or _NO_LIMIT
         terms = agree(packet, server.settings, server.new_client_id)
-        self._check_will(packet.will)
+        self._check_will(packet.will, terms.level)
         self._check_size(encode(Connack(Reason.SUCCESS, False, terms.properties), terms.level), "CONNECT")
         older = server.clients.get(terms.client_id)
         if older is not None:
@@ -245,9 +245,12 @@ class MqttConnection(PublishingConnection):
             raise malformed(request, problem, None, "3.1.2.11.4", Reason.PACKET_TOO_LARGE)
         return answer
 
-    def _check_will(self, will: Will | None) -> None:
+    def _check_will(self, will: Will | None, level: int) -> None:
         if will is None:
             return
+        if will.topic.startswith("$") and level == MQTT_5:  # before, there is no word for it, and it is dropped
+            problem = f"is {will.topic[:40]!r}; topics that begin with $ are the server's own"
+            raise malformed("CONNECT, will topic", problem, None, "3.2.2.2", Reason.TOPIC_NAME_INVALID)
         if will.properties.payload_format:
             try:
                 will.payload.decode()

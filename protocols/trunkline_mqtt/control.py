@@ -29,9 +29,12 @@ from trunkline_mqtt.packets import (
 from trunkline_mqtt.properties import NO_PROPERTIES
 from trunkline_mqtt.reasons import Reason
 
-__all__ = ["check_first_byte", "decode_control", "shared_problem"]
+__all__ = ["MAX_FILTERS", "check_first_byte", "decode_control", "shared_problem"]
 
 _Reader = Callable[[Fields], Packet]
+
+MAX_FILTERS: Final = 10_000
+"""In one packet. A packet of a megabyte could hold 250,000, which are seconds of work; real ones have a few."""
 
 _DUP: Final = 8
 _QOS, _NO_LOCAL, _RETAIN_AS_PUBLISHED, _RETAIN_HANDLING, _RESERVED = 0x03, 0x04, 0x08, 0x30, 0xC0
@@ -94,6 +97,7 @@ def _subscribe(fields: Fields) -> Subscribe:
         topic_filter = _filter(fields)
         options = fields.byte("subscription options" if fields.level == MQTT_5 else "requested QoS")
         filters.append(_subscription(fields, topic_filter, options))
+        _check_count(fields, len(filters))
     if not filters:
         raise malformed(fields.packet, "has no topic filter", "3.8.3", "3.8.3", Reason.PROTOCOL_ERROR)
     return Subscribe(packet_id, tuple(filters), properties)
@@ -139,6 +143,7 @@ def _unsubscribe(fields: Fields) -> Unsubscribe:
     filters = []
     while not fields.is_at_end():
         filters.append(_filter(fields))
+        _check_count(fields, len(filters))
     if not filters:
         raise malformed(fields.packet, "has no topic filter", "3.10.3", "3.10.3", Reason.PROTOCOL_ERROR)
     return Unsubscribe(packet_id, tuple(filters), properties)
@@ -153,6 +158,12 @@ def _unsuback(fields: Fields) -> Unsuback:
     while not fields.is_at_end():
         codes.append(fields.reason_code())
     return Unsuback(packet_id, tuple(codes), properties)
+
+
+def _check_count(fields: Fields, count: int) -> None:
+    if count > MAX_FILTERS:
+        problem = f"has more than {MAX_FILTERS} topic filters"
+        raise malformed(fields.packet, problem, "4.8", "4.13.1", Reason.QUOTA_EXCEEDED)
 
 
 def _filter(fields: Fields) -> str:
