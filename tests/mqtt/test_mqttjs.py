@@ -44,7 +44,9 @@ def mqttjs(pytestconfig: pytest.Config) -> Path:
     assert pytestconfig.cache is not None
     directory = pytestconfig.cache.mkdir("mqttjs")
     if not (directory / "installed").exists():
-        command = [program("npm"), "install", "--no-audit", "--no-fund", "--ignore-scripts", PACKAGE]
+        retries = 2 if os.environ.get("CI") else 0  # npm waits for half a minute in between: not for a mere skip
+        command = [program("npm"), "install", "--no-audit", "--no-fund", "--ignore-scripts"]
+        command += [f"--fetch-retries={retries}", PACKAGE]
         environment = os.environ | {"PATH": f"{Path(command[0]).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
         try:
             done = subprocess.run(
