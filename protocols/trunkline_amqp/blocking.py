@@ -43,10 +43,10 @@ class Blocking:
 
     def keep(self, publishing: Publishing, staged: Staged, error: StoreFull) -> None:
         """This could not be stored; its connection has to wait."""
-        kept = self._kept.get(staged.partition)
+        kept = self._kept.get(staged[1])
         if kept is None:
-            kept = self._kept[staged.partition] = deque()
-            logger.error("publishers to %s wait until there is room: %s", staged.partition.name, error)
+            kept = self._kept[staged[1]] = deque()
+            logger.error("publishers to %s wait until there is room: %s", staged[1].name, error)
         kept.append((publishing, staged))
         publishing.kept += 1
         publishing.connection.block(f"low on disk: {error}")
@@ -93,11 +93,11 @@ class Blocking:
         publishing: Publishing
         staged: Staged
         publishing, staged = token
-        self._probing.discard(staged.partition)
+        self._probing.discard(staged[1])
         self._taken(publishing)
         publishing.append_done(staged, offset)
-        kept = self._kept.pop(staged.partition, deque())
-        logger.warning("%s has room again; %d records that waited follow", staged.partition.name, len(kept))
+        kept = self._kept.pop(staged[1], deque())
+        logger.warning("%s has room again; %d records that waited follow", staged[1].name, len(kept))
         for waiting, entry in kept:
             self._taken(waiting)
             waiting.in_flight -= 1
@@ -108,10 +108,10 @@ class Blocking:
         publishing: Publishing
         staged: Staged
         publishing, staged = token
-        self._probing.discard(staged.partition)
+        self._probing.discard(staged[1])
         if isinstance(error, StoreFull):
             if not publishing.is_closed:
-                self._kept.setdefault(staged.partition, deque()).appendleft(token)
+                self._kept.setdefault(staged[1], deque()).appendleft(token)
             return
         self._taken(publishing)
         publishing.append_failed(staged, error)

@@ -15,10 +15,10 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from trunkline_amqp.consuming import Consuming
-from trunkline_amqp.content import ACK_IDS, NACK_IDS, PUBLISH_IDS, Content, ContentAssembler, decode_ack
+from trunkline_amqp.content import ACK_IDS, NACK_IDS, PUBLISH_IDS, ContentAssembler, decode_ack, too_large
 from trunkline_amqp.errands import ERRANDS, Errands
 from trunkline_amqp.errors import AmqpError, Reply, hard
-from trunkline_amqp.frames import BODY, HEADER, METHOD
+from trunkline_amqp.frames import BODY, HEADER, METHOD, Frame, WholeMessage
 from trunkline_amqp.methods import (
     AccessRequest,
     AccessRequestOk,
@@ -70,9 +70,10 @@ class Channel:
         self.publishing = Publishing(self)
         self.consuming = Consuming(self)
         self.is_closed = False
-        self._assembler = ContentAssembler(connection.server.settings.max_message_bytes)
+        self._max_body_bytes = connection.server.settings.max_message_bytes
+        self._assembler = ContentAssembler(self._max_body_bytes)
         self._errands = Errands(self)
-        self._waiting: deque[tuple[int, bytes]] = deque()
+        self._waiting: deque[Frame | WholeMessage] = deque()
         self._unfinished = 0
 
     def __repr__(self) -> str:
@@ -80,34 +81,50 @@ class Channel:
 
     # -- arriving ----------------------------------------------------------------------------------
 
-    def receive(self, kind: int, payload: bytes) -> None:
-        """A frame; what cannot be done yet waits. Raises AmqpError."""
+    def receive(self, frame: Frame | WholeMessage) -> None:
+        """A frame, or a message; what cannot be done yet waits. Raises AmqpError."""
         if self._errands.is_busy:
-            size = len(payload) + FRAME_COST
-            self._waiting.append((kind, payload))
-            self.connection.count_waiting(size)
+            self._waiting.append(frame)
+            self.connection.count_waiting(_cost(frame))
         elif self.is_closed:
-            self._receive_closed(kind, payload)
+            self._receive_closed(frame)
+        elif (payload := frame[2]).__class__ is tuple:
+            self._receive_message(payload)
         else:
-            self._handle(kind, payload)
+            self._handle(frame[0], payload)  # type: ignore[arg-type]  # as above
 
     def go_on(self) -> None:
         """What it waited for is over."""
-        waiting = self._waiting
-        self.connection.server.look_around()
-        while waiting and not self._errands.is_busy and not self.connection.is_over:
-            kind, payload = waiting.popleft()
-            size = len(payload) + FRAME_COST
-            self.connection.count_waiting(-size)
-            self.connection.receive_on(self, kind, payload)
+        waiting, connection = self._waiting, self.connection
+        connection.server.look_around()
+        while waiting and not self._errands.is_busy and not connection.is_over:
+            frame = waiting.popleft()
+            connection.count_waiting(-_cost(frame))
+            try:
+                self.receive(frame)
+            except AmqpError as error:
+                connection.fail(error, self)
         self.settle_now()
 
-    def _receive_closed(self, kind: int, payload: bytes) -> None:
+    def _receive_closed(self, frame: Frame | WholeMessage) -> None:
         """channel.close was sent (1.5.2.5): only its answer counts, or that the client closes too."""
+        kind, _, payload = frame
         if kind == METHOD and payload[:4] in (_CLOSE, _CLOSE_OK):
             if payload[:4] == _CLOSE:
                 self.send(ChannelCloseOk())
             self.connection.forget(self)
+
+    def _receive_message(self, content: tuple[bytes, bytes, bytes]) -> None:
+        """A message that has arrived in one piece."""
+        if not self._assembler.is_idle:
+            self._assembler.expect_method()
+        if len(content[2]) > self._max_body_bytes:
+            raise too_large(len(content[2]), self._max_body_bytes)
+        try:
+            self.publishing.publish(content)
+        except AmqpError as error:
+            _name(error, content[0])
+            raise
 
     def _handle(self, kind: int, payload: bytes) -> None:
         assembler = self._assembler
@@ -144,14 +161,7 @@ class Channel:
         else:
             raise hard(Reply.FRAME_ERROR, f"there are no frames of kind {kind} on a channel")
         if content is not None:
-            self._publish(content)
-
-    def _publish(self, content: Content) -> None:
-        try:
-            self.publishing.publish(content)
-        except AmqpError as error:
-            _name(error, content.method)
-            raise
+            self._receive_message(content)
 
     def _method(self, method: Method) -> None:
         handler = _HANDLERS.get(type(method))
@@ -280,6 +290,12 @@ _HANDLERS: Final[dict[type[Method], Callable[[Channel, Any], None]]] = {
     TxCommit: Channel._tx_commit,
     TxRollback: Channel._tx_rollback,
 }
+
+
+def _cost(frame: Frame | WholeMessage) -> int:
+    """What it takes while it waits."""
+    payload = frame[2]
+    return FRAME_COST + (len(payload) if isinstance(payload, bytes) else sum(map(len, payload)))
 
 
 def _name(error: AmqpError, payload: bytes) -> None:

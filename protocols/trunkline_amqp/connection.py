@@ -20,12 +20,17 @@ from trunkline_amqp.channel import Channel
 from trunkline_amqp.errors import AmqpError, Reply, hard
 from trunkline_amqp.fields import encode_short_string
 from trunkline_amqp.frames import (
+    BODY,
     FRAME_MIN,
+    HEADER,
     HEARTBEAT,
     HEARTBEAT_FRAME,
+    MESSAGE,
     METHOD,
     PROTOCOL_HEADER,
-    FrameSplitter,
+    Frame,
+    MessageSplitter,
+    WholeMessage,
     encode_frame,
 )
 from trunkline_amqp.greeting import Greeting, Terms
@@ -81,7 +86,7 @@ class AmqpConnection(Connection):
         self.is_blocked = False
         self._first = b""  # the protocol header, as far as it has come
         self._greeting: Greeting | None = None
-        self._splitter = FrameSplitter(FRAME_MIN)
+        self._splitter = MessageSplitter(FRAME_MIN)
         self._unsettled: dict[Channel, None] = {}
         self._waiting_bytes = 0
         self._is_held = False  # too much waits
@@ -103,12 +108,16 @@ class AmqpConnection(Connection):
         try:
             if self.is_open:
                 self.server.look_around()
-            for kind, number, payload in self._splitter.receive_data(data):
-                channel = self.channels.get(number)
+            channels = self.channels
+            for frame in self._splitter.receive_data(data):
+                channel = channels.get(frame[1])
                 if channel is not None:
-                    self.receive_on(channel, kind, payload)
+                    try:
+                        channel.receive(frame)
+                    except AmqpError as error:
+                        self.fail(error, channel)
                 else:
-                    self._receive(kind, number, payload)
+                    self._receive(frame)
                 if self._is_closing:
                     return
         except AmqpError as error:
@@ -135,25 +144,12 @@ class AmqpConnection(Connection):
             self.send(0, self._greeting.start())
         return data[missing:]
 
-    def receive_on(self, channel: Channel, kind: int, payload: bytes) -> None:
-        """A frame of an open channel; a mistake there ends that channel, or the connection."""
-        try:
-            channel.receive(kind, payload)
-        except AmqpError as error:
-            self.fail(error, channel)
-
-    def _receive(self, kind: int, number: int, payload: bytes) -> None:
+    def _receive(self, frame: Frame | WholeMessage) -> None:
         """A frame of the connection itself, or of a channel that is not open."""
-        if not number and kind == HEARTBEAT:
-            if payload:
-                raise hard(Reply.FRAME_ERROR, "a heartbeat that holds something")
+        kind, number, payload = frame
+        if kind != METHOD or isinstance(payload, tuple):
+            self._receive_no_method(kind, number, payload)
             return
-        if kind != METHOD:
-            if kind not in (2, 3):
-                raise hard(Reply.FRAME_ERROR, f"there are no frames of kind {kind}")
-            raise hard(
-                Reply.CHANNEL_ERROR if number else Reply.UNEXPECTED_FRAME, f"content on channel {number}, not open"
-            )
         method = decode_method(payload)
         if number:
             self._open_channel(number, method)
@@ -168,6 +164,16 @@ class AmqpConnection(Connection):
             self.send(0, ConnectionUpdateSecretOk())
         else:
             raise _with_ids(hard(Reply.COMMAND_INVALID, f"a {type(method).__name__} on channel 0"), method)
+
+    def _receive_no_method(self, kind: int, number: int, payload: object) -> None:
+        if not number and kind == HEARTBEAT:
+            if payload:
+                raise hard(Reply.FRAME_ERROR, "a heartbeat that holds something")
+            return
+        if kind not in (MESSAGE, HEADER, BODY) or isinstance(payload, bytes) is (kind == MESSAGE):
+            raise hard(Reply.FRAME_ERROR, f"there are no frames of kind {kind}")
+        code = Reply.CHANNEL_ERROR if number else Reply.UNEXPECTED_FRAME
+        raise hard(code, f"content on channel {number}, which is not open")
 
     def _greet(self, greeting: Greeting, method: Method) -> None:
         try:
@@ -338,7 +344,7 @@ class AmqpConnection(Connection):
             return
         self.transport.resume()
         self.transport.idle_timeout_s = CLOSE_TIMEOUT_S
-        self._splitter = FrameSplitter(max(self.terms.frame_max, FRAME_MIN))
+        self._splitter = MessageSplitter(max(self.terms.frame_max, FRAME_MIN))
         if self._greeting is None or not self._greeting.is_done:
             self.transport.close()  # who has not come in is not waited for
 

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Any, Final
 from trunkline.errors import BrokerClosing, QueueInUse, TrunklineError
 from trunkline.queues import SharedPrefetch
 from trunkline_amqp.consumers import Consumer, Getter, Holder
-from trunkline_amqp.content import Content, Delivery, encode_deliver
+from trunkline_amqp.content import Delivery, encode_deliver
 from trunkline_amqp.errors import AmqpError, Reply, hard
 from trunkline_amqp.methods import BasicCancel, BasicCancelOk, BasicConsume, BasicConsumeOk, BasicGet, BasicGetEmpty
-from trunkline_amqp.publishing import DIRECT_REPLY
+from trunkline_amqp.publishing import DIRECT_REPLY, Message
 from trunkline_amqp.unacked import Held, Unacked
 
 if TYPE_CHECKING:
@@ -156,14 +156,15 @@ class Consuming:
             self._server.replies.pop(self.reply_address.encode(), None)
             self.reply_address = None
 
-    def reply(self, key: bytes, content: Content) -> bool:
+    def reply(self, key: bytes, content: Message) -> bool:
         """A message for this channel, past all queues; False if its client does not keep up."""
         transport = self.channel.connection.transport
         if transport.is_congested:
             return False
         delivery = Delivery(self._reply_tag, self.unacked.skip(1), False, b"", key)
         frame_max = self.channel.connection.terms.frame_max
-        transport.write(encode_deliver(self.channel.number, delivery, content.properties, content.body, frame_max))
+        _, raw, body = content
+        transport.write(encode_deliver(self.channel.number, delivery, raw, body, frame_max))
         return True
 
     # -- single messages ---------------------------------------------------------------------------

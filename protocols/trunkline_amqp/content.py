@@ -53,6 +53,7 @@ __all__ = [
     "encode_properties",
     "encode_publish",
     "replace_reply_to",
+    "too_large",
     "with_header",
 ]
 
@@ -262,9 +263,7 @@ class ContentAssembler:
         if class_id != BASIC:
             raise hard(Reply.FRAME_ERROR, f"a content header of class {class_id}; messages are of class {BASIC}")
         if size > self._max_body_bytes:
-            raise AmqpError(
-                Reply.PRECONDITION_FAILED, f"a message of {size} bytes, and {self._max_body_bytes} are the limit here"
-            )
+            raise too_large(size, self._max_body_bytes)
         self._left = size
         return None if size else self._finish()
 
@@ -283,6 +282,11 @@ class ContentAssembler:
         self.is_idle = True
         parts, self._parts = self._parts, []
         return Content(self._method, self._properties, parts[0] if len(parts) == 1 else b"".join(parts))
+
+
+def too_large(size: int, limit: int) -> AmqpError:
+    """What to tell who sends a body of this size."""
+    return AmqpError(Reply.PRECONDITION_FAILED, f"a message of {size} bytes, and {limit} are the limit here")
 
 
 def encode_body(channel: int, body: bytes, max_payload_bytes: int) -> bytes:

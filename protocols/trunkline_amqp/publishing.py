@@ -19,7 +19,6 @@ from trunkline.errors import BrokerClosing, QueueFull, RecordTooLarge, StoreFull
 from trunkline_amqp.bridge import Prepared, block_for, prepare
 from trunkline_amqp.confirms import Confirms
 from trunkline_amqp.content import (
-    Content,
     Properties,
     Publication,
     decode_publish,
@@ -30,15 +29,14 @@ from trunkline_amqp.content import (
 )
 from trunkline_amqp.errors import AmqpError, Reply, hard
 from trunkline_amqp.methods import BasicReturn, encode_method
-from trunkline_amqp.routing import Route
+from trunkline_amqp.routing import Route, Target
 
 if TYPE_CHECKING:
     from trunkline.partition import Partition
-    from trunkline.records import Header
     from trunkline_amqp.channel import Channel
     from trunkline_amqp.connection import AmqpConnection
 
-__all__ = ["DIRECT_REPLY", "Publishing", "Staged", "Way"]
+__all__ = ["DIRECT_REPLY", "Message", "Publishing", "Staged", "Way"]
 
 logger = logging.getLogger("trunkline.amqp")
 
@@ -52,11 +50,17 @@ REMEMBERED_BYTES: Final = 512
 
 
 class Way(NamedTuple):
-    """Where messages with this exchange and key go, whatever they are."""
+    """Where messages with this exchange and key go, whatever they are.
+
+    Attributes:
+      known: what follows from raw properties on this way.
+      target: the only place they are stored in, if that does not depend on anything more.
+    """
 
     route: Route
-    origin: tuple[Header, ...]
+    known: dict[bytes, tuple[bytes, bool]]
     is_returned: bool
+    target: Target | None
 
 
 class Several:
@@ -69,15 +73,12 @@ class Several:
         self.left = left
 
 
-class Staged(NamedTuple):
-    """A record on its way to the disk: what is needed to confirm it, or to stage it again."""
+Staged = tuple[int | Several, "Partition", int, bytes, bytes, bytes]
+"""A record on its way to the disk: the number to confirm (0: none), and what is needed to stage it again: partition,
+timestamp, key, body, headers."""
 
-    number: int | Several
-    partition: Partition
-    timestamp: int
-    key: bytes
-    body: bytes
-    headers_block: bytes
+Message = tuple[bytes, bytes, bytes]
+"""Payload of the method, raw properties, body: as :class:`~trunkline_amqp.content.Content`."""
 
 
 class Publishing:
@@ -89,12 +90,25 @@ class Publishing:
       is_closed: nobody wants to know any more.
     """
 
+    __slots__ = (
+        "_channel",
+        "_confirms",
+        "_is_telling",
+        "_server",
+        "_transaction",
+        "_transaction_bytes",
+        "_ways",
+        "in_flight",
+        "is_closed",
+        "kept",
+    )
+
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
         self._server = server = channel.connection.server
         self._ways = server.ways[channel.connection.terms.vhost]
         self._confirms: Confirms | None = None
-        self._transaction: list[Content] | None = None
+        self._transaction: list[Message] | None = None
         self._transaction_bytes = 0
         self._is_telling = False
         self.is_closed = False
@@ -103,31 +117,49 @@ class Publishing:
 
     # -- messages ----------------------------------------------------------------------------------
 
-    def publish(self, content: Content) -> None:
+    def publish(self, content: Message) -> None:
         """A whole message has arrived. Raises AmqpError."""
         method, raw, body = content
         way = self._ways.get(method)
         if way is None or self._transaction is not None:
             self._publish_anew(content)
             return
-        known = self._server.plain.get((raw, way.origin) if way.origin else raw)
+        known = way.known.get(raw)
         if known is None:
             self._publish_anew(content)
             return
-        route = way.route
-        if route.memory is not None and not known[1]:
-            route = route.when_transient()
-        number = 0 if self._confirms is None else self._confirms.next()
-        if way.is_returned:
-            self._return(decode_publish(method), raw, body)
-        self._stage(route, number, content, known[0])
+        confirms = self._confirms
+        number = 0 if confirms is None else confirms.next()
+        target = way.target
+        if target is None:
+            self._publish_known(way, content, number, known)
+            return
+        server = self._server
+        partition, key = target
+        now = server.now_ms()
+        staged = (number, partition, now, key, body, known[0])
+        try:
+            partition.stage_record(now, key, body, known[0], self, staged)
+        except TrunklineError as error:
+            self._not_staged(error, staged, content)
+        else:
+            self.in_flight += 1
+            server.published += 1
 
-    def _publish_anew(self, content: Content) -> None:
+    def _publish_known(self, way: Way, content: Message, number: int, known: tuple[bytes, bool]) -> None:
+        """A message like those before, but not of the simplest kind."""
+        block, is_persistent = known
+        if way.is_returned:
+            self._return(content)
+        self._stage(way.route if is_persistent else way.route.when_transient(), number, content, block)
+
+    def _publish_anew(self, content: Message) -> None:
         """A message that is not like those before."""
-        publication = decode_publish(content.method)
+        method, raw, body = content
+        publication = decode_publish(method)
         if publication.immediate:
             raise hard(Reply.NOT_IMPLEMENTED, "immediate=true")
-        prepared = prepare(content.properties)
+        prepared = prepare(raw)
         properties = prepared.properties
         user = self._channel.connection.terms.user
         if properties.user_id is not None and properties.user_id != user:
@@ -139,12 +171,11 @@ class Publishing:
             address = self._channel.consuming.reply_address
             if address is None:
                 raise AmqpError(Reply.PRECONDITION_FAILED, "fast reply consumer does not exist")
-            content = content._replace(properties=replace_reply_to(content.properties, address))
-            prepared = prepare(content.properties)
-            properties = prepared.properties
+            raw = replace_reply_to(raw, address)
+            content, prepared = (method, raw, body), prepare(raw)
         if self._transaction is not None:
+            self._route(publication, properties)  # it may fail now
             self._hold(content)
-            self._route(publication, properties)
             return
         self._send(content, publication, prepared)
 
@@ -156,113 +187,117 @@ class Publishing:
             properties.headers,
         )
 
-    def _send(self, content: Content, publication: Publication, prepared: Prepared) -> None:
-        properties = prepared.properties
+    def _send(self, content: Message, publication: Publication, prepared: Prepared) -> None:
         is_reply = not publication.exchange and publication.routing_key.startswith(_REPLY_KEY)
-        route = None if is_reply else self._route(publication, properties)
+        route = None if is_reply else self._route(publication, prepared.properties)
         number = 0 if self._confirms is None else self._confirms.next()
         if route is None:
             if not self._server.reply(publication.routing_key, content) and publication.mandatory:
-                self._return(publication, content.properties, content.body)
+                self._return(content)
             self._confirmed(number)
             return
         is_returned = publication.mandatory and not route.queues
         if is_returned:
-            self._return(publication, content.properties, content.body)
-        block = block_for(route, content.properties, prepared, self._server.now_ms())
-        is_persistent = properties.delivery_mode == _PERSISTENT
+            self._return(content)
+        block = block_for(route, content[1], prepared, self._server.now_ms())
+        is_persistent = prepared.properties.delivery_mode == _PERSISTENT
         if route.is_cacheable and prepared.block is not None and not route.is_delayed:
-            self._remember(content, Way(route, route.origin, is_returned), block, is_persistent, properties)
-        if not is_persistent:
-            route = route.when_transient()
-        self._stage(route, number, content, block)
+            self._remember(content, route, (block, is_persistent), prepared.properties, is_returned=is_returned)
+        self._stage(route if is_persistent else route.when_transient(), number, content, block)
 
-    def _remember(self, content: Content, way: Way, block: bytes, is_persistent: bool, properties: Properties) -> None:
-        raw, headers = content.properties, properties.headers
+    def _remember(
+        self, content: Message, route: Route, known: tuple[bytes, bool], properties: Properties, *, is_returned: bool
+    ) -> None:
+        method, raw, _ = content
+        there = self._server.known(route.origin)
         if len(self._ways) >= REMEMBERED:
             self._ways.clear()
-        self._ways[content.method] = way
+        is_simple = len(route.targets) == 1 and route.memory is None and not is_returned
+        self._ways[method] = Way(route, there, is_returned, route.targets[0] if is_simple else None)
+        headers = properties.headers
         is_special = properties.user_id is not None or bool(headers and ("CC" in headers or "BCC" in headers))
         if len(raw) > REMEMBERED_BYTES or is_special or (properties.reply_to or "").startswith(DIRECT_REPLY):
             return
-        plain = self._server.plain
-        if len(plain) >= REMEMBERED:
-            plain.clear()
-        plain[(raw, way.origin) if way.origin else raw] = block, is_persistent
+        if len(there) >= REMEMBERED:
+            there.clear()
+        there[raw] = known
 
-    def _stage(self, route: Route, number: int, content: Content, block: bytes) -> None:
+    def _stage(self, route: Route, number: int, content: Message, block: bytes) -> None:
         now = self._server.now_ms()
         self._server.published += 1
         targets = route.targets
-        try:
-            if len(targets) == 1:
-                partition, key = targets[0]
-                self.stage(Staged(number, partition, now, key, content.body, block))
-            elif not targets:
-                self._confirmed(number)
+        if not targets:
+            self._confirmed(number)
+            return
+        told = number if len(targets) == 1 else Several(number, len(targets))
+        for partition, key in targets:
+            staged = (told, partition, now, key, content[2], block)
+            try:
+                partition.stage_record(now, key, content[2], block, self, staged)
+            except TrunklineError as error:
+                self._not_staged(error, staged, content)
             else:
-                several = Several(number, len(targets))
-                for partition, key in targets:
-                    self.stage(Staged(several, partition, now, key, content.body, block))
-        except QueueFull as error:
-            self._refused(several if len(targets) > 1 else number)
-            self._dead_letter(error, content)
+                self.in_flight += 1
 
-    def stage(self, staged: Staged) -> None:
-        """Stage a record. Raises QueueFull, and AmqpError: 406 (too large), 541 (the log takes nothing)."""
-        _, partition, timestamp, key, body, block = staged
-        try:
-            partition.stage_record(timestamp, key, body, block, self, staged)
-        except StoreFull as error:
+    def _not_staged(self, error: TrunklineError, staged: Staged, content: Message | None = None) -> None:
+        """Raises AmqpError: 406 (too large), 320 (the broker closes), 541 (the log takes nothing)."""
+        if isinstance(error, QueueFull):
+            self._refused(staged[0])
+            if content is not None:
+                self._dead_letter(error, content)
+        elif isinstance(error, StoreFull):
             self._server.blocking.keep(self, staged, error)
-        except QueueFull:
-            raise
-        except RecordTooLarge as error:
-            raise AmqpError(Reply.PRECONDITION_FAILED, str(error)) from None
-        except BrokerClosing as error:
-            raise hard(Reply.CONNECTION_FORCED, str(error)) from None
-        except TrunklineError as error:
-            raise hard(Reply.INTERNAL_ERROR, str(error)) from None
-        self.in_flight += 1
+            self.in_flight += 1
+        elif isinstance(error, RecordTooLarge):
+            raise AmqpError(Reply.PRECONDITION_FAILED, str(error))
+        elif isinstance(error, BrokerClosing):
+            raise hard(Reply.CONNECTION_FORCED, str(error))
+        else:
+            raise hard(Reply.INTERNAL_ERROR, str(error))
 
-    def _dead_letter(self, error: QueueFull, content: Content) -> None:
+    def _dead_letter(self, error: QueueFull, content: Message) -> None:
         """A queue was full, and may want what it does not take dead-lettered (``reject-publish-dlx``)."""
-        publication = decode_publish(content.method)
+        publication = decode_publish(content[0])
         self.in_flight += self._server.topology.refused(
             error,
             publication.exchange.decode("utf-8", "surrogateescape"),
             publication.routing_key.decode("utf-8", "surrogateescape"),
-            content.properties,
-            content.body,
+            content[1],
+            content[2],
             _Counted(self),
         )
 
     def stage_again(self, staged: Staged) -> None:
         """There is room for what was kept."""
+        _, partition, timestamp, key, body, block = staged
         try:
-            self.stage(staged)
-        except QueueFull:
-            self._refused(staged.number)
-        except AmqpError as error:
-            self._channel.connection.fail(error, self._channel)
+            partition.stage_record(timestamp, key, body, block, self, staged)
+        except TrunklineError as error:
+            try:
+                self._not_staged(error, staged)
+            except AmqpError as failure:
+                self.connection.fail(failure, self._channel)
+        else:
+            self.in_flight += 1
 
     @property
     def connection(self) -> AmqpConnection:
         return self._channel.connection
 
-    def _return(self, publication: Publication, properties: bytes, body: bytes) -> None:
+    def _return(self, content: Message) -> None:
         """basic.return: nobody takes it, and the publisher wants to know."""
-        connection = self._channel.connection
-        method = BasicReturn(
+        method, raw, body = content
+        publication = decode_publish(method)
+        told = BasicReturn(
             reply_code=Reply.NO_ROUTE,
             reply_text="NO_ROUTE",
             exchange=publication.exchange.decode("utf-8", "surrogateescape"),
             routing_key=publication.routing_key.decode("utf-8", "surrogateescape"),
         )
-        frames = encode_content(
-            self._channel.number, encode_method(method), properties, body, connection.terms.frame_max
+        connection = self.connection
+        connection.transport.write(
+            encode_content(self._channel.number, encode_method(told), raw, body, connection.terms.frame_max)
         )
-        connection.transport.write(frames)
         self._server.returned += 1
 
     # -- what became of it -------------------------------------------------------------------------
@@ -295,7 +330,7 @@ class Publishing:
             return
         if not isinstance(error, BrokerClosing):
             logger.error("%s: what it published was not taken: %s", self._channel, error)
-        self._refused(token.number)
+        self._refused(token[0])
         if not isinstance(error, BrokerClosing):
             self._server.call_last(lambda: self._channel.connection.fail(hard(Reply.INTERNAL_ERROR, str(error))))
 
@@ -356,9 +391,9 @@ class Publishing:
         if self._transaction is None:
             raise AmqpError(Reply.PRECONDITION_FAILED, "channel is not transactional")
 
-    def _hold(self, content: Content) -> None:
+    def _hold(self, content: Message) -> None:
         assert self._transaction is not None
-        self._transaction_bytes += len(content.body) + len(content.properties) + len(content.method)
+        self._transaction_bytes += sum(map(len, content))
         limit = self._server.settings.max_transaction_bytes
         if self._transaction_bytes > limit:
             raise hard(Reply.RESOURCE_ERROR, f"a transaction of more than {limit} bytes")
@@ -371,9 +406,9 @@ class Publishing:
     def commit(self) -> None:
         """Publish what waits. Raises AmqpError."""
         for content in self._take_transaction():
-            self._send(content, decode_publish(content.method), prepare(content.properties))
+            self._send(content, decode_publish(content[0]), prepare(content[1]))
 
-    def _take_transaction(self) -> list[Content]:
+    def _take_transaction(self) -> list[Message]:
         held, self._transaction, self._transaction_bytes = self._transaction, [], 0
         return held or []
 

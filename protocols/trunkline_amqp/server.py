@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from trunkline.config import is_loopback
 from trunkline_amqp.blocking import Blocking
@@ -12,13 +12,17 @@ from trunkline_amqp.topology import Topology
 
 if TYPE_CHECKING:
     from trunkline.broker import Broker
+    from trunkline.records import Header
     from trunkline_amqp.connection import AmqpConnection
     from trunkline_amqp.consuming import Consuming
-    from trunkline_amqp.content import Content
-    from trunkline_amqp.publishing import Way
+    from trunkline_amqp.publishing import Message, Way
     from trunkline_amqp.settings import AmqpSettings
 
 __all__ = ["AmqpServer"]
+
+
+MAX_ORIGINS: Final = 100
+"""Exchanges without a topic, whose names go into the records' headers."""
 
 
 class AmqpServer:
@@ -31,7 +35,6 @@ class AmqpServer:
       connections: those that are open.
       replies: who listens for direct replies, by address.
       ways: for each virtual host: where a publish goes, by the payload of its method.
-      plain: headers of the record, and whether it is persistent, by raw properties (or those and the origin).
       published, delivered, returned: messages since the start.
       consumers: there are now.
     """
@@ -52,7 +55,7 @@ class AmqpServer:
         self.connections: dict[AmqpConnection, None] = {}
         self.replies: dict[bytes, Consuming] = {}
         self.ways: dict[str, dict[bytes, Way]] = {name: {} for name in settings.vhosts}
-        self.plain: dict[Any, tuple[bytes, bool]] = {}
+        self._known: dict[tuple[Header, ...], dict[bytes, tuple[bytes, bool]]] = {}
         self.published = self.delivered = self.returned = self.consumers = 0
         self._broker = broker
         self._version = -1
@@ -70,10 +73,23 @@ class AmqpServer:
         version = self.topology.version
         if version != self._version:
             self._version = version
-            for ways in self.ways.values():
-                ways.clear()
+            self._forget_ways()
 
-    def reply(self, key: bytes, content: Content) -> bool:
+    def _forget_ways(self) -> None:
+        self._known.clear()
+        for ways in self.ways.values():
+            ways.clear()
+
+    def known(self, origin: tuple[Header, ...]) -> dict[bytes, tuple[bytes, bool]]:
+        """Headers of the record, and whether the message is persistent, by raw properties; on ways with this origin."""
+        found = self._known.get(origin)
+        if found is None:
+            if len(self._known) >= MAX_ORIGINS:
+                self._forget_ways()
+            found = self._known[origin] = {}
+        return found
+
+    def reply(self, key: bytes, content: Message) -> bool:
         """A direct reply; False if nobody is there to take it."""
         consuming = self.replies.get(key)
         return consuming is not None and consuming.reply(key, content)
