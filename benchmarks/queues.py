@@ -14,7 +14,8 @@
     backlog    one queue, filled in steps: resident memory of the process after each. ``whole``: it takes everything, in
                batches of 1,000; ``picked``: a filter leaves it every other record, which is the most an index can need
 
-The broker is in this process, without doors, but for the second half of restart.
+The broker is in this process, without doors, but for the second half of restart; the garbage collector is set as
+``trunkline serve`` sets it.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ from brokers import trunkline
 from native_load import Peer
 from probe import cpu_seconds, resident_kib
 from trunkline import Broker, open_broker
+from trunkline.cli.serve import GC_THRESHOLDS
 from trunkline.errors import TrunklineError
 from trunkline.filters import RecordFilter
 from trunkline.queues import Block, Consumption, Queue, QueueConfig, QueueConsumer, QueueSource
@@ -318,6 +320,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--shape", default="", help=argparse.SUPPRESS)
     parser.add_argument("--dir", type=Path, help="where the data directories go  [default: the temporary directory]")
     options = parser.parse_args(arguments)
+    gc.set_threshold(*GC_THRESHOLDS)
     if options.mode == "unfinished":
         trio.run(leave_unfinished, options.dir, options.shape, options.queues, options.records)
     elif options.mode == "fill":

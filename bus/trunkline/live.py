@@ -28,12 +28,13 @@ from __future__ import annotations
 
 import logging
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, ClassVar, Final
 
 import msgspec
 
 from trunkline.errors import CorruptLog, LocalProtocolError, OffsetOutOfRange, TrunklineError
+from trunkline.few import Few
 from trunkline.filters import Syntax, key_text, matches
 from trunkline.partition import Partition
 from trunkline.records import Record, decode_all, iter_headers
@@ -95,6 +96,7 @@ class LiveSubscriber(ABC):
 
 
 _GONE: Final = -1
+_NO_RECORDS: Final[list[Record]] = []
 
 
 class _Member:
@@ -105,11 +107,11 @@ class _Member:
     def __init__(self, subscriber: LiveSubscriber, fresh_at: int) -> None:
         self.subscriber = subscriber
         self.fresh_at = fresh_at  # the high watermark when it came; while it is this, nothing was offered live
-        self.filters: dict[tuple[str, Syntax], tuple[Any, int]] = {}  # -> options, start offset
+        self.filters: Few[tuple[str, Syntax], tuple[Any, int]] = Few()  # -> options, start offset
         self.cursor: int | None = None
         self.dense_until = 0  # below this offset it is not worth looking for what it wants
-        self.leftover: list[Record] = []  # decoded, not offered yet; last first
-        self.skip: list[tuple[int, int]] = []  # ranges of offsets that it was offered early before it stopped
+        self.leftover = _NO_RECORDS  # decoded, not offered yet; last first; replaced, never filled
+        self.skip: Sequence[tuple[int, int]] = ()  # ranges of offsets that it was offered early before it stopped
         self.is_reading = False  # it is being served from the log, or will be in the next round
 
     def options(self, key: bytes | None, offset: int) -> list[Any]:
@@ -128,7 +130,7 @@ class LiveStatistics(msgspec.Struct, frozen=True):
     behind: int
 
 
-def _holds(ranges: list[tuple[int, int]], start: int, end: int) -> bool:
+def _holds(ranges: Sequence[tuple[int, int]], start: int, end: int) -> bool:
     """Whether one of these ranges of offsets has all of ``[start, end)``; they are few."""
     return any(first <= start and end <= last for first, last in ranges)
 
@@ -247,7 +249,7 @@ class LiveTail:
             self._early = [(max(start, next_offset), end) for start, end in early if end > next_offset]
             if not self._early:
                 for member in self._late:
-                    member.skip = []
+                    member.skip = ()
                 self._late.clear()
 
     # -- early -------------------------------------------------------------------------------------
@@ -303,7 +305,7 @@ class LiveTail:
         if self._early:
             self._late.add(member)
         else:
-            member.skip = []
+            member.skip = ()
 
     def _stop(self, member: _Member, cursor: int) -> None:
         """It is behind from now on."""

@@ -24,6 +24,7 @@ from typing import Final, Generic, TypeVar
 
 import msgspec
 
+from trunkline.few import Few
 from trunkline.filters import SEPARATORS, Syntax, depth_problem, filter_problem, is_wild
 from trunkline.tries import AmqpTrie, Holder, MqttTrie, PatternTrie
 
@@ -58,7 +59,7 @@ class SubscriptionIndex(Generic[S, O]):
 
     def __init__(self, syntax: Syntax = "mqtt") -> None:
         self._syntax: Syntax = syntax
-        self._filters: dict[S, set[str]] = {}
+        self._filters: dict[S, Few[str, None]] = {}
         self._exact: dict[str, Holder] = {}
         self._trie: PatternTrie = MqttTrie() if syntax == "mqtt" else AmqpTrie(SEPARATORS.get(syntax, "."))
         self._young: dict[str, Match[S, O]] = {}
@@ -80,11 +81,16 @@ class SubscriptionIndex(Generic[S, O]):
         if is_wild(filter, self._syntax):
             self._trie.holder(filter)[subscriber] = options
         else:
-            self._exact.setdefault(filter, {})[subscriber] = options
+            holder = self._exact.get(filter)
+            if holder is None:
+                holder = self._exact[filter] = Few()
+            holder[subscriber] = options
         self._forget(filter)
-        filters = self._filters.setdefault(subscriber, set())
+        filters = self._filters.get(subscriber)
+        if filters is None:
+            filters = self._filters[subscriber] = Few()
         is_new = filter not in filters
-        filters.add(filter)
+        filters[filter] = None
         return is_new
 
     def remove(self, filter: str, subscriber: S) -> bool:
@@ -92,7 +98,7 @@ class SubscriptionIndex(Generic[S, O]):
         filters = self._filters.get(subscriber)
         if filters is None or filter not in filters:
             return False
-        filters.remove(filter)
+        filters.pop(filter)
         if not filters:
             del self._filters[subscriber]
         self._drop(filter, subscriber)
@@ -100,7 +106,9 @@ class SubscriptionIndex(Generic[S, O]):
 
     def remove_subscriber(self, subscriber: S) -> int:
         """Remove every filter of a subscriber; how many there were."""
-        filters = self._filters.pop(subscriber, set())
+        filters = self._filters.pop(subscriber, None)
+        if filters is None:
+            return 0
         for filter in filters:
             self._drop(filter, subscriber)
         return len(filters)
@@ -140,12 +148,12 @@ class SubscriptionIndex(Generic[S, O]):
         self._forget(filter)
         if is_wild(filter, self._syntax):
             holder = self._trie.holder(filter)
-            del holder[subscriber]
+            holder.pop(subscriber)
             if not holder:
                 self._trie.prune(filter)
             return
         holder = self._exact[filter]
-        del holder[subscriber]
+        holder.pop(subscriber)
         if not holder:
             del self._exact[filter]
 

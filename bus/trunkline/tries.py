@@ -1,18 +1,19 @@
 """Tries of patterns with wildcards, one for each syntax of :mod:`trunkline.filters`: who holds a pattern that matches.
 
 Both are walked word by word with the set of nodes reached so far: no recursion, and never more nodes than the patterns
-have made, whatever the key looks like. A *holder* is the dict in which the subscribers of one pattern are kept.
+have made, whatever the key looks like. A *holder* is where the subscribers of one pattern are kept.
 """
 
 from __future__ import annotations
 
 from typing import Final, Protocol
 
+from trunkline.few import Few
 from trunkline.filters import MAX_FILTER_LEVELS, words
 
 __all__ = ["AmqpTrie", "Holder", "MqttTrie", "PatternTrie"]
 
-Holder = dict[object, object]
+Holder = Few[object, object]
 """Subscriber -> options."""
 
 
@@ -87,11 +88,11 @@ class MqttTrie:
         for level in pattern.split("/"):
             if level == "#":
                 if node.rest is None:
-                    node.rest = {}
+                    node.rest = Few()
                 return node.rest
             node = self._child(node, level)
         if node.ending is None:
-            node.ending = {}
+            node.ending = Few()
         return node.ending
 
     def _child(self, node: _Level, level: str) -> _Level:
@@ -140,9 +141,12 @@ class _Word:
     __slots__ = ("children", "ending", "is_any")
 
     def __init__(self, *, is_any: bool = False) -> None:
-        self.children: dict[str, _Word] = {}
+        self.children: dict[str, _Word] = _NO_CHILDREN  # replaced, never filled: most words are the last of a pattern
         self.ending: Holder | None = None
         self.is_any = is_any
+
+
+_NO_CHILDREN: Final[dict[str, _Word]] = {}
 
 
 class AmqpTrie:
@@ -181,11 +185,13 @@ class AmqpTrie:
         for word in words(pattern, self._separator):
             child = node.children.get(word)
             if child is None:
+                if node.children is _NO_CHILDREN:
+                    node.children = {}
                 child = node.children[word] = _Word(is_any=word == _ANY)
                 self.nodes += 1
             node = child
         if node.ending is None:
-            node.ending = {}
+            node.ending = Few()
         return node.ending
 
     def prune(self, pattern: str) -> None:

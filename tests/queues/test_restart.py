@@ -268,3 +268,39 @@ async def test_a_source_that_cannot_be_read_is_looked_at_again(
         taker = bench.taker(queue)
         await taker.wait(len(NUMBERS))
         assert not queue.is_loading
+
+
+async def test_a_source_that_is_taken_again_begins_where_it_is_told_to(tmp_path: Path, bench: QueueBench) -> None:
+    """And not where the queue had left it."""
+    disk = SimulatedDisk(6)
+    with bench.power_failure(disk):
+        async with open_broker(tmp_path, disk=disk) as broker:
+            await bench.publish(broker, "events", NUMBERS)
+            queue = await broker.queues.declare("jobs", bench.config("events", start="earliest"))
+            await bench.settle_all(bench.taker(queue), 10)
+            await queue.wait_durable()
+            await broker.queues.alter("jobs", sources=())
+            await broker.queues.alter("jobs", sources=bench.config("events", start="earliest").sources)
+            disk.cut_power()
+    disk.crash()
+    async with open_broker(tmp_path, disk=disk) as broker:
+        assert (await bench.taker(broker.queues.get("jobs")).wait(10)).values == NUMBERS
+
+
+async def test_nothing_is_remembered_of_topics_that_are_gone(tmp_path: Path, bench: QueueBench) -> None:
+    async with open_broker(tmp_path) as broker:
+        queue = await broker.queues.declare("jobs", bench.config("events"))
+        numbers: set[int] = set()
+        for _ in range(5):
+            await bench.publish(broker, "events", NUMBERS)
+            numbers |= queue.state.positions.keys()
+            await broker.delete_topic("events")
+        assert len(numbers) == 5, "no number is given twice"
+        assert not queue.state.positions
+        await queue.wait_durable()
+    async with open_broker(tmp_path) as broker:
+        queue = broker.queues.get("jobs")
+        assert not queue.state.positions
+        await bench.publish(broker, "events", NUMBERS)
+        assert not queue.state.positions.keys() & numbers
+        assert queue.state.ready == len(NUMBERS)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable
-from typing import ClassVar
+from typing import ClassVar, Final
 
 import msgspec
 
@@ -21,7 +21,12 @@ from trunkline.queues.index import END, GONE, RUN_FIELDS, Chunk, Lease, Range, f
 from trunkline.queues.level import Level
 from trunkline.queues.spans import SpanMap
 
-__all__ = ["Entries", "Scan"]
+__all__ = ["NO_HOLDERS", "NO_LEVELS", "Entries", "Scan"]
+
+# Of the many queues that hold nothing: replaced by others, never filled.
+NOTHING_LOOKED_AT: Final[dict[int, int]] = {}
+NO_LEVELS: Final[dict[int, Level]] = {}
+NO_HOLDERS: Final[dict[int, SpanMap]] = {}
 
 
 class Scan:
@@ -69,10 +74,10 @@ class Entries:
     def __init__(self) -> None:
         self.ready = self.unacked = self.delayed = self.live_bytes = self.next_sequence = 0
         self.has_changes = False
-        self._positions: dict[int, int] = {}
-        self._levels: dict[int, Level] = {}
+        self._positions = NOTHING_LOOKED_AT
+        self._levels = NO_LEVELS
         self._order: tuple[Level, ...] = ()  # highest priority first
-        self._holders: dict[int, SpanMap] = {}
+        self._holders = NO_HOLDERS
         self._late: SpanMap | None = None  # what is delayed
         self._due: list[tuple[int, int, int]] | None = None  # heap of due_ms, first, end; some may be out of date
         self._deadlines: list[tuple[int, int, int, int]] | None = None  # so too: deadline_ms, first, end, holder
@@ -143,13 +148,22 @@ class Entries:
 
     def routed(self, source: int, next_offset: int) -> None:
         """Everything of ``source`` below ``next_offset`` has been looked at, also what did not match."""
+        if self._positions is NOTHING_LOOKED_AT:
+            self._positions = {}
         self._positions[source] = next_offset
         if self._routed is None:
             self._routed = {source}
         else:
             self._routed.add(source)
 
+    def forget_source(self, source: int) -> None:
+        """Its partition is gone, and so are its entries."""
+        if self._positions.pop(source, None) is not None:
+            self._routed = (self._routed or set()) | {source}
+
     def _add_level(self, priority: int) -> Level:
+        if self._levels is NO_LEVELS:
+            self._levels = {}
         level = self._levels[priority] = Level(priority)
         self._order = tuple(sorted(self._levels.values(), key=lambda one: -one.priority))
         return level
@@ -301,9 +315,7 @@ class Entries:
     def _lease(self, taken: list[Lease], holder: int, deadline_ms: int) -> None:
         if not taken:
             return
-        held = self._holders.get(holder)
-        if held is None:
-            held = self._holders[holder] = SpanMap()
+        held = self._holders.get(holder) or self._add_holder(holder)
         before = held.entries
         for span in taken:
             held.add(span)
@@ -313,6 +325,12 @@ class Entries:
         if deadline_ms:
             first = min(span.sequence for span in taken)
             self._add_deadline(deadline_ms, first, max(span.sequence + span.count for span in taken), holder)
+
+    def _add_holder(self, holder: int) -> SpanMap:
+        if self._holders is NO_HOLDERS:
+            self._holders = {}
+        held = self._holders[holder] = SpanMap()
+        return held
 
     # From holders
 
@@ -405,9 +423,7 @@ class Entries:
             return []
         changed = self._cut_changed()
         spans = [span for first, end in ranges for span in held.take(first, end, changed)]
-        receiver = self._holders.get(to_holder)
-        if receiver is None:
-            receiver = self._holders[to_holder] = SpanMap()
+        receiver = self._holders.get(to_holder) or self._add_holder(to_holder)
         moved: list[Lease] = []
         for span in spans:
             span.holder, span.deadline_ms = to_holder, 0

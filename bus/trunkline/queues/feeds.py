@@ -75,11 +75,10 @@ class SourceFeed:
         Args:
           position: everything below it has been looked at for this queue; None: nothing has.
         """
-        wanted = [Wanted(source.filter, self._start(source)) for source in sources]
+        wanted = tuple([Wanted(source.filter, self._start(source)) for source in sources])
         first = min(one.start for one in wanted)
-        everything = [one for one in wanted if one.filter.is_everything]
         member: Member
-        if len(everything) == len(wanted):
+        if all(one.filter.is_everything for one in wanted):
             member = Whole(self, queue, first)
         else:
             member = Picking(self, queue, wanted)

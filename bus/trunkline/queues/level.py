@@ -14,12 +14,17 @@ from array import array
 from bisect import bisect_right
 from collections.abc import Iterator
 from itertools import compress
+from typing import Final
 
 from trunkline.queues.index import ANY_SOURCE, END, RUN_FIELDS, Chunk, Lease, Piece, Range, pieces, slice_bytes
 from trunkline.queues.ranges import Ranges
 from trunkline.queues.spans import SpanMap
 
 __all__ = ["Level"]
+
+# Of the many that are short: replaced by others, never filled.
+_NONE_DONE: Final[list[Chunk]] = []
+_NO_ENDS: Final[dict[int, int]] = {}
 
 
 class Level:
@@ -68,9 +73,9 @@ class Level:
         self.returned: SpanMap | None = None
         self.hidden: Ranges | None = None
         self.settled: list[int] = []  # first, end, first, end, ... since the last delta
-        self.done: list[Chunk] = []  # chunks that nobody needs any more
-        self.ends: dict[int, int] = {}  # of each source in sealed chunks: the highest offset and one
-        self.unordered: set[int] = set()  # sources whose offsets do not always grow along the chunks
+        self.done = _NONE_DONE  # chunks that nobody needs any more
+        self.ends = _NO_ENDS  # of each source in sealed chunks: the highest offset and one
+        self.unordered: frozenset[int] = frozenset()  # sources whose offsets do not always grow along the chunks
 
     def open_chunk(self) -> array[int]:
         """Begin a chunk: its runs, to be extended."""
@@ -323,11 +328,13 @@ class Level:
 
     def note_extents(self, chunk: Chunk) -> None:
         """A chunk was added behind all others: see whether each source's offsets still grow along the chunks."""
+        if self.ends is _NO_ENDS:
+            self.ends = {}
         extents, ends = chunk.extents, self.ends
         for at in range(0, len(extents), 3):
             source, low, end = extents[at : at + 3]
             if low < ends.get(source, 0):
-                self.unordered.add(source)
+                self.unordered |= {source}
             ends[source] = max(end, ends.get(source, 0))
 
     def is_ordered(self, source: int) -> bool:
@@ -341,4 +348,6 @@ class Level:
         del self.chunks[at]
         self.head -= 1
         chunk.runs = None
+        if self.done is _NONE_DONE:
+            self.done = []
         self.done.append(chunk)

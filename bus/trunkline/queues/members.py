@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from trunkline.filters import RecordFilter, Syntax
+from trunkline.filters import RecordFilter
 from trunkline.live import Delivery, LiveSubscriber
 from trunkline.queues.arrivals import PLAIN, arrivals_of, orders_of, record_bytes
 from trunkline.queues.blocks import StoredBatch
@@ -85,16 +85,14 @@ class Picking(Member, LiveSubscriber):
 
     is_picking = True
 
-    def __init__(self, feed: SourceFeed, queue: RememberedQueue, wanted: Sequence[Wanted]) -> None:
+    def __init__(self, feed: SourceFeed, queue: RememberedQueue, wanted: tuple[Wanted, ...]) -> None:
         super().__init__(feed, queue)
         self._wanted = wanted
         self._last = -1  # offset that it was offered last: filters of two syntaxes may both match
-        patterns: dict[tuple[str, Syntax], list[Wanted]] = {}
-        for one in wanted:
-            patterns.setdefault((one.filter.pattern, one.filter.syntax), []).append(one)
         live = feed.live()
-        for (pattern, syntax), same in patterns.items():
-            live.subscribe(self, pattern, tuple(same), syntax=syntax)
+        for pattern, syntax in {(one.filter.pattern, one.filter.syntax): None for one in wanted}:
+            same = tuple([one for one in wanted if (one.filter.pattern, one.filter.syntax) == (pattern, syntax)])
+            live.subscribe(self, pattern, wanted if same == wanted else same, syntax=syntax)
 
     def deliver(self, delivery: Delivery, options: list[Any]) -> bool:
         record = delivery.record

@@ -105,7 +105,7 @@ class Queues:
         """Topics were deleted, and this was not written any more."""
         sources = self._context.sources
         for queue in self._queues.values():
-            for source in queue.state.positions:
+            for source in tuple(queue.state.positions):
                 sources.reserve(source)
                 if sources.partition(source) is None:
                     queue.drop_source(source)
@@ -255,6 +255,7 @@ class Queues:
                 had = {source.wanted: source for source in queue.config.sources}
                 kept = tuple(had.get(source.wanted) or self._fixed_source(source) for source in config.sources)
                 config = msgspec.structs.replace(config, sources=kept)
+                self._forget_positions(queue, config.sources)
             queue.changed()
             await queue.wait_durable()  # what the old filters have taken must not be matched again with the new ones
             definition = msgspec.structs.replace(queue.definition, config=config)
@@ -262,6 +263,17 @@ class Queues:
                 await queue.store(definition)
                 self._redefine(queue, definition)
             return queue
+
+    def _forget_positions(self, queue: Queue, sources: Iterable[QueueSource]) -> None:
+        """A topic that it took from long ago, and not now, begins where it is told to begin."""
+        taken = {feed.partition.topic.name for feed in queue.feeds}
+        for source in sources:
+            topic = self._services.catalog.topics.get(source.topic)
+            if topic is not None and topic.name not in taken:
+                for partition in topic.partitions:
+                    number = self._context.sources.find(partition)
+                    if number is not None:
+                        queue.state.forget_source(number)
 
     async def delete(self, name: str, *, if_unused: bool = False, if_empty: bool = False) -> int:
         """Remove a queue; how many records it had. Its home topic stays. Durable on return.

@@ -188,12 +188,17 @@ class RememberedQueue(ABC):
         self._count_gone(self.state.drop_below(source, offset))
         if self.state.missing_chunk is not None:
             self.context.services.spawn(self._drop_rest, source, offset)
+        elif offset == END:
+            self.state.forget_source(source)
 
     async def _drop_rest(self, source: int, offset: int) -> None:
         """The same in the parts of the index that are not in memory."""
         while not self.is_deleted and (missing := self.state.missing_chunk) is not None:
             await self.load_chunk(missing)
             self._count_gone(self.state.drop_below(source, offset))
+        if offset == END:
+            self.state.forget_source(source)
+            self.changed()
 
     def _count_gone(self, gone: int) -> None:
         if gone:

@@ -143,8 +143,9 @@ class SourceTable:
         return "" if source is None else source.topic
 
     def gone(self) -> list[int]:
-        """The numbers whose partitions are not there any more."""
-        return [number for number in self._known if self.partition(number) is None]
+        """The numbers whose partitions are not there any more, but for the last one: it says which is the next."""
+        last = max(self._known, default=-1)
+        return [number for number in self._known if number != last and self.partition(number) is None]
 
     def forget(self, number: int) -> None:
         """Nothing refers to this number any more."""

@@ -29,10 +29,12 @@ from typing import Final
 
 from trunkline.errors import CorruptLog
 from trunkline.queues.contents import Contents
+from trunkline.queues.entries import NO_HOLDERS, NO_LEVELS
 from trunkline.queues.index import RUN_FIELDS, Chunk, Lease, Range, pieces
 from trunkline.queues.level import Level
 from trunkline.queues.ranges import Ranges, joined
 from trunkline.queues.stored import (
+    FORGOTTEN,
     MAX_PART_BYTES,
     Change,
     LevelChange,
@@ -87,7 +89,7 @@ class QueueState(Contents):
         asides = [span for span in self._changed or () if span.holder >= 0]
         for span in asides:
             span.is_changed = False
-        positions = {source: self._positions[source] for source in self._routed or ()}
+        positions = {source: self._positions.get(source, FORGOTTEN) for source in self._routed or ()}
         self._changed = self._routed = None
         self.has_changes = False
         parts = encode_parts(self._serial, encode_change(self._change(positions, levels, asides)), max_bytes)
@@ -157,7 +159,7 @@ class QueueState(Contents):
         if not self.ready + self.unacked + self.delayed:
             done += [chunk for level in self._order for chunk in level.chunks]
             self._floor = self.next_sequence
-            self._levels, self._order, self._holders = {}, (), {}
+            self._levels, self._order, self._holders = NO_LEVELS, (), NO_HOLDERS
             self._late = self._due = self._deadlines = self._sealed = self._wanted = self._scan = None
         numbers = [chunk.number for chunk in done if chunk.number >= 0]
         if numbers:
@@ -275,7 +277,8 @@ class QueueState(Contents):
         self.next_sequence = change.next_sequence
         self._next_chunk = change.next_chunk
         self.ready, self.live_bytes = change.live, change.live_bytes  # parted by recovered()
-        self._positions.update(change.positions)
+        positions = {**self._positions, **change.positions}
+        self._positions = {source: offset for source, offset in positions.items() if offset != FORGOTTEN}
         for told in change.levels:
             level = self._levels.get(told.priority) or self._add_level(told.priority)
             level.seen = level.told = max(level.seen, told.seen)

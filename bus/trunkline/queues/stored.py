@@ -18,7 +18,7 @@ varint of ``2 n`` for n >= 0 and of ``-2 n - 1`` below.
     varint  next number of a chunk; those from here on do not exist yet
     varint  live entries, all of them
     varint  live bytes, of all of them
-    table   positions: source, next offset
+    table   positions: source, next offset; -1: the source is gone
     varint  levels, and of each:
       varint  priority
       varint  seen: the end of what was given out
@@ -73,6 +73,7 @@ from trunkline.queues.index import RUN_FIELDS, Chunk, Lease, Range
 from trunkline.queues.packing import Reader, put_set, put_table, put_varint, take_set, take_table
 
 __all__ = [
+    "FORGOTTEN",
     "MAX_PART_BYTES",
     "Change",
     "LevelChange",
@@ -87,6 +88,9 @@ __all__ = [
 ]
 
 VERSION: Final = 1
+FORGOTTEN: Final = -1
+"""The position of a source that is gone."""
+
 MAX_PART_BYTES: Final = 1024 * 1024
 IS_FIRST, IS_LAST, IS_SNAPSHOT = 1, 2, 4
 _HEAD_BYTES: Final = 22  # of a part, at most
