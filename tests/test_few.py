@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trunkline.few import Few
@@ -11,6 +11,7 @@ from trunkline.few import Few
 STEPS = st.lists(st.tuples(st.sampled_from(["set", "set", "pop", "clear"]), st.integers(0, 3), st.integers(0, 9)))
 
 
+@settings(deadline=None)
 @given(STEPS)
 def test_it_does_what_a_dict_does(steps: list[tuple[str, int, int]]) -> None:
     few: Few[int, int] = Few()

@@ -169,7 +169,7 @@ def test_a_part_of_a_batch_has_exactly_its_records(size: int, first: int, length
 
 def test_the_cache_forgets_the_oldest_and_what_it_is_told_to() -> None:
     cache, bases = BatchCache(), count(0, 1)
-    large = [StoredBatch(encode([(1, None, bytes(3_000_000), ())], base_offset=next(bases))) for _ in range(4)]
+    large = [StoredBatch(encode([(1, None, bytes(1_500_000), ())], base_offset=next(bases))) for _ in range(4)]
     for batch in large:
         cache.add(7, batch)
     assert [cache.find(7, offset) is not None for offset in range(5)] == [False, False, True, True, False]
