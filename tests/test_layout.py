@@ -101,8 +101,8 @@ def test_imports_point_inward(path: Path) -> None:
     assert not tops & set(ROOTS), "a source root is no package: it would load the module twice"
     own = path.relative_to(ROOT).parts[1]
     strangers = {top for top in tops if top.startswith("trunkline_")} - {own}
-    if own == "trunkline_rabbitmq":
-        strangers -= {"trunkline_amqp"}  # one protocol from both sides: it shares the codec and the records' form
+    # One protocol from both sides: a bridge shares the door's codec and the form of its records.
+    strangers -= {"trunkline_rabbitmq": {"trunkline_amqp"}, "trunkline_mqtt_bridge": {"trunkline_mqtt"}}.get(own, set())
     # The demo and the command line are programs that use what is installed; the core imports neither.
     is_program = path.relative_to(ROOT).parts[:3] in (("bus", "trunkline", "demo"), ("bus", "trunkline", "cli"))
     assert not strangers or is_program, f"it imports another plugin: {strangers}"

@@ -182,7 +182,12 @@ class PluginHost:
         return self._find("door", name, self.doors)
 
     def bridge(self, name: str) -> RegisteredBridge:
-        """The bridge ``name``, loading the plugin of that name if no loaded plugin offers it. Raises PluginError."""
+        """The bridge ``name``, loading the plugin of that name if no loaded plugin offers it. Raises PluginError.
+
+        A door may have that name already; then the plugin is called ``NAME-bridge``.
+        """
+        if name not in self.bridges and f"{name}-bridge" in _entry_points():
+            self.load(f"{name}-bridge")
         return self._find("bridge", name, self.bridges)
 
     def listener(self, name: str) -> tuple[RegisteredDoor, WebSocketOffer | None]:

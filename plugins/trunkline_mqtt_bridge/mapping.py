@@ -1,0 +1,62 @@
+"""Which topic here is which topic there, and where a message has been. No I/O.
+
+    here     local_prefix  + what the filter matches
+    there    remote_prefix + the same
+
+Messages between brokers of MQTT 5.0 carry the user property ``trunkline-hops``: the names of the brokers that sent
+them out through a bridge, in order, separated by commas. A message that has been here is not taken again.
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+from trunkline.filters import matches
+from trunkline_mqtt.properties import UserProperties
+from trunkline_mqtt_bridge.settings import LinkSettings
+
+__all__ = ["HOPS", "Mapping", "hops_of", "with_hop"]
+
+HOPS: Final = "trunkline-hops"
+
+
+class Mapping:
+    """Of one link.
+
+    Attributes:
+      local_filter, remote_filter: what it wants here and there.
+    """
+
+    __slots__ = ("_local_prefix", "_remote_prefix", "local_filter", "remote_filter")
+
+    def __init__(self, settings: LinkSettings) -> None:
+        self._local_prefix = settings.local_prefix
+        self._remote_prefix = settings.remote_prefix
+        self.local_filter = settings.local_prefix + settings.filter
+        self.remote_filter = settings.remote_prefix + settings.filter
+
+    def to_local(self, topic: str) -> str | None:
+        """What a topic there is here; None: it is not the link's."""
+        if not matches(self.remote_filter, topic):
+            return None
+        return _exchange(topic, self._remote_prefix, self._local_prefix)
+
+    def to_remote(self, topic: str) -> str | None:
+        """What a topic here, which ``local_filter`` matches, is there; None: it is not the link's."""
+        return _exchange(topic, self._local_prefix, self._remote_prefix)
+
+
+def _exchange(topic: str, prefix: str, other: str) -> str | None:
+    """``a/#`` matches ``a`` too, which has not got the prefix ``a/``; and no topic is empty."""
+    return other + topic[len(prefix) :] or None if topic.startswith(prefix) else None
+
+
+def hops_of(user: UserProperties) -> list[str]:
+    """The brokers that have sent a message with these user properties out."""
+    return [hop for name, value in user if name == HOPS for hop in value.split(",") if hop]
+
+
+def with_hop(user: UserProperties, node: str) -> UserProperties:
+    """The same user properties with ``node`` as the last hop."""
+    hops = ",".join([*hops_of(user), node])
+    return (*((name, value) for name, value in user if name != HOPS), (HOPS, hops))
