@@ -27,10 +27,6 @@ LEFT_OUT: Final = {
     "test_describe_operations": "no SASL",
     "test_basic_operations": "it sets compression.type, and batches are stored as they were sent",
     "test_incremental_alter_configs": "likewise",
-    "test_commit_transaction": "no transactions yet",
-    "test_abort_transaction": "no transactions yet",
-    "test_abort_retry_commit_transaction": "no transactions yet",
-    "test_send_offsets_committed_transaction": "no transactions yet",
 }
 
 

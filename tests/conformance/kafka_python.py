@@ -22,8 +22,6 @@ LEFT_OUT: Final = {
     "test_create_describe_delete_acls": "no ACLs",
     "test_alter_replica_log_dirs": "one directory",
     "test_describe_metadata_quorum": "no KRaft",
-    "test_transactional_producer_messages": "no transactions yet",
-    "test_transactional_producer_offsets": "no transactions yet",
 }
 
 
