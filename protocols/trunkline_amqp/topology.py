@@ -397,17 +397,19 @@ class Topology:
         queue.read_log = self._read_log
         if queue.is_volatile:
             queue.core = self._queues.declare_volatile(queue.core_name, queue_config(queue.arguments, ()))
+            queue.core.origin = _origin(queue)
             return
         home = await self._ensure_topic(queue.core_name, _stream_settings(queue))
         if queue.queue_name in self._queues:
             queue.core = self._queues.get(queue.queue_name)
-            vhost = self._vhosts[queue.vhost]
-            if queue.name in vhost.queues:
-                await self._set_sources(vhost, queue.name)
         else:
             sources = () if queue.kind == "stream" else (self._beginning_now(QueueSource(queue.core_name)),)
             config = queue_config(queue.arguments, sources)
             queue.core = await self._queues.declare(queue.queue_name, config)
+        queue.core.origin = _origin(queue)
+        vhost = self._vhosts[queue.vhost]
+        if queue.name in vhost.queues:  # it was there at the last start, and so may have bindings
+            await self._set_sources(vhost, queue.name)
         if queue.kind == "stream":
             pump = Pump(home.partitions[0], self.place, self._broker.now_ms)
             pump.consumption = queue.core.consume(pump, prefetch=PUMPED_RECORDS, name="stream")
@@ -716,6 +718,12 @@ class Topology:
             )
         except TopicExists:
             return topics[name]
+
+
+def _origin(queue: QueueEntry) -> str:
+    """What people are told about a queue of the core."""
+    what = "what bindings bring to AMQP's stream" if queue.kind == "stream" else f"AMQP's {queue.kind} queue"
+    return f"{what} {queue.name!r} in virtual host {queue.vhost!r}"
 
 
 def _stream_settings(queue: QueueEntry) -> dict[str, str]:

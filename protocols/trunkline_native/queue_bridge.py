@@ -104,7 +104,8 @@ def queue_state(queue: Queue, *, explain: bool) -> QueueState:
         name: int(value) for name, value in msgspec.structs.asdict(queue.statistics()).items() if isinstance(value, int)
     }
     sources = [_source_state(source) for source in config.sources]
-    return QueueState(queue.name, str(queue.id), sources, settings, statistics, queue.explain() if explain else [])
+    explanation = queue.explain() if explain else []
+    return QueueState(queue.name, str(queue.id), sources, settings, statistics, explanation, origin=queue.origin)
 
 
 def _source_state(source: QueueSource) -> QueueSourceState:

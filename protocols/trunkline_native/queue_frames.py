@@ -282,7 +282,10 @@ class ConsumptionEnd(Header, tag=118, frozen=True):
 
 
 class QueueState(msgspec.Struct, frozen=True, array_like=True):
-    """One queue, or (``failure``) why it cannot be described: ``[code, message, details, retriable]``."""
+    """One queue, or (``failure``) why it cannot be described: ``[code, message, details, retriable]``.
+
+    ``origin``: which thing of another door it is, in words; empty: none.
+    """
 
     name: str
     id: str = ""
@@ -291,6 +294,7 @@ class QueueState(msgspec.Struct, frozen=True, array_like=True):
     statistics: Mapping[str, int] = {}
     explanation: list[str] = []
     failure: tuple[str, str, dict[str, Any], bool] | None = None
+    origin: str = ""
 
 
 class Run(NamedTuple):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from time import monotonic
 from typing import Any
@@ -9,6 +11,9 @@ from typing import Any
 import pika
 import pytest
 from pika.exceptions import ChannelClosedByBroker, ConnectionClosedByBroker, NackError
+
+from trunkline.testing.background import BackgroundBroker
+from trunkline_amqp.naming import topic_name
 
 WAIT_S = 20.0
 
@@ -143,3 +148,26 @@ def test_one_consumer_at_a_time_is_active(channel: Any, connect: Connect, name: 
         if number == 0:
             first.close()
     assert got == [("first", b"0"), ("second", b"1")]
+
+
+def test_the_command_line_sees_the_queue(channel: Any, amqp_broker: BackgroundBroker, name: str) -> None:
+    channel.exchange_declare(name, "topic", durable=True)
+    channel.queue_declare(f"{name} q", durable=True)
+    channel.queue_bind(f"{name} q", name, "a.*")
+    channel.basic_publish(name, "a.b", b"hello")
+    host, port = amqp_broker.addresses["native"]
+    core_name = topic_name("/", f"{name} q")
+
+    def command(verb: str, *options: str) -> str:
+        words = ["queue", verb, core_name, *options, "--server", f"trunkline://{host}:{port}"]
+        return subprocess.run(
+            [sys.executable, "-m", "trunkline.cli", *words], check=True, capture_output=True, text=True, timeout=60
+        ).stdout
+
+    shown = command("describe")
+    assert f"AMQP's classic queue '{name} q' in virtual host '/'" in shown
+    assert "key a.* (amqp)" in shown
+    assert "hello" in command("peek")
+    assert get(channel, f"{name} q")[2] == b"hello"
+    command("reset", "--to", "earliest", "--yes")
+    assert get(channel, f"{name} q")[2] == b"hello"

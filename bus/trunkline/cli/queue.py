@@ -116,8 +116,9 @@ def describe(name: str, explain: bool, server: str, as_json: bool) -> None:
         for sentence in found.explanation:
             click.echo(sentence)
         return
-    click.echo(f"{found.name}: id {found.id}\n")
-    print_table(("SOURCE", "RECORDS", "FROM"), [(name, "all", "earliest"), *map(_source_row, found.sources)])
+    click.echo(f"{found.name}: id {found.id}{found.origin and f', {found.origin}'}\n")
+    home = [] if any(source.topic == name for source in found.sources) else [(name, "all", "earliest")]
+    print_table(("SOURCE", "RECORDS", "FROM"), [*home, *map(_source_row, found.sources)])
     click.echo()
     print_table(("COUNT", ""), [(key.replace("_", " "), count) for key, count in found.statistics.items()])
     click.echo()

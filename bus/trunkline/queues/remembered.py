@@ -42,6 +42,7 @@ class RememberedQueue(ABC):
     Attributes:
       id: its number, never given to another queue.
       state: what it holds.
+      origin: which thing of a door it is, in words for people; set by the door. Empty: none.
       feeds: the partitions that it takes from.
       acknowledged, delivered, ...: counters, see :class:`~trunkline.queues.reports.QueueStatistics`.
     """
@@ -67,6 +68,7 @@ class RememberedQueue(ABC):
         "gone",
         "is_deleted",
         "name",
+        "origin",
         "persister",
         "refused_publishes",
         "released",
@@ -83,6 +85,7 @@ class RememberedQueue(ABC):
     ) -> None:
         self.context = context
         self.name = name
+        self.origin = ""
         self.definition = definition
         self.state = QueueState() if state is None else state
         self.feeds: tuple[SourceFeed, ...] = ()

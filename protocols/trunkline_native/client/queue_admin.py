@@ -192,4 +192,6 @@ def _description(state: QueueState) -> QueueDescription:
         )
         for source in state.sources
     )
-    return QueueDescription(state.name, state.id, sources, state.settings, state.statistics, tuple(state.explanation))
+    return QueueDescription(
+        state.name, state.id, sources, state.settings, state.statistics, tuple(state.explanation), state.origin
+    )

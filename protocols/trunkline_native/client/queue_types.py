@@ -39,6 +39,7 @@ class QueueDescription(msgspec.Struct, frozen=True):
       settings: every setting as text, by name.
       statistics: counts, by name: those below and others; see ``docs/queues.md``.
       explanation: what there is to say in sentences, if that was asked for.
+      origin: which thing of another door it is (an AMQP queue), in words; empty: none.
     """
 
     name: str
@@ -47,6 +48,7 @@ class QueueDescription(msgspec.Struct, frozen=True):
     settings: Mapping[str, str]
     statistics: Mapping[str, int]
     explanation: tuple[str, ...] = ()
+    origin: str = ""
 
     @property
     def ready(self) -> int:
