@@ -10,6 +10,7 @@ from trunkline_amqp.errors import AmqpError, Reply, hard
 from trunkline_amqp.model import DEFAULT_EXCHANGE, KINDS, Exchange, QueueEntry
 
 __all__ = [
+    "check_binding",
     "check_exchange",
     "check_name",
     "check_queue",
@@ -54,6 +55,17 @@ def check_text(what: str, text: str) -> None:
         text.encode()
     except UnicodeEncodeError:
         raise AmqpError(Reply.PRECONDITION_FAILED, f"{what} {text[:60]!r} is not UTF-8") from None
+
+
+def check_binding(key: str, arguments: Mapping[str, Any]) -> None:
+    """Whether a binding may have this key and these arguments."""
+    check_text("binding key", key)
+    for name, value in arguments.items():
+        check_text("argument name", name)
+        if isinstance(value, bytes):
+            value = value.decode("utf-8", "surrogateescape")
+        if isinstance(value, str):
+            check_text(f"argument {name!r}", value)
 
 
 def check_exchange(vhost: str, name: str, kind: str, arguments: Mapping[str, Any]) -> None:

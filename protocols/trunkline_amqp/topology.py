@@ -31,6 +31,7 @@ from trunkline_amqp import stored
 from trunkline_amqp.arguments import parse_queue_arguments
 from trunkline_amqp.bridge import Place
 from trunkline_amqp.checks import (
+    check_binding,
     check_exchange,
     check_name,
     check_queue,
@@ -578,6 +579,7 @@ class Topology:
             raise not_found("exchange", destination, vhost.name)
         if not to_exchange and destination not in vhost.queues:
             raise not_found("queue", destination, vhost.name)
+        check_binding(key, arguments)
         return vhost.binding(source, destination, key, arguments, to_exchange=to_exchange)
 
     async def _bind(
