@@ -25,14 +25,12 @@ def mqtt() -> None:
 
 
 async def _all_sessions(bus: Bus) -> AsyncIterator[dict[str, Any]]:
-    after = ""
-    while True:
+    after: str | None = ""
+    while after is not None:
         page = await bus.ask_door("mqtt", "sessions", after=after)
         for row in page["sessions"]:
-            after = row["client_id"]
             yield row
-        if page["is_last"]:
-            return
+        after = page["next"]
 
 
 @mqtt.command()

@@ -13,7 +13,7 @@ from trunkline.door import Connection, Door, DoorContext, Transport
 from trunkline.errors import ConfigurationError
 from trunkline.settings import TOPIC_SETTINGS
 from trunkline.topic import Topic
-from trunkline_mqtt.admin import answer
+from trunkline_mqtt.admin import Admin
 from trunkline_mqtt.bridge import RECORD_OVERHEAD_BYTES
 from trunkline_mqtt.connection import MqttConnection
 from trunkline_mqtt.ledger import Ledger
@@ -42,6 +42,7 @@ class MqttDoor(Door):
         self._broker = context.broker
         self._settings: MqttSettings = context.settings or MqttSettings()
         self._server: MqttServer | None = None
+        self._admin: Admin | None = None
         self._timers_changed = trio.Event()
 
     async def open(self) -> None:
@@ -97,6 +98,7 @@ class MqttDoor(Door):
         for client_id, will in [*ledger.wills.items()]:  # of clients that were connected when the broker ended
             expiry_s = math.inf if will.session_expiry_s is None else will.session_expiry_s
             server.wills.leave(client_id, will, expiry_s)
+        self._admin = Admin(server, trio.current_time)
         if settings.sys_interval_s:
             version, opened_at = metadata.version("trunkline"), trio.current_time()
             server.sys_topics = SysTopics(
@@ -142,8 +144,8 @@ class MqttDoor(Door):
 
     async def ask(self, request: str, arguments: Mapping[str, Any]) -> Any:
         """See :mod:`trunkline_mqtt.admin`."""
-        assert self._server is not None, "open comes before ask"
-        return answer(self._server, request, arguments)
+        assert self._admin is not None, "open comes before ask"
+        return self._admin.answer(request, arguments)
 
     def statistics(self) -> dict[str, int | float]:
         return {} if self._server is None else self._server.statistics()

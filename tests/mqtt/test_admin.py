@@ -171,16 +171,22 @@ def test_pages_and_requests_that_are_none(
         client(name)
     with connect_blocking(server.url) as bus:
         first = bus.ask_door("mqtt", "sessions", limit=2)
-        assert ([row["client_id"] for row in first["sessions"]], first["is_last"]) == (["a", "b"], False)
+        assert ([row["client_id"] for row in first["sessions"]], first["next"]) == (["a", "b"], "b")
+        client("aa")  # after the list was begun
         rest = bus.ask_door("mqtt", "sessions", after="b", limit=2)
-        assert ([row["client_id"] for row in rest["sessions"]], rest["is_last"]) == (["c"], True)
+        assert ([row["client_id"] for row in rest["sessions"]], rest["next"]) == (["c"], None)
+        again = bus.ask_door("mqtt", "sessions", after="a", limit=1)
+        assert ([row["client_id"] for row in again["sessions"]], again["next"]) == (["aa"], "aa")
+        assert bus.ask_door("mqtt", "kick", client_id="b")
+        behind = bus.ask_door("mqtt", "sessions", after="aa", limit=1)
+        assert (behind["sessions"], behind["next"]) == ([], "b")
         with pytest.raises(UnsupportedRequest, match="no door 'stomp' is open here; there are: mqtt, native"):
             bus.ask_door("stomp", "sessions")
         with pytest.raises(UnsupportedRequest, match="this door knows no request 'sessions'"):
             bus.ask_door("native", "sessions")
         with pytest.raises(UnsupportedRequest, match="it knows sessions, session, kick, purge"):
             bus.ask_door("mqtt", "dance")
-        with pytest.raises(UnsupportedRequest, match=r"request 'sessions': Expected `int` <= 1000"):
+        with pytest.raises(UnsupportedRequest, match=r"request 'sessions': Expected `int` <= 500"):
             bus.ask_door("mqtt", "sessions", limit=2000)
         with pytest.raises(UnsupportedRequest, match="missing required field `client_id`"):
             bus.ask_door("mqtt", "kick")
