@@ -192,6 +192,31 @@ async def test_a_full_queue_refuses_what_is_published_for_it(broker: Broker, ben
     assert queue.statistics().refused_publishes == 2
 
 
+async def test_a_queue_that_refuses_keeps_what_comes_back_when_it_is_full(broker: Broker, bench: QueueBench) -> None:
+    queue = await broker.queues.declare("jobs", QueueConfig(max_length=2, overflow="reject"))
+    await bench.publish(broker, "jobs", [b"1", b"2"])
+    taker = await bench.taker(queue).wait(2)
+    taker.hold.set_prefetch(2)
+    await bench.publish(broker, "jobs", [b"3", b"4"])
+    taker.hold.close()
+    await bench.rounds(broker)
+    assert (queue.statistics().ready, queue.statistics().dropped) == (4, 0)
+
+
+async def test_what_expired_behind_a_head_that_was_dropped_goes_too(
+    broker: Broker, bench: QueueBench, mock_clock: MockClock
+) -> None:
+    queue = await broker.queues.declare("jobs", QueueConfig(max_length=2, dead_letter_topic=""))
+    await broker.publish("jobs", b"1")
+    await broker.publish("jobs", b"2", headers=[("trunkline.expires-at", b"%d" % (START_MS + 1))])
+    mock_clock.jump(1)
+    assert queue.statistics().ready == 2  # it waits behind one that stays
+    await bench.publish(broker, "jobs", [b"3"])
+    await bench.rounds(broker)
+    statistics = queue.statistics()
+    assert (statistics.ready, statistics.dropped, statistics.expired) == (1, 1, 1)
+
+
 async def test_what_is_on_its_way_counts_for_a_full_queue(broker: Broker, bench: QueueBench) -> None:
     await broker.queues.declare("jobs", QueueConfig(max_length=3, overflow="reject"))
     await broker.create_topic("jobs")

@@ -127,6 +127,7 @@ class ServedQueue(RememberedQueue):
         while state.ready:
             leases = state.acquire(count, consumption.holder, now, deadline_ms=deadline, max_bytes=SERVED_BYTES)
             if leases:
+                self._expire_all(now)  # so that what counts as ready is what the next one could have
                 self._give(consumption, leases)
                 return True
             if state.missing_chunk is not None:
@@ -174,8 +175,8 @@ class ServedQueue(RememberedQueue):
             now = self.context.now_ms()
             if self._is_timed and (timer := state.next_timer_ms) is not None and timer <= now:
                 self._do_due(now)
-            if config.max_length >= 0 or config.max_length_bytes >= 0:
-                self._cut(config)
+            if (config.max_length >= 0 or config.max_length_bytes >= 0) and config.overflow == "drop-head":
+                self._cut(config)  # a queue that refuses keeps what it has: also what comes back when it is full
             if self._roster is not None and state.ready:
                 self._dispatch(self._roster, now)
             if self._is_timed:
@@ -190,7 +191,7 @@ class ServedQueue(RememberedQueue):
             self._expire_all(now)
             timer = self.state.next_timer_ms
         if timer is None:
-            self._is_timed = False
+            self._is_timed = bool(self.state.ready or self.state.unacked)  # what expires may be behind the head
         elif self._timer_ms is None or timer < self._timer_ms:
             self._timer_ms = timer
             self.context.wake_at(self, timer)
