@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import random
 import socket
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +21,11 @@ KILLS = 2
 
 
 def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
+    """One that the system gives to no client: else one that looks for the killed broker could take its place."""
+    for port in random.Random().sample(range(20_000, 30_000), 100):
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
+    raise AssertionError("there is no port")
 
 
 @contextmanager
@@ -36,7 +41,9 @@ def serving(data: Path, port: int) -> Iterator[subprocess.Popen[str]]:
         "--listen",
         f"kafka=127.0.0.1:{port}",
     ]
-    with subprocess.Popen([*command, "--log-level", "error"], stdout=subprocess.PIPE, text=True) as process:
+    settings = {name: value for name, value in os.environ.items() if not name.startswith("TRUNKLINE_")}  # not a test's
+    command += ["--log-level", "error"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=settings) as process:
         try:
             assert process.stdout is not None
             assert process.stdout.readline().startswith("ready ")
