@@ -317,6 +317,12 @@ class Broker:
     async def _open_doors(self, host: PluginHost, listeners: Iterable[Listener]) -> None:
         for name, (address, port) in listeners:
             registered, websocket = host.listener(name)
+            if websocket is not None and name in self.config.door:
+                raise ConfigurationError(
+                    f"door.{name}: that is the door {registered.name} over WebSocket; its settings are in "
+                    f"[door.{registered.name}]",
+                    keys=[f"door.{name}"],
+                )
             door = self._doors.get(registered.name)
             if door is None:
                 settings = self.config.plugin_settings("door", registered.name, registered.settings_type)

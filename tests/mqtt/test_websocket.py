@@ -19,7 +19,7 @@ from tests.mqtt.test_clients import VERSIONS, Paho
 
 from trunkline.broker import Broker, open_broker
 from trunkline.config import BrokerConfig, Limits, TlsConfig, TlsFiles
-from trunkline.errors import PluginError
+from trunkline.errors import ConfigurationError, PluginError
 from trunkline_mqtt.decoder import Decoder
 from trunkline_mqtt.encoder import encode
 from trunkline_mqtt.packets import (
@@ -287,6 +287,13 @@ async def test_paho_over_websocket_over_tls(tmp_path: Path) -> None:
     async with open_broker(store="memory", listen=LISTEN, config=BrokerConfig(tls=tls)) as broker:
         with trio.fail_after(3 * WAIT_S):
             await trio.to_thread.run_sync(scenario, broker.addresses["mqtt-ws"][1])
+
+
+async def test_settings_in_the_wrong_table_are_refused() -> None:
+    config = BrokerConfig(door={"mqtt-ws": {"topic": "elsewhere"}})
+    with pytest.raises(ConfigurationError, match=r"^door\.mqtt-ws: .* its settings are in \[door\.mqtt\]"):
+        async with open_broker(store="memory", listen=LISTEN, config=config):
+            pass
 
 
 async def test_a_door_without_websocket_says_so() -> None:
