@@ -53,6 +53,7 @@ FRAME_MIN: Final = 4096
 HEARTBEAT_FRAME: Final = b"\x08\x00\x00\x00\x00\x00\x00\xce"
 
 FRAME_HEAD: Final = Struct(">BHI")
+HEAD_BYTES: Final = 7
 _END: Final = 0xCE
 _CONTENT_HEAD: Final = Struct(">BHIHHQ")  # of a header frame, with the beginning of its payload
 _BASIC: Final = 60
@@ -99,9 +100,9 @@ class _Buffer:
         self._size = len(data) - position
         if self._size:
             self._waiting.append(data[position:])
-            self._needed = FRAME_OVERHEAD
-            if self._size >= FRAME_OVERHEAD:
-                self._needed += FRAME_HEAD.unpack_from(data, position)[2]
+            self._needed = HEAD_BYTES
+            if self._size >= HEAD_BYTES:
+                self._needed = FRAME_OVERHEAD + FRAME_HEAD.unpack_from(data, position)[2]
 
     def _too_large(self, size: int) -> AmqpError:
         return hard(
@@ -128,7 +129,7 @@ class FrameSplitter(_Buffer):
             return
         position, end = 0, len(joined)
         unpack = FRAME_HEAD.unpack_from
-        while end - position >= FRAME_OVERHEAD:
+        while end - position >= HEAD_BYTES:
             kind, channel, size = unpack(joined, position)
             if size > self.max_frame_bytes - FRAME_OVERHEAD:
                 raise self._too_large(size)
@@ -160,7 +161,7 @@ class MessageSplitter(_Buffer):
         position, end = 0, len(joined)
         unpack, unpack_content = FRAME_HEAD.unpack_from, _CONTENT_HEAD.unpack_from
         most = self.max_frame_bytes - FRAME_OVERHEAD
-        while end - position >= FRAME_OVERHEAD:
+        while end - position >= HEAD_BYTES:
             kind, channel, size = unpack(joined, position)
             if size > most:
                 raise self._too_large(size)

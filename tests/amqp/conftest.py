@@ -18,7 +18,8 @@ WAIT_S = 20.0  # for what should take milliseconds, on a machine that is busy wi
 @pytest.fixture(scope="session")
 def amqp_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[BackgroundBroker]:
     """A broker with segments on the disk, for all tests: each uses names of its own."""
-    config = BrokerConfig(plugins=[], door={"amqp": {"vhosts": ["/", "other"]}})
+    amqp = {"vhosts": ["/", "other"], "max_transaction_bytes": 1_000_000}
+    config = BrokerConfig(plugins=[], door={"amqp": amqp})
     doors = dict.fromkeys(("native", "mqtt", "amqp", "kafka"), "127.0.0.1:0")
     with BackgroundBroker(tmp_path_factory.mktemp("amqp"), store="segments", listen=doors, config=config) as broker:
         yield broker

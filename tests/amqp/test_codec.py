@@ -52,9 +52,12 @@ from trunkline_amqp.frames import (
     HEADER,
     HEARTBEAT,
     HEARTBEAT_FRAME,
+    MESSAGE,
     METHOD,
     Frame,
     FrameSplitter,
+    MessageSplitter,
+    WholeMessage,
     encode_frame,
 )
 
@@ -128,6 +131,51 @@ def test_a_frame_that_arrives_byte_by_byte_is_not_joined_at_each_of_them() -> No
     for position in range(len(data) - 1):
         assert not list(splitter.receive_data(data[position : position + 1]))
     assert [len(payload) for _, _, payload in splitter.receive_data(data[-1:])] == [200_000]
+
+
+def taken_apart(frames: list[Frame | WholeMessage]) -> list[Frame]:
+    """Messages as the frames that they came in."""
+    found: list[Frame] = []
+    for kind, channel, payload in frames:
+        if isinstance(payload, tuple):
+            method, properties, body = payload
+            header = encode_header(len(body), properties)
+            found += [(METHOD, channel, method), (HEADER, channel, header), (BODY, channel, body)]
+        else:
+            found.append((kind, channel, payload))
+    return found
+
+
+@FEW
+@given(st.data())
+def test_a_server_sees_the_same_whether_messages_come_whole_or_not(data: st.DataObject) -> None:
+    """Frames of messages, right and wrong ones, cut anywhere."""
+    pieces = st.one_of(
+        st.builds(
+            lambda body, key: encode_publish(1, b"", key, NO_PROPERTIES, body, 4096),
+            st.binary(max_size=5000),
+            st.binary(max_size=5),
+        ),
+        st.builds(encode_frame, st.sampled_from([METHOD, HEADER, BODY]), st.integers(1, 2), st.binary(max_size=20)),
+        st.just(encode_frame(METHOD, 1, b"\x00\x3c\x00\x28\x00\x00\x00\x00\x00")),
+        st.integers(0, 3).map(lambda size: encode_frame(HEADER, 1, encode_header(size, NO_PROPERTIES))),
+        st.binary(max_size=3).map(lambda body: encode_frame(BODY, 1, body)),
+    )
+    sent = b"".join(data.draw(st.lists(pieces, max_size=8)))
+    splitter = MessageSplitter(4096)
+    frames: list[Frame | WholeMessage] = []
+    position = 0
+    while position < len(sent):
+        stop = data.draw(st.integers(position + 1, len(sent)))
+        frames += splitter.receive_data(sent[position:stop])
+        position = stop
+    assert taken_apart(frames) == split(sent, max_frame_bytes=4096)
+
+
+def test_a_message_that_arrives_whole_comes_as_one() -> None:
+    data = encode_publish(7, b"logs", b"kern", NO_PROPERTIES, b"body", 4096)
+    (message,) = MessageSplitter(4096).receive_data(data)
+    assert message == (MESSAGE, 7, (b"\x00\x3c\x00\x28\x00\x00\x04logs\x04kern\x00", NO_PROPERTIES, b"body"))
 
 
 # -- tables ----------------------------------------------------------------------------------------
