@@ -33,9 +33,6 @@ def main() -> None:
     parser.add_argument("server", nargs="?", default="127.0.0.1:9092", help="the broker's Kafka door")
     parser.add_argument("--guarantee", choices=["at-least-once", "exactly-once"], default="at-least-once")
     parser.add_argument("--state", default="word-count-state", help="a directory for the state  [default: %(default)s]")
-    parser.add_argument(
-        "--until-idle", type=float, default=0, metavar="SECONDS", help="end when nothing comes any more"
-    )
     arguments = parser.parse_args()
     options: dict[str, Any] = {"processing_guarantee": arguments.guarantee, "state_dir": arguments.state}
     app = Application(
@@ -43,7 +40,9 @@ def main() -> None:
         consumer_group="word-count",
         auto_offset_reset="earliest",
         loglevel="WARNING",
+        commit_interval=1.0,
         consumer_extra_config={"session.timeout.ms": 6000},  # who is lost is replaced after that; by default 45 s
+        producer_extra_config={"transaction.timeout.ms": 6000},  # and what it had begun is aborted; by default 60 s
         **options,
     )
     sentences = app.topic("sentences", value_deserializer="string")
@@ -51,7 +50,7 @@ def main() -> None:
     words = app.dataframe(sentences).apply(str.split, expand=True)
     words = words.group_by(lambda word: word, name="word", key_serializer="string", key_deserializer="string")
     words.apply(count, stateful=True).to_topic(counts)
-    app.run(timeout=arguments.until_idle)
+    app.run()
 
 
 if __name__ == "__main__":
