@@ -25,11 +25,16 @@ class AppendReceiver(Protocol):
 
 
 class WaitForAppends:
-    """Waits until several appends are committed, or one of them has failed; an AppendReceiver."""
+    """Waits until one append or several are committed, or one of them has failed; an AppendReceiver.
 
-    __slots__ = ("_changed", "_error", "_left")
+    Attributes:
+      offset: of the one that was committed last.
+    """
+
+    __slots__ = ("_changed", "_error", "_left", "offset")
 
     def __init__(self) -> None:
+        self.offset = -1
         self._left = 0
         self._error: TrunklineError | None = None
         self._changed = trio.Event()
@@ -48,6 +53,7 @@ class WaitForAppends:
         await trio.lowlevel.checkpoint()
 
     def append_done(self, token: object, offset: int) -> None:
+        self.offset = offset
         self._left -= 1
         if not self._left:
             self._changed.set()

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import msgspec
-import trio
 
-from trunkline.errors import TrunklineError
 from trunkline.partition import Partition
+from trunkline.pending import WaitForAppends
 from trunkline.records import EMPTY_HEADERS, Header, encode_headers
 
 __all__ = ["PublishedRecord", "append_record"]
@@ -22,37 +21,17 @@ class PublishedRecord(msgspec.Struct, frozen=True):
     offset: int
 
 
-class _Waiting:
-    """Waits for one staged record; an :class:`~trunkline.partition.AppendReceiver`."""
-
-    __slots__ = ("done", "error", "offset")
-
-    def __init__(self) -> None:
-        self.done = trio.Event()
-        self.offset = -1
-        self.error: TrunklineError | None = None
-
-    def append_done(self, token: object, offset: int) -> None:
-        self.offset = offset
-        self.done.set()
-
-    def append_failed(self, token: object, error: TrunklineError) -> None:
-        self.error = error
-        self.done.set()
-
-
 async def append_record(
     partition: Partition, timestamp: int, key: bytes | None, value: bytes | None, headers: Iterable[Header]
 ) -> PublishedRecord:
     """Append a record; see :meth:`trunkline.broker.Broker.publish`."""
     _check_bytes("key", key)
     _check_bytes("value", value)
-    waiting = _Waiting()
+    waiting = WaitForAppends()
     headers = tuple(headers)
-    partition.stage_record(timestamp, key, value, encode_headers(headers) if headers else EMPTY_HEADERS, waiting)
-    await waiting.done.wait()
-    if waiting.error is not None:
-        raise waiting.error
+    block = encode_headers(headers) if headers else EMPTY_HEADERS
+    partition.stage_record(timestamp, key, value, block, waiting.one_more())
+    await waiting.wait()
     return PublishedRecord(partition.topic.name, partition.index, waiting.offset)
 
 

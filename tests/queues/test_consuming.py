@@ -244,6 +244,13 @@ async def test_a_queue_explains_itself(broker: Broker, bench: QueueBench) -> Non
     taker = await bench.taker(queue, prefetch=1, name="bob").wait(1)
     assert any("hold as many as their prefetch allows" in sentence for sentence in queue.explain())
     assert taker.hold.unacked == 1
+    await broker.publish("jobs", b"later", headers=[("trunkline.deliver-at", b"99999999999999")])
+    taker.hold.set_prefetch(0)
+    await taker.wait(3)
+    assert queue.explain()[1:3] == [
+        "Nothing is ready; 1 records are delayed.",
+        "Nothing is ready; 3 records are with consumers, or on their way out.",
+    ]
 
 
 async def test_a_queue_takes_from_partitions_that_are_added(broker: Broker, bench: QueueBench) -> None:

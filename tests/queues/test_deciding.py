@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trunkline.errors import InvalidFilter, InvalidSetting, InvalidTopicName
+from trunkline.errors import CorruptBatch, InvalidFilter, InvalidSetting, InvalidTopicName
 from trunkline.filters import RecordFilter
 from trunkline.queues import QueueConfig, QueueSource
 from trunkline.queues.arrivals import PLAIN, Orders, arrivals_of
@@ -51,6 +51,26 @@ def roster(*members: Member, is_single: bool = False) -> Roster[Member]:
 
 def test_what_is_ready_is_shared_evenly() -> None:
     assert served(roster(Member("a"), Member("b"), Member("c")), 9) == {"a": 3, "b": 3, "c": 3}
+
+
+def test_a_thousand_priorities_cost_one_look_at_each() -> None:
+    looks = 0
+
+    class Looked(Member):
+        @property
+        def free(self) -> int:
+            nonlocal looks
+            looks += 1
+            return self.prefetch - self.unacked
+
+    members = [Looked(str(priority), prefetch=1, priority=priority) for priority in range(1000)]
+    found = roster(*members)
+    found.begin()
+    assert served(found, 1000) == {str(priority): 1 for priority in range(1000)}
+    assert looks < 6000
+    members[3].unacked = members[7].unacked = 0
+    assert served(found, 1)["7"] == 1, "all had their turn, so the first are looked at again"
+    assert members[3].unacked == 0
 
 
 def test_a_small_prefetch_gets_its_part() -> None:
@@ -158,13 +178,22 @@ def _records_at(batch: StoredBatch, offset: int, end_offset: int) -> bytes:
     return batch.batch(offset, end_offset)[61:]
 
 
-@given(st.integers(1, 30), st.integers(0, 30), st.integers(0, 30), st.sampled_from([0, 1, 4]))
+@given(st.integers(1, 80), st.integers(0, 80), st.integers(0, 6), st.sampled_from([0, 1, 4]))
 def test_a_part_of_a_batch_has_exactly_its_records(size: int, first: int, length: int, compression: int) -> None:
     records = [(1000 + n, b"k%d" % n, bytes(n), ()) for n in range(size)]
     batch = StoredBatch(encode(records, base_offset=100, compression=compression))
     part = batch.batch(100 + first, 100 + first + length)
     expected = decode_all(batch.data)[first : first + length]
-    assert (decode_all(part) if part else []) == expected == batch.records(100 + first, 100 + first + length)
+    assert (decode_all(part) if part else []) == expected
+    for _ in ("those alone", "with all others"):
+        assert batch.records(100 + first, 100 + first + length) == expected
+
+
+def test_a_few_records_are_not_cut_out_of_a_batch_that_ends_inside_one() -> None:
+    data = bytearray(encode([(1000, None, bytes(200), ())] * 20))
+    data[61 + 10 * ((len(data) - 61) // 20)] = 0xFE  # the length of one in the middle
+    with pytest.raises(CorruptBatch):
+        StoredBatch(bytes(data)).records(15, 16)
 
 
 def test_the_cache_forgets_the_oldest_and_what_it_is_told_to() -> None:

@@ -279,6 +279,16 @@ async def test_moving_copies_what_is_ready_to_another_topic(broker: Broker, benc
     assert (queue.state.ready, queue.statistics().leaving) == (0, 0)
 
 
+async def test_what_cannot_be_read_is_not_moved_and_keeps_nothing_else(broker: Broker, bench: QueueBench) -> None:
+    queue = await broker.queues.declare("jobs")
+    await bench.publish(broker, "jobs", [b"a"])
+    broker.partition("jobs", 0).stage_batch(bench.nonsense())
+    await bench.publish(broker, "jobs", [b"b"])
+    assert await queue.move("other") == 2
+    assert [record.value async for record in broker.read("other", follow=False)] == [b"a", b"b"]
+    assert (queue.state.ready, queue.statistics().leaving) == (1, 0)
+
+
 async def test_a_reset_gives_everything_again_from_there_on(broker: Broker, bench: QueueBench) -> None:
     for n in range(6):
         await broker.publish("jobs", b"%d" % n, timestamp=1000 * n)

@@ -17,8 +17,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Final, Protocol
 
 from trunkline.records import BatchHeader, Record, decode_all, encode, iter_headers, read_header, with_records
-from trunkline.records.batch import COMPRESSION_MASK
-from trunkline.records.spans import Spans, read_spans
+from trunkline.records.batch import COMPRESSION_MASK, HEADER_BYTES
+from trunkline.records.spans import Spans, read_spans, skip_records
 
 if TYPE_CHECKING:
     from trunkline.partition import Partition
@@ -33,6 +33,10 @@ CACHED_BYTES: Final = 4 * 1024 * 1024
 
 CACHED_BATCHES: Final = 8192
 """The same in batches, since small ones cost more than their bytes."""
+
+
+FEW: Final = 16
+"""Of one in so many records of a batch, or fewer, those alone are decoded, the first time: a filter took no others."""
 
 
 class Content(Protocol):
@@ -51,13 +55,14 @@ class Content(Protocol):
 class StoredBatch:
     """One batch of the log."""
 
-    __slots__ = ("_records", "_spans", "data", "header")
+    __slots__ = ("_records", "_spans", "_was_cut", "data", "header")
 
     def __init__(self, data: bytes, header: BatchHeader | None = None) -> None:
         self.data = data
         self.header = read_header(data) if header is None else header
         self._records: list[Record] | None = None
         self._spans: Spans | None = None
+        self._was_cut = False  # whoever asks again takes one after the other
 
     @property
     def end_offset(self) -> int:
@@ -66,15 +71,32 @@ class StoredBatch:
 
     def records(self, offset: int, end_offset: int) -> list[Record]:
         """Those in ``[offset, end_offset)``. Raises CorruptBatch, DecompressionLimitExceeded."""
-        records = self._records
+        records, header = self._records, self.header
         if records is None:
+            if not self._was_cut and (end_offset - offset) * FEW <= header.record_count:
+                self._was_cut = True
+                found = self._cut_out(offset, end_offset)
+                if found is not None:
+                    return found
             records = self._records = decode_all(self.data)
-        header = self.header
         if offset <= header.base_offset and end_offset >= header.next_offset:
             return records
         if header.record_count == header.next_offset - header.base_offset == len(records):
             return records[max(offset - header.base_offset, 0) : max(end_offset - header.base_offset, 0)]
         return [record for record in records if offset <= record.offset < end_offset]
+
+    def _cut_out(self, offset: int, end_offset: int) -> list[Record] | None:
+        """The same without a look at the others; None: they are packed together, or some are missing."""
+        header = self.header
+        if header.compression or header.record_count != header.last_offset_delta + 1:
+            return None
+        first, last = max(offset - header.base_offset, 0), min(end_offset - header.base_offset, header.record_count)
+        if first >= last:
+            return []
+        start = skip_records(self.data, HEADER_BYTES, first)
+        end = skip_records(self.data, start, last - first)
+        part = header._replace(last_offset_delta=last - 1, record_count=last - first)
+        return decode_all(with_records(part, self.data[start:end]))
 
     def batch(self, offset: int, end_offset: int) -> bytes:
         """One batch with those in ``[offset, end_offset)``; the stored one if it has no others. Raises too."""

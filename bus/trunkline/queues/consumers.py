@@ -13,7 +13,8 @@ the first with a large prefetch does not take all.
 
 Those who may be served stand in a heap, made anew for each distribution (:meth:`Roster.begin`) and when it has run out.
 A consumer's place in it is put right when it comes to the top, so each turn costs the logarithm of their number:
-ten thousand consumers that get a record each do not cost ten thousand looks at all of them.
+ten thousand consumers that get a record each do not cost ten thousand looks at all of them. It holds those of one
+priority, and the next are looked for behind them: from the first again only when all have had their turn.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ S = TypeVar("S", bound=Servable)
 class Roster(Generic[S]):
     """The consumers of one queue."""
 
-    __slots__ = ("_active", "_heap", "_members", "_served", "_turn", "is_single")
+    __slots__ = ("_active", "_heap", "_members", "_passed", "_served", "_turn", "is_single")
 
     def __init__(self, *, is_single: bool = False) -> None:
         self.is_single = is_single
@@ -53,6 +54,7 @@ class Roster(Generic[S]):
         self._active: S | None = None
         self._served: dict[S, int] = {}
         self._turn = 0
+        self._passed = 0  # so many members were looked at when the heap was made
         self._heap: list[tuple[int, int, int, S]] = []  # held, served when, to tell equals apart, who
 
     def __len__(self) -> int:
@@ -72,7 +74,7 @@ class Roster(Generic[S]):
             place -= 1
         self._members.insert(place, consumer)
         self._served[consumer] = 0
-        self._heap = []
+        self.begin()
         if self._active is None:
             self._active = consumer
 
@@ -81,12 +83,14 @@ class Roster(Generic[S]):
         if consumer in self._served:
             del self._served[consumer]
             self._members.remove(consumer)
+            self._passed = 0
             if self._active is consumer:
                 self._active = self._members[0] if self._members else None
 
     def begin(self) -> None:
         """What they hold and may get has changed in any way since the last choice."""
         self._heap = []
+        self._passed = 0
 
     def choose(self, ready: int) -> tuple[S, int] | None:
         """Who is next, and how many records it gets at most; None if nobody has room."""
@@ -97,21 +101,29 @@ class Roster(Generic[S]):
                 return None
             return only, free
         chosen = self._choose(ready)
+        if chosen is None and self._passed:
+            self._fill()
+            chosen = self._choose(ready)
         if chosen is None:
+            self._passed = 0
             self._fill()
             chosen = self._choose(ready)
         return chosen
 
     def _fill(self) -> None:
-        """Everybody with room, of the highest priority of which there is one."""
+        """Everybody with room, of the highest priority of which there is one, behind those that had their turn."""
         heap: list[tuple[int, int, int, S]] = []
-        for number, member in enumerate(self._members):
+        members, number = self._members, self._passed
+        while number < len(members):
+            member = members[number]
             if heap and member.priority < heap[0][3].priority:
                 break
             if member.free > 0:
                 heap.append((member.unacked, self._served[member], number, member))
+            number += 1
         heapq.heapify(heap)
         self._heap = heap
+        self._passed = number
 
     def _choose(self, ready: int) -> tuple[S, int] | None:
         heap, served = self._heap, self._served

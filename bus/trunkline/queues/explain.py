@@ -43,11 +43,12 @@ def _sources(queue: Queue) -> list[str]:
 def _consumers(queue: Queue) -> list[str]:
     state, consumers = queue.state, queue.consumers
     if not state.ready:
+        found = []
         if state.delayed:
-            return [f"Nothing is ready; {state.delayed} records are delayed."]
+            found.append(f"Nothing is ready; {state.delayed} records are delayed.")
         if state.unacked:
-            return [f"Nothing is ready; {state.unacked} records are with consumers, or on their way out."]
-        return ["It is empty."]
+            found.append(f"Nothing is ready; {state.unacked} records are with consumers, or on their way out.")
+        return found or ["It is empty."]
     if not consumers:
         return [f"{state.ready} records are ready, but no consumer is attached."]
     found = []

@@ -10,21 +10,34 @@ topic, or compacted away. Such pieces have no content.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable
+import logging
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import trio
 
-from trunkline.errors import OffsetOutOfRange, UnknownTopic
+from trunkline.errors import OffsetOutOfRange, TrunklineError, UnknownTopic
 from trunkline.queues.blocks import READ_BYTES, BatchCache, Block, Content
 from trunkline.queues.index import Lease
 from trunkline.queues.sources import SourceTable
-from trunkline.records import read_header
+from trunkline.records import Record, read_header
 
 if TYPE_CHECKING:
     from trunkline.partition import Partition
 
-__all__ = ["Gathering", "Needed", "Piece", "copied", "gather", "gather_cached", "gather_nowait", "gather_waiting"]
+__all__ = [
+    "Gathering",
+    "Needed",
+    "Piece",
+    "copied",
+    "gather",
+    "gather_cached",
+    "gather_nowait",
+    "gather_waiting",
+    "readable",
+]
+
+logger = logging.getLogger("trunkline.queues")
 
 
 class Needed(NamedTuple):
@@ -133,6 +146,19 @@ def gather_nowait(gathering: Gathering) -> tuple[list[Piece] | None, Needed | No
             needed = gathering.send(data)
     except StopIteration as done:
         return done.value, None
+
+
+def readable(pieces: Iterable[Piece], queue: str) -> Iterator[tuple[Piece, Block, Sequence[Record]]]:
+    """The pieces that are there, with their records. A batch that cannot be read is passed over, and that is logged."""
+    for piece in pieces:
+        if piece.block is None:
+            continue
+        try:
+            records = piece.block.records()
+        except TrunklineError as error:  # a client's batch with an intact CRC around nonsense
+            logger.error("queue %s: %r cannot be read and stays where it is: %s", queue, piece.block, error)
+            continue
+        yield piece, piece.block, records
 
 
 async def gather_waiting(gathering: Gathering, needed: Needed | None = None) -> list[Piece]:

@@ -28,7 +28,7 @@ from trunkline.errors import BrokerClosing, RecordTooLarge, TrunklineError
 from trunkline.queues.arrivals import DELIVER_AT, EXPIRES_AT, SPILLED
 from trunkline.queues.context import ENGINE
 from trunkline.queues.dead_letters import Copy, DeadLetter, DeadLetterHandler, stage_copies
-from trunkline.queues.gathering import copied, gather, gather_waiting
+from trunkline.queues.gathering import copied, gather, gather_waiting, readable
 from trunkline.queues.index import Lease
 from trunkline.records import Header, Record, encode_headers
 
@@ -302,7 +302,8 @@ class Leaving:
     async def move(self, leases: Sequence[Lease], topic: Topic) -> int:
         """Copy these, which the engine holds, to another topic, without more headers; how many. Raises what stopped it.
 
-        Those that were not copied go back to their places. Cancellation: so too.
+        Those that were not copied, since they cannot be read or something stopped it, go back to their places.
+        Cancellation: so too.
         """
         queue = self._queue
         leases = [copied(lease) for lease in leases]
@@ -312,11 +313,10 @@ class Leaving:
         try:
             pieces = await gather_waiting(gather(leases, queue.context.cache, queue.context.sources))
             for piece in pieces:
-                block = piece.block
-                if block is None:
+                if piece.block is None:
                     self.count -= queue.missing(ENGINE, piece)
-                    continue
-                for record in block.records():
+            for _, block, records in readable(pieces, queue.name):
+                for record in records:
                     headers = [header for header in record.headers if header[0] != SPILLED]
                     self._stage_copies(
                         [_copy(topic, record, headers)], copying, block.sequence + record.offset - block.offset

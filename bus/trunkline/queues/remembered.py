@@ -9,9 +9,8 @@ import logging
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Final
 
-import trio
-
 from trunkline.errors import TrunklineError, UnknownQueue
+from trunkline.pending import WaitForAppends
 from trunkline.queues.arrivals import PLAIN, Orders
 from trunkline.queues.consumers import Roster
 from trunkline.queues.context import QueueContext
@@ -352,11 +351,9 @@ class RememberedQueue(ABC):
 
     async def wait_durable(self) -> None:
         """Wait until everything that has happened so far is durable. Raises LogStopped, BrokerClosing."""
-        waiting = _Waiting()
-        self.when_durable(waiting, None)
-        await waiting.done.wait()
-        if waiting.error is not None:
-            raise waiting.error
+        waiting = WaitForAppends()
+        self.when_durable(waiting.one_more(), None)
+        await waiting.wait()
 
     @property
     def has_unwritten(self) -> bool:
@@ -387,18 +384,3 @@ class RememberedQueue(ABC):
     @abstractmethod
     def tick(self) -> None:
         """The time it asked to be woken at has come."""
-
-
-class _Waiting:
-    """Waits for durability; an AppendReceiver."""
-
-    def __init__(self) -> None:
-        self.done = trio.Event()
-        self.error: TrunklineError | None = None
-
-    def append_done(self, token: object, offset: int) -> None:
-        self.done.set()
-
-    def append_failed(self, token: object, error: TrunklineError) -> None:
-        self.error = error
-        self.done.set()

@@ -27,7 +27,7 @@ import trio
 
 from trunkline.errors import Overloaded, TrunklineError
 from trunkline.queues.arrivals import SPILLED
-from trunkline.queues.gathering import gather, gather_waiting
+from trunkline.queues.gathering import gather, gather_waiting, readable
 from trunkline.queues.index import Lease
 from trunkline.queues.leaving import Copying
 from trunkline.records import encode_headers
@@ -129,10 +129,8 @@ async def _spill(queue: RememberedQueue, leases: list[Lease]) -> None:
         pieces = await gather_waiting(gather(leases[start : start + SPILLED_RECORDS], context.cache, context.sources))
         if any(partition.is_held_back for partition in home.partitions):  # nobody could read the copies yet
             raise Overloaded(f"topic {home.name}: a transaction is open there; copies wait until it has ended")
-        for piece in pieces:
-            if piece.block is None:
-                continue  # whoever gets it next finds out
-            for record in piece.block.records():
+        for piece, _, records in readable(pieces, queue.name):  # who gets the others next finds out
+            for record in records:
                 sequence = piece.sequence + record.offset - piece.offset
                 headers = [header for header in record.headers if header[0] != SPILLED]
                 headers.append((SPILLED, b"%d:%d:%b" % (queue.id, sequence, queue.name.encode())))

@@ -19,7 +19,7 @@ from trunkline.records.decoding import (
 )
 from trunkline.varint import SMALL, encode_varint, read_varint, read_varlong
 
-__all__ = ["Span", "Spans", "move_timestamps", "read_spans"]
+__all__ = ["Span", "Spans", "move_timestamps", "read_spans", "skip_records"]
 
 Span = tuple[int, int, int, int, bytes | None, bool]
 """A record's first byte, the byte after it, offset delta, timestamp delta, key, and whether its value is None."""
@@ -58,6 +58,29 @@ def read_spans(batch: bytes, header: BatchHeader, *, max_bytes: int = DEFAULT_MA
         return Spans(data, _read(data, position, header, room))
     except IndexError:
         raise CorruptBatch(f"the batch at offset {header.base_offset} ends inside a record") from None
+
+
+def skip_records(batch: bytes, position: int, count: int) -> int:
+    """Where the record after ``count`` others begins, in a batch that is not compressed: only lengths are looked at.
+
+    Raises CorruptBatch.
+    """
+    try:
+        for _ in range(count):
+            folded = batch[position]
+            if folded < 128:
+                position += 1
+            elif (high := batch[position + 1]) < 128:
+                folded += (high << 7) - 128
+                position += 2
+            else:
+                folded, position = read_varint(batch, position)
+            position += folded >> 1
+    except IndexError:
+        position = len(batch) + 1
+    if position > len(batch):
+        raise CorruptBatch("a batch ends inside a record")
+    return position
 
 
 def _read(data: bytes, position: int, header: BatchHeader, room: int) -> list[Span]:

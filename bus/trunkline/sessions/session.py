@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-import trio
-
-from trunkline.errors import SessionFenced, TrunklineError
+from trunkline.errors import SessionFenced
 from trunkline.filters import RecordFilter, Syntax
 from trunkline.log import TopicPartition
 from trunkline.partition import Partition
-from trunkline.pending import AppendReceiver
+from trunkline.pending import AppendReceiver, WaitForAppends
 from trunkline.sessions.serving import Serving
 from trunkline.sessions.state import FilterName, SessionState
 from trunkline.sessions.window import Unfinished, Window
@@ -160,11 +158,9 @@ class Session:
 
         Raises LogStopped, StoreFull, BrokerClosing. Cancellation: may have happened.
         """
-        waiting = _Waiting()
-        self.checkpoint(waiting)
-        await waiting.done.wait()
-        if waiting.error is not None:
-            raise waiting.error
+        waiting = WaitForAppends()
+        self.checkpoint(waiting.one_more())
+        await waiting.wait()
 
     def hold(self, is_held: bool = True) -> None:
         """Ask retention to wait for this session, where a topic allows that (``retention.hold``), or not to."""
@@ -193,18 +189,3 @@ class Session:
             return False
         self._home.detach(self._state)
         return True
-
-
-class _Waiting:
-    """Waits for one checkpoint; an AppendReceiver."""
-
-    def __init__(self) -> None:
-        self.done = trio.Event()
-        self.error: TrunklineError | None = None
-
-    def append_done(self, token: object, offset: int) -> None:
-        self.done.set()
-
-    def append_failed(self, token: object, error: TrunklineError) -> None:
-        self.error = error
-        self.done.set()
