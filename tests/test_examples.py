@@ -89,6 +89,24 @@ def test_kafka_hello(trunkline_broker: BackgroundBroker) -> None:
     ]
 
 
+def test_every_door(trunkline_broker: BackgroundBroker) -> None:
+    """A paho device, a pika worker, a kafka-python reader and a native client on the same records."""
+    mqtt, amqp, kafka = (":".join(map(str, trunkline_broker.addresses[door])) for door in ("mqtt", "amqp", "kafka"))
+    options = ["-W", "ignore:read_text is:DeprecationWarning", "-W", "ignore:open_text is:DeprecationWarning"]
+    records = [
+        "offset 0 home/kitchen/temperature 21.5",
+        "offset 1 home/kitchen/temperature 19.5",
+        "offset 2 home/kitchen/heating on",
+    ]
+    assert run("every_door.py", trunkline_broker.url, mqtt, amqp, kafka, options=options) == [
+        "worker: home.kitchen.temperature is 21.5",
+        "worker: home.kitchen.temperature is 19.5",
+        "device: home/kitchen/heating on",
+        *[f"kafka: {record}" for record in records],
+        *[f"native: {record}" for record in records],
+    ]
+
+
 def test_embedded_broker() -> None:
     opened, *alarms = run("embedded_broker.py")
     assert opened.startswith("MQTT clients may connect to 127.0.0.1:")
