@@ -13,7 +13,6 @@ import trio
 from click.testing import CliRunner, Result
 from tests.rabbitmq.world import Users
 
-from rabbitmq_server import free_port
 from trunkline.cli.root import cli
 from trunkline_rabbitmq.importing import Definitions, inbound_links, plan
 
@@ -91,7 +90,7 @@ def run(*arguments: str) -> Result:
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        (f"http://127.0.0.1:{free_port()}", "cannot be asked"),
+        ("http://127.0.0.1:1", "cannot be asked"),
         ("ftp://x", "no URL of a management API"),
         ("no-such-file.json", "cannot be read: No such file"),
     ],
