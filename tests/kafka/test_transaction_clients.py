@@ -23,10 +23,14 @@ WAIT_S = 20.0
 NUMBERS = itertools.count()
 
 
-@pytest.fixture(scope="module", params=["segments", "sqlite"])
+on_each_store = pytest.mark.parametrize("running", ["segments", "sqlite"], indirect=True)
+
+
+@pytest.fixture(scope="module")
 def running(request: pytest.FixtureRequest) -> Iterator[BackgroundBroker]:
+    """On segments, unless the test asks for others."""
     listen = dict.fromkeys(("kafka", "mqtt", "native"), "127.0.0.1:0")
-    with BackgroundBroker(store=request.param, listen=listen) as broker:
+    with BackgroundBroker(store=getattr(request, "param", "segments"), listen=listen) as broker:
         yield broker
 
 
@@ -75,6 +79,7 @@ def read(server: str, topic: str, isolation: str = "read_committed") -> list[byt
 # -- confluent-kafka -----------------------------------------------------------------------------------
 
 
+@on_each_store
 def test_a_consumer_of_committed_records_sees_whole_transactions_only(
     server: str, make_topic: Callable[[], str]
 ) -> None:
@@ -236,6 +241,7 @@ def test_aiokafka_s_transactions(server: str, make_topic: Callable[[], str]) -> 
 # -- other doors ---------------------------------------------------------------------------------------
 
 
+@on_each_store
 def test_nobody_behind_another_door_sees_what_is_not_committed(running: BackgroundBroker, server: str) -> None:
     heard: queue.Queue[bytes] = queue.Queue()
     subscribed: queue.Queue[None] = queue.Queue()
