@@ -4,7 +4,9 @@
     pipelined   a few publishers, QoS 1, each with a window of unacknowledged messages
     fanout      one publisher, many subscribers, QoS 0; the messages counted are deliveries
     e2e         one publisher, one subscriber, QoS 0 or 1; the messages counted are deliveries
+    offline     one publisher, QoS 1, and a session whose client is away; the messages wait for it
     idle        connections that do nothing: memory of the broker for each (start the broker afresh)
+    sessions    sessions with one subscription whose clients are away: memory of the broker for each (likewise)
 
 One JSON line comes out; ``probe`` says what its figures mean. The exit code is 1, with a message, if the
 broker closed a connection, sent anything other than what the standard asks for here, or was too slow.
@@ -32,6 +34,7 @@ from probe import Probe, hard_limit, percentile, resident_kib
 
 READ_BYTES = 1 << 18
 PACKET_IDS = 20_000  # used in turn; more than any window, so none is in use twice
+TOGETHER = 200  # clients that come and go at the same time
 CONNACK_ACCEPTED = b"\x20\x02\x00\x00"
 
 
@@ -82,10 +85,15 @@ class Peers:
         self._epoll = select.epoll()
         self._opened = 0
 
-    def connect(self, *, topic_filter: str | None = None, qos: int = 0) -> socket.socket:
-        """A client with a clean session, subscribed if it is to be."""
+    def open(self) -> socket.socket:
+        """A socket that has said nothing yet."""
         sock = socket.create_connection(self._address, timeout=self._limit_s)
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return sock
+
+    def connect(self, *, topic_filter: str | None = None, qos: int = 0) -> socket.socket:
+        """A client with a clean session, subscribed if it is to be."""
+        sock = self.open()
         self._opened += 1
         client_id = f"bench-{os.getpid()}-{self._opened}"
         exchange(sock, packet(0x10, text("MQTT") + b"\x04\x02\x00\x00" + text(client_id)), CONNACK_ACCEPTED)
@@ -107,7 +115,9 @@ class Peers:
 
 def exchange(sock: socket.socket, request: bytes, wanted: bytes) -> None:
     sock.sendall(request)
-    answer = sock.recv(len(wanted), socket.MSG_WAITALL)
+    answer = b""
+    while len(answer) < len(wanted) and (data := sock.recv(len(wanted) - len(answer))):
+        answer += data
     if answer != wanted:
         raise BrokerFault(f"answered {request[:16].hex()}.. with {answer.hex() or 'a closed connection'}")
 
@@ -315,6 +325,62 @@ def end_to_end(options: argparse.Namespace) -> dict[str, object]:
     return probe.stop(options.count) | {"qos": options.qos, "window": options.window}
 
 
+def leave_sessions(peers: Peers, names: Sequence[str], topic_filter: str) -> None:
+    """Sessions that outlive their connections, with one subscription each; all connect at once, and go."""
+    connected, subscribed, gone = CONNACK_ACCEPTED, b"\x90\x03\x00\x01\x01", b"\xe0\x00"
+    socks = []
+    for name in names:
+        hello = packet(0x10, text("MQTT") + b"\x04\x00\x00\x00" + text(name))
+        wish = packet(0x82, b"\x00\x01" + text(topic_filter.replace("{name}", name)) + b"\x01")
+        sock = peers.open()
+        sock.sendall(hello + wish)
+        socks.append(sock)
+    for sock in socks:
+        exchange(sock, b"", connected + subscribed)
+        sock.sendall(gone)
+    for sock in socks:
+        if sock.recv(1):
+            raise BrokerFault("sent something after DISCONNECT")
+        sock.close()
+
+
+def offline(options: argparse.Namespace) -> dict[str, object]:
+    """The window is of messages without PUBACK."""
+    peers, topic = Peers(options.host, options.port, options.limit), "bench/offline"
+    leave_sessions(peers, ["bench-offline"], topic)
+    source = peers.connect()
+    publisher = Publisher(source, topic, bytes(options.size), 1, options.window, options.count)
+    assert publisher.acks is not None
+    peers.watch([source])
+    probe = Probe(options.pid)
+    publisher.fill(0)
+    for _ in peers.ready():
+        publisher.acks.take(source.recv(READ_BYTES))
+        publisher.fill(publisher.acks.parts)
+        if publisher.acks.parts == options.count:
+            break
+    return probe.stop(options.count) | {"window": options.window}
+
+
+def sessions(options: argparse.Namespace) -> dict[str, object]:
+    """Memory before and after; one session is there before."""
+    if not options.pid:
+        raise SystemExit("sessions measures the broker's memory: give its --pid")
+    peers = Peers(options.host, options.port, options.limit)
+    leave_sessions(peers, ["bench-first"], "bench/{name}/#")
+    before = resident_kib(options.pid)
+    for start in range(0, options.connections, TOGETHER):
+        numbers = range(start, min(start + TOGETHER, options.connections))
+        leave_sessions(peers, [f"bench-session-{number}" for number in numbers], "bench/{name}/#")
+    after = resident_kib(options.pid)
+    return {
+        "sessions": options.connections,
+        "rss_before_kib": before,
+        "rss_after_kib": after,
+        "kib_per_session": round((after - before) / options.connections, 2),
+    }
+
+
 def idle(options: argparse.Namespace) -> dict[str, object]:
     """Memory before and after; one connection is there before, so that what the first one loads is not counted."""
     if not options.pid:
@@ -341,7 +407,9 @@ MODES: dict[str, Callable[[argparse.Namespace], dict[str, object]]] = {
     "pipelined": pipelined,
     "fanout": fan_out,
     "e2e": end_to_end,
+    "offline": offline,
     "idle": idle,
+    "sessions": sessions,
 }
 
 
@@ -354,10 +422,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--count", type=int, default=100_000, help="messages to publish")
     parser.add_argument("--size", type=int, default=100, help="bytes of payload")
     parser.add_argument("--limit", type=float, default=60, help="seconds after which to give up")
-    parser.add_argument("--connections", type=int, default=1000, help="fanin, idle")
+    parser.add_argument("--connections", type=int, default=1000, help="fanin, idle; sessions: how many")
     parser.add_argument("--publishers", type=int, default=8, help="pipelined")
     parser.add_argument("--subscribers", type=int, default=100, help="fanout")
-    parser.add_argument("--window", type=int, default=100, help="messages on their way: pipelined (each), fanout, e2e")
+    parser.add_argument(
+        "--window", type=int, default=100, help="messages on their way: pipelined (each), fanout, e2e, offline"
+    )
     parser.add_argument("--qos", type=int, choices=(0, 1), default=0, help="e2e")
     parser.add_argument("--subscribe", action="store_true", help="idle: each has a subscription of its own")
     options = parser.parse_args(arguments)

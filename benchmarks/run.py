@@ -138,17 +138,23 @@ def queue_row(title: str, limit: float) -> Row:
     )
 
 
-TWICE, EQUAL = Target(2, is_ratio=True), Target(1, is_ratio=True)
+AWAY = Row(
+    "10,000 sessions of clients that are away, a subscription each: KiB per session", key("kib_per_session"), Target(1)
+)
+
+EQUAL, NEARLY, LESS = Target(1, is_ratio=True), Target(1.2, is_ratio=True), Target(0.7, is_ratio=True)
 
 CASES: Sequence[Case] = [
-    mqtt("fanin", "fanin --connections 1000", 100_000, "QoS 1 fan-in, 1,000 connections", TWICE, has_latency=True),
+    mqtt("fanin", "fanin --connections 1000", 100_000, "QoS 1 fan-in, 1,000 connections", NEARLY, has_latency=True),
     mqtt("pipelined-100", "pipelined --window 100", 400_000, "QoS 1, 8 publishers, window 100", EQUAL),
     mqtt("pipelined-1000", "pipelined --window 1000", 400_000, "QoS 1, 8 publishers, window 1,000", EQUAL),
-    mqtt("fanout", "fanout --subscribers 100", 10_000, "QoS 0 fan-out to 100 (deliveries)"),
-    mqtt("e2e-0", "e2e --qos 0 --window 5000", 150_000, "QoS 0, one to one"),
-    mqtt("e2e-1", "e2e --qos 1 --window 1000", 100_000, "QoS 1, one to one"),
-    idle("idle", "--connections 2000", "2,000 idle connections", Target(8)),
-    idle("idle-subscribed", "--connections 2000 --subscribe", "2,000 idle connections with a subscription", None),
+    mqtt("fanout", "fanout --subscribers 100", 10_000, "QoS 0 fan-out to 100 (deliveries)", NEARLY),
+    mqtt("e2e-0", "e2e --qos 0 --window 5000", 150_000, "QoS 0, one to one", EQUAL),
+    mqtt("e2e-1", "e2e --qos 1 --window 1000", 100_000, "QoS 1, one to one", EQUAL),
+    mqtt("offline", "offline --window 1000", 200_000, "QoS 1 into the session of a client that is away", LESS),
+    idle("idle", "--connections 2000", "2,000 idle connections", Target(6)),
+    idle("idle-subscribed", "--connections 2000 --subscribe", "2,000 idle connections with a subscription", Target(6)),
+    Case("sessions", [Load("mqtt_load.py", "sessions --connections 10000", None, [AWAY])]),
     Case("native-small", [Load("native_load.py", "produce-small --conns 8", 300_000, [SMALL])], is_mqtt=False),
     Case(
         "native-large",

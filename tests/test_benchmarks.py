@@ -40,6 +40,7 @@ def figures(script: str, mode: str, broker: BackgroundBroker, *arguments: str) -
         ("fanout --count 40 --subscribers 3 --window 7", 120),
         ("e2e --count 200 --window 30", 200),
         ("e2e --count 200 --window 30 --qos 1", 200),
+        ("offline --count 200 --window 30", 200),
     ],
 )
 def test_mqtt_load_counts_every_message(trunkline_broker: BackgroundBroker, arguments: str, messages: int) -> None:
@@ -54,6 +55,19 @@ def test_mqtt_load_measures_idle_connections(trunkline_broker: BackgroundBroker,
     found = figures("mqtt_load.py", "idle", trunkline_broker, "--connections", "10", *subscribe)
     assert found["connections"] == 10
     assert found["rss_after_kib"] > 0
+
+
+def test_mqtt_load_measures_sessions(trunkline_broker: BackgroundBroker) -> None:
+    found = figures("mqtt_load.py", "sessions", trunkline_broker, "--connections", "10")
+    assert found["sessions"] == 10
+    assert found["rss_after_kib"] > 0
+
+
+def test_mqtt_state_starts_on_stored_sessions_and_looks_retained_topics_up() -> None:
+    lines = run("mqtt_state.py", "--sessions", "20", "--retained", "2000").splitlines()
+    found = [json.loads(line) for line in lines]
+    assert [figures["case"] for figures in found] == ["retained", "restart", "restart", "restart"]
+    assert found[0]["topics"] == 2000
 
 
 def test_mqtt_load_says_what_the_broker_did_wrong(trunkline_broker: BackgroundBroker) -> None:

@@ -95,6 +95,9 @@ class LiveSubscriber(ABC):
         """The partition is closed; nothing more will come from it."""
 
 
+Ranges = Sequence[tuple[int, int]]
+"""Of offsets, each from the first to behind the last."""
+
 _GONE: Final = -1
 _NO_RECORDS: Final[list[Record]] = []
 
@@ -111,7 +114,7 @@ class _Member:
         self.cursor: int | None = None
         self.dense_until = 0  # below this offset it is not worth looking for what it wants
         self.leftover = _NO_RECORDS  # decoded, not offered yet; last first; replaced, never filled
-        self.skip: Sequence[tuple[int, int]] = ()  # ranges of offsets that it was offered early before it stopped
+        self.skip: Ranges = ()  # ranges of offsets that it was offered early before it stopped
         self.is_reading = False  # it is being served from the log, or will be in the next round
 
     def options(self, key: bytes | None, offset: int) -> list[Any]:
@@ -130,7 +133,7 @@ class LiveStatistics(msgspec.Struct, frozen=True):
     behind: int
 
 
-def _holds(ranges: Sequence[tuple[int, int]], start: int, end: int) -> bool:
+def _holds(ranges: Ranges, start: int, end: int) -> bool:
     """Whether one of these ranges of offsets has all of ``[start, end)``; they are few."""
     return any(first <= start and end <= last for first, last in ranges)
 
@@ -254,41 +257,40 @@ class LiveTail:
 
     # -- early -------------------------------------------------------------------------------------
 
-    def offer_early(self, record: Record) -> bool:
+    def offer_early(self, delivery: Delivery) -> bool:
         """Offer a record that was staged just now, with its offset, and is not committed yet.
 
         False: it was not, and is offered when it is committed; too many pieces of the log wait for that.
         """
         if not self._members:
             return True
-        early, offset = self._early, record.offset
+        early, offset = self._early, delivery.record.offset
         if early and early[-1][1] == offset:
             early[-1] = (early[-1][0], offset + 1)
         elif len(early) < MAX_EARLY_RANGES:
             early.append((offset, offset + 1))
         else:
             return False
-        self._offer_unstored(record)
+        self._offer_unstored(delivery, is_early=True)
         return True
 
-    def offer_unlogged(self, record: Record) -> None:
+    def offer_unlogged(self, delivery: Delivery) -> None:
         """Offer a record that is in no log; its offset is -1. Who is behind never gets it."""
         if self._members:
-            self._offer_unstored(record)
+            self._offer_unstored(delivery, is_early=False)
 
-    def _offer_unstored(self, record: Record) -> None:
-        is_early = record.offset >= 0
-        for syntax, index in self._indexes.items():
-            text = key_text(record.key, syntax)
-            wanted = index.match(text) if text is not None else None
-            if not wanted:
-                continue
-            assert text is not None
-            delivery = Delivery(record, text, self.partition)
-            for member, options in wanted:
-                if member.cursor is not None or (is_early and self._is_late(member)):
+    def _offer_unstored(self, delivery: Delivery, *, is_early: bool) -> None:
+        """The key is a text in UTF-8, so that it is the same in all syntaxes."""
+        some_are_late = is_early and (self._late or self._patient)
+        for index in self._indexes.values():
+            for member, options in index.match(delivery.text):
+                if member.cursor is not None or (some_are_late and self._is_late(member)):
                     continue
-                if not self._deliver(member, delivery, options):
+                try:
+                    takes_more = member.subscriber.deliver(delivery, options)
+                except Exception:
+                    takes_more = self._failed(member)
+                if not takes_more:
                     self._stop(member, self.partition.high_watermark)
 
     def _is_late(self, member: _Member) -> bool:
@@ -311,7 +313,7 @@ class LiveTail:
         """It is behind from now on."""
         member.cursor = cursor
         taken = member.skip if self._is_late(member) else self._early
-        member.skip = [(max(start, cursor), end) for start, end in taken if end > cursor]
+        member.skip = [(max(start, cursor), end) for start, end in taken if end > cursor] or ()
         self._late.discard(member)
 
     def wanting(self, key: bytes | None) -> Iterator[tuple[LiveSubscriber, list[Any]]]:
@@ -339,10 +341,14 @@ class LiveTail:
     def _deliver(self, member: _Member, delivery: Delivery, options: list[Any]) -> bool:
         try:
             return member.subscriber.deliver(delivery, options)
-        except Exception:  # the boundary: one subscriber's bug must not keep the others from their records
-            logger.exception("%s: %r failed and is left out", self.partition.name, member.subscriber)
-            self._rounds.call_soon(lambda: self.remove(member.subscriber))
-            return False
+        except Exception:
+            return self._failed(member)
+
+    def _failed(self, member: _Member) -> bool:
+        """The boundary: one subscriber's bug must not keep the others from their records."""
+        logger.exception("%s: %r failed and is left out", self.partition.name, member.subscriber)
+        self._rounds.call_soon(lambda: self.remove(member.subscriber))
+        return False
 
     def _decode(self, batches: bytes, from_offset: int) -> list[Record]:
         try:

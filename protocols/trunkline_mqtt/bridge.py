@@ -38,8 +38,8 @@ from trunkline_mqtt.message import OutgoingMessage, RichMessage
 from trunkline_mqtt.properties import NO_PROPERTIES, Properties
 
 __all__ = [
-    "CLIENT_HEADER", "EXPIRES_HEADER", "MAX_CLIENT_ID_BYTES", "PACKET_ID_HEADER", "RECORD_OVERHEAD_BYTES",
-    "RETAIN_HEADER", "WILL_HEADER", "expires_ms", "headers_of",
+    "CACHED", "CLIENT_HEADER", "EXPIRES_HEADER", "MAX_CLIENT_ID_BYTES", "PACKET_ID_HEADER", "PLAIN_HEADERS",
+    "RECORD_OVERHEAD_BYTES", "RETAIN_HEADER", "WILL_HEADER", "expires_ms", "headers_of",
     "message_of", "outgoing", "replayed",
 ]  # fmt: skip
 
@@ -54,6 +54,12 @@ CORRELATION_HEADER: Final = "mqtt.correlation"
 PACKET_ID_HEADER: Final = "mqtt.pid"
 WILL_HEADER: Final = "mqtt.will"
 """Which of a client's wills it was, so that none is published twice."""
+
+PLAIN_HEADERS: Final = 2
+"""A message of ours with so many has only the client and the QoS."""
+
+CACHED: Final = "mqtt"
+"""Under this a delivery keeps its :class:`~trunkline_mqtt.message.OutgoingMessage`, or None."""
 
 _OURS: Final = "mqtt."
 _NOT_OURS: Final = "mqtt.."
@@ -113,9 +119,9 @@ def outgoing(delivery: Delivery, known: Container[bytes]) -> OutgoingMessage | N
     Keys in ``known`` are topic names, which saves checking them.
     """
     try:
-        message: OutgoingMessage | None = delivery.cache["mqtt"]
+        message: OutgoingMessage | None = delivery.cache[CACHED]
     except KeyError:
-        message = delivery.cache["mqtt"] = _convert(delivery.record, delivery.text, known)
+        message = delivery.cache[CACHED] = _convert(delivery.record, delivery.text, known)
     return message
 
 
@@ -152,7 +158,9 @@ def _convert(record: Record, text: str, known: Container[bytes]) -> OutgoingMess
     if key is None or (key not in known and not _is_topic_name(key, text)):
         return None
     headers = record.headers
-    if len(headers) == 2 and headers[0][0] == CLIENT_HEADER and headers[1][0] == QOS_HEADER:  # a plain message of ours
+    if (
+        len(headers) == PLAIN_HEADERS and headers[0][0] == CLIENT_HEADER and headers[1][0] == QOS_HEADER
+    ):  # a plain message of ours
         return OutgoingMessage(key, record.value or b"", _QOS.get(headers[1][1], 1), headers[0][1])
     return _convert_all(key, record) if headers else OutgoingMessage(key, record.value or b"", 1, None)
 

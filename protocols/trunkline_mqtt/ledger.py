@@ -117,6 +117,11 @@ class ClientLedger:
         answers, self._answers = self._answers, []
         self._ledger.store(self, _Answers(self.connection, answers) if answers else None)
 
+    @property
+    def is_idle(self) -> bool:
+        """There is nothing to remember."""
+        return not (self.unreleased or self._pending or self._answers)
+
     def value(self, positions: Positions) -> bytes:
         """As it is stored. What is not committed is not in it: it is found in the log, if it gets there."""
         return msgspec.msgpack.encode([positions, sorted(self.unreleased - self._pending)])
@@ -292,6 +297,8 @@ class Ledger:
         """The connection is over."""
         if client.connection is connection:
             client.connection = None
+            if client.is_idle and client.client_id not in self._stored:
+                self._clients.pop(client.client_id, None)
 
     def store(self, client: ClientLedger, answers: _Answers | None) -> None:
         """Write a client's entry."""

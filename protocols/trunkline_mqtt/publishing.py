@@ -20,10 +20,12 @@ from typing import TYPE_CHECKING, Final
 
 from trunkline.door import Connection, Transport
 from trunkline.errors import BrokerClosing, RemoteProtocolError, StoreFull, TrunklineError
+from trunkline.live import Delivery
 from trunkline.records import Header, Record, encode_headers
-from trunkline_mqtt.bridge import PACKET_ID_HEADER, headers_of
+from trunkline_mqtt.bridge import CACHED, PACKET_ID_HEADER, PLAIN_HEADERS, headers_of
 from trunkline_mqtt.encoder import encode
 from trunkline_mqtt.fields import malformed
+from trunkline_mqtt.message import OutgoingMessage
 from trunkline_mqtt.packets import MQTT_3_1_1, MQTT_5, Disconnect, Puback, Pubcomp, Publish, Pubrec
 from trunkline_mqtt.properties import NO_PROPERTIES, Properties
 from trunkline_mqtt.reasons import Reason
@@ -76,7 +78,7 @@ class PublishingConnection(Connection):
         self._server = server
         self._transport = transport
         self._terms = Terms(MQTT_3_1_1, "")
-        self._plain: tuple[Headers, ...] = ()  # of plain messages, by QoS
+        self._plain: tuple[Headers, ...] = ()  # of plain messages, by QoS; made for the first one
         self._headers: tuple[bytes, ...] = ()  # the same as the log stores them
         self._slow: dict[Partition, int] | None = None  # where those with QoS 0 end that were not offered early
         self._acks: deque[bytes] | None = None  # promised, in the order they must leave
@@ -90,9 +92,7 @@ class PublishingConnection(Connection):
 
     def _greeted(self, terms: Terms) -> None:
         self._terms = terms
-        self.client_id = client_id = terms.client_id
-        self._plain = tuple([tuple(headers_of(client_id, qos)) for qos in (0, 1, 2)])
-        self._headers = tuple([encode_headers(headers) for headers in self._plain])
+        self.client_id = terms.client_id
         self._count_room()
 
     # -- messages ----------------------------------------------------------------------------------
@@ -100,6 +100,9 @@ class PublishingConnection(Connection):
     def _publish(self, packet: Publish, now: int) -> None:
         server = self._server
         server.received += 1
+        if not self._headers:
+            self._plain = tuple([tuple(headers_of(self.client_id, qos)) for qos in (0, 1, 2)])
+            self._headers = tuple([encode_headers(headers) for headers in self._plain])
         qos = packet.qos
         if qos == 2 or packet.retain or packet.properties is not NO_PROPERTIES:
             self._publish_with(packet, now)
@@ -130,18 +133,23 @@ class PublishingConnection(Connection):
 
         Not if it would overtake another one of this client.
         """
-        tail, partition = destination.tail, destination.partition
+        tail, partition, slow = destination.tail, destination.partition, self._slow
         if tail is None:
             return
         end = partition.staged_end_offset
-        slow = self._slow
-        is_slow = (
-            packet.retain or self._acks or (slow is not None and partition.high_watermark < slow.get(partition, 0))
-        )
-        if is_slow or not tail.offer_early(Record(end - 1, now, destination.key, packet.payload, headers)):
+        must_wait = packet.retain or self._acks or (slow and partition.high_watermark < slow.get(partition, 0))
+        if must_wait or not tail.offer_early(self._delivery(packet, destination, end - 1, now, headers)):
             if slow is None:
                 slow = self._slow = {}
             slow[partition] = end
+
+    def _delivery(self, packet: Publish, destination: Destination, offset: int, now: int, headers: Headers) -> Delivery:
+        """A message as the log would give it, in MQTT's terms already where that takes no looking."""
+        key, payload = destination.key, packet.payload
+        delivery = Delivery(Record(offset, now, key, payload, headers), destination.topic, destination.partition)
+        if len(headers) == PLAIN_HEADERS:
+            delivery.cache[CACHED] = OutgoingMessage(key, payload, packet.qos, headers[0][1])
+        return delivery
 
     def _publish_unlogged(self, packet: Publish, destination: Destination, now: int, headers: Headers) -> None:
         """The topic is the server's own, or its route says that this is not logged: it goes to those who are there."""
@@ -150,7 +158,7 @@ class PublishingConnection(Connection):
                 self._promise_refusal(packet, Reason.TOPIC_NAME_INVALID)
             return
         if destination.tail is not None:
-            destination.tail.offer_unlogged(Record(-1, now, destination.key, packet.payload, headers))
+            destination.tail.offer_unlogged(self._delivery(packet, destination, -1, now, headers))
         if packet.qos:
             ack = (_PUBACK if packet.qos == 1 else _PUBREC) + packet.packet_id.to_bytes(2)
             self._promise(ack)

@@ -156,11 +156,13 @@ class Destination(NamedTuple):
     """Where messages of one MQTT topic go.
 
     Attributes:
+      topic: its name.
       key: the record's; empty: nowhere, the topic is the server's own.
       tail: of the partition; None: nobody listens.
       logs_qos_0, logs_qos_1: whether messages with QoS 0 (that are not retained), and all others, are stored.
     """
 
+    topic: str
     key: bytes
     partition: Partition
     tail: LiveTail | None
@@ -199,4 +201,4 @@ class Destinations(dict[str, Destination]):
         partition = self._topics[route.topic].partition_for(route.hashed(name, levels))
         key = b"" if is_own else name.encode()
         tail = self._tails.get(partition)
-        return Destination(key, partition, tail, route.logs_qos_0 and not is_own, route.logs_qos_1 and not is_own)
+        return Destination(name, key, partition, tail, route.logs_qos_0 and not is_own, route.logs_qos_1 and not is_own)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from trunkline.errors import BrokerClosing, TrunklineError, UnknownTopic
-from trunkline.live import LiveTail
+from trunkline.live import Delivery, LiveTail
 from trunkline.partition import Partition
 from trunkline.records import Record, encode_headers
 from trunkline.sessions import Sessions
@@ -149,7 +149,8 @@ class MqttServer:
         token = client_id, will
         if not destination.logs_qos_1:
             if destination.tail is not None:
-                destination.tail.offer_unlogged(Record(-1, now, key, will.payload, tuple(headers)))
+                record = Record(-1, now, key, will.payload, tuple(headers))
+                destination.tail.offer_unlogged(Delivery(record, will.topic, destination.partition))
             self.append_done(token, -1)
             return
         try:

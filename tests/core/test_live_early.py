@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.core.test_live import LiveBench, Subscriber
 
-from trunkline.live import MAX_EARLY_RANGES
+from trunkline.live import MAX_EARLY_RANGES, Delivery
 from trunkline.records import Record
 from trunkline.testing.scripted_store import ScriptedStore
 
@@ -27,11 +27,15 @@ def live(bench: PartitionBench) -> LiveBench:
     return LiveBench(bench)
 
 
+def delivery(live: LiveBench, offset: int, key: bytes = b"a") -> Delivery:
+    return Delivery(Record(offset, 1, key, b"", ()), key.decode(), live.bench.partition)
+
+
 def publish_early(live: LiveBench, key: bytes = b"a") -> int:
     """Stage a record and offer it; its offset. It is not committed."""
     live.bench.stage(b"", key=key)
     offset = live.bench.partition.staged_end_offset - 1
-    live.tail.offer_early(Record(offset, 1, key, b"", ()))
+    live.tail.offer_early(delivery(live, offset, key))
     return offset
 
 
@@ -98,7 +102,7 @@ def test_when_too_much_waits_records_are_offered_at_their_commit(live: LiveBench
         live.bench.stage(b"", key=b"b")
     live.bench.stage(b"", key=b"a")
 
-    assert not live.tail.offer_early(Record(live.bench.partition.staged_end_offset - 1, 1, b"a", b"", ()))
+    assert not live.tail.offer_early(delivery(live, live.bench.partition.staged_end_offset - 1))
     taken = [*eager.got]
     live.bench.commit()
     assert eager.got == [*taken, 2 * MAX_EARLY_RANGES]
@@ -109,7 +113,7 @@ def test_unlogged_records_go_to_whoever_is_live(live: LiveBench) -> None:
     for subscriber in (eager, full):
         live.tail.subscribe(subscriber, "a", 0)
     for _ in range(2):
-        live.tail.offer_unlogged(Record(-1, 1, b"a", b"", ()))
+        live.tail.offer_unlogged(delivery(live, -1))
     assert (eager.got, full.got) == ([-1, -1], [-1])
 
     live.resume(full)

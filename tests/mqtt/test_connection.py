@@ -204,7 +204,7 @@ class HeldTopic:  # stands for a Topic and its one Partition
 
     def destinations(self) -> Any:
         """For a server: everything goes here."""
-        return {"t": Destination(b"t", self, None, True, True)}  # type: ignore[arg-type]
+        return {"t": Destination("t", b"t", self, None, True, True)}  # type: ignore[arg-type]
 
     def stage_record(
         self, timestamp: int, key: bytes, value: bytes, headers: bytes, receiver: Any = None, token: object = None
