@@ -308,13 +308,20 @@ class QueueEntry:
 
 
 class Vhost:
-    """A virtual host: what is in it, and how it hangs together."""
+    """A virtual host: what is in it, and how it hangs together.
+
+    Attributes:
+      has_alternates: some exchange has, or had, an alternate one.
+    """
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.exchanges: dict[str, Exchange] = {}
         self.queues: dict[str, QueueEntry] = {}
         self._incoming: dict[tuple[bool, str], dict[Binding, None]] = {}
+        self._depending: dict[str, bool] = {}  # answers of depends_on_headers, as of that version
+        self._depending_version = -1
+        self.has_alternates = False
         self.version = 0
         """Changes with everything that can change a route."""
 
@@ -322,6 +329,7 @@ class Vhost:
 
     def add_exchange(self, exchange: Exchange) -> None:
         self.exchanges[exchange.name] = exchange
+        self.has_alternates |= exchange.alternate is not None
         self.version += 1
 
     def add_queue(self, queue: QueueEntry) -> None:
@@ -402,6 +410,14 @@ class Vhost:
 
     def depends_on_headers(self, exchange: str) -> bool:
         """Whether a message's headers can make a difference from there on."""
+        if self._depending_version != self.version:
+            self._depending, self._depending_version = {}, self.version
+        found = self._depending.get(exchange)
+        if found is None:
+            found = self._depending[exchange] = self._depends_on_headers(exchange)
+        return found
+
+    def _depends_on_headers(self, exchange: str) -> bool:
         seen, waiting = {exchange}, [exchange]
         while waiting:
             found = self.exchanges.get(waiting.pop())

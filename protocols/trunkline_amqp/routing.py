@@ -174,7 +174,9 @@ class Router:
         if refuses is not None and any(map(refuses, queues)):
             allowed = {queue: None for queue in queues if not refuses(queue)}
             return self._to_queues(name, key, allowed, is_cacheable=False, is_delayed=exchange.is_delayed)
-        filtered = vhost.resolve(stored_in.name, keys[:1], texts, alternates=False)
+        filtered = queues
+        if more_keys or vhost.has_alternates:
+            filtered = vhost.resolve(stored_in.name, keys[:1], texts, alternates=False)
         return self._by_filter(exchange, stored_in, key, queues, filtered, is_cacheable=is_cacheable)
 
     def _that_matches(self, exchange: Exchange, keys: tuple[str, ...], headers: Headers) -> Exchange:

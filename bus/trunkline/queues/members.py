@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from trunkline.filters import RecordFilter
+from trunkline.filters import RecordFilter, Syntax
 from trunkline.live import Delivery, LiveSubscriber
 from trunkline.queues.arrivals import PLAIN, arrivals_of, orders_of, record_bytes
 from trunkline.queues.blocks import StoredBatch
@@ -90,9 +90,11 @@ class Picking(Member, LiveSubscriber):
         self._wanted = wanted
         self._last = -1  # offset that it was offered last: filters of two syntaxes may both match
         live = feed.live()
-        for pattern, syntax in {(one.filter.pattern, one.filter.syntax): None for one in wanted}:
-            same = tuple([one for one in wanted if (one.filter.pattern, one.filter.syntax) == (pattern, syntax)])
-            live.subscribe(self, pattern, wanted if same == wanted else same, syntax=syntax)
+        by_pattern: dict[tuple[str, Syntax], list[Wanted]] = {}
+        for one in wanted:
+            by_pattern.setdefault((one.filter.pattern, one.filter.syntax), []).append(one)
+        for (pattern, syntax), same in by_pattern.items():
+            live.subscribe(self, pattern, wanted if len(same) == len(wanted) else tuple(same), syntax=syntax)
 
     def deliver(self, delivery: Delivery, options: list[Any]) -> bool:
         record = delivery.record
