@@ -50,6 +50,18 @@ def test_mqtt_load_counts_every_message(trunkline_broker: BackgroundBroker, argu
     assert found["broker_cpu_s"] >= 0
 
 
+def test_amqp_load_counts_every_message(trunkline_broker: BackgroundBroker) -> None:
+    for mode, *rest in (
+        ["publish", "--count", "300", "--window", "40"],
+        ["consume", "--count", "300", "--prefetch", "50"],
+        ["e2e", "--count", "300", "--window", "40", "--ack-each"],
+        ["fanin", "--count", "60", "--connections", "10"],
+        ["latency", "--count", "20", "--rate", "1000"],
+    ):
+        found = figures("amqp_load.py", mode, trunkline_broker, *rest)
+        assert found["msgs"] == int(rest[1])
+
+
 @pytest.mark.parametrize("subscribe", [[], ["--subscribe"]])
 def test_mqtt_load_measures_idle_connections(trunkline_broker: BackgroundBroker, subscribe: list[str]) -> None:
     found = figures("mqtt_load.py", "idle", trunkline_broker, "--connections", "10", *subscribe)

@@ -42,6 +42,7 @@ __all__ = [
     "block_for",
     "headers_block",
     "message_of",
+    "messages_of",
     "prepare",
     "record_of",
 ]
@@ -222,6 +223,22 @@ def message_of(record: Record, place: Place) -> Message:
     if raw is None or not _is_intact(raw):
         raw = _foreign(record) if headers else NO_PROPERTIES
     return Message(exchange, routing_key(record.key, place.is_slashed)[:_MAX_TEXT], raw)
+
+
+def messages_of(records: Iterable[Record], place: Place) -> list[tuple[bytes, bytes, bytes, bytes]]:
+    """Exchange, routing key, raw properties and body of each; most records have properties that are known."""
+    exchange, is_slashed = place
+    known = _prepared
+    found: list[tuple[bytes, bytes, bytes, bytes]] = []
+    for record in records:
+        headers, key = record.headers, record.key
+        if len(headers) == 1 and not is_slashed and headers[0][0] == PROPERTIES_HEADER and key is not None:
+            raw = headers[0][1]
+            if raw in known and raw is not None:
+                found.append((exchange, key[:_MAX_TEXT], raw, record.value or b""))
+                continue
+        found.append((*message_of(record, place), record.value or b""))
+    return found
 
 
 def _is_intact(raw: bytes) -> bool:

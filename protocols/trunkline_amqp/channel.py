@@ -138,7 +138,7 @@ class Channel:
             try:
                 if ids == ACK_IDS:
                     tag, bits = decode_ack(payload)
-                    self.consuming.acknowledge(tag, multiple=bool(bits & 1))
+                    self.consuming.acknowledge(tag, bits & 1)
                 elif ids == NACK_IDS:
                     tag, bits = decode_ack(payload)
                     self.consuming.refuse(tag, multiple=bool(bits & 1), requeue=bool(bits & 2))

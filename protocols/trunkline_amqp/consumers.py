@@ -7,22 +7,21 @@ from __future__ import annotations
 
 import logging
 from abc import abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from struct import Struct
 from typing import TYPE_CHECKING, Any, Final
 
 from trunkline.errors import CorruptBatch, DecompressionLimitExceeded, TrunklineError
 from trunkline.queues import Block, Consumption, QueueConsumer
-from trunkline_amqp.bridge import Message, message_of
+from trunkline_amqp.bridge import messages_of
 from trunkline_amqp.content import BASIC, encode_content, with_header
 from trunkline_amqp.fields import encode_short_string
-from trunkline_amqp.frames import BODY, HEADER, METHOD
+from trunkline_amqp.frames import BODY, FRAME_OVERHEAD, HEADER, METHOD
 from trunkline_amqp.methods import BasicGetEmpty, BasicGetOk, encode_method
 from trunkline_amqp.streams import StreamReader
 
 if TYPE_CHECKING:
     from trunkline.queues.consumption import Range
-    from trunkline.records import Record
     from trunkline_amqp.consuming import Consuming
     from trunkline_amqp.topology import AmqpQueue
 
@@ -62,19 +61,23 @@ class Holder(QueueConsumer):
         if self.consumption is not None:
             self.consumption.close()
 
-    def _messages(self, block: Block) -> Iterator[tuple[Record, Message]]:
-        """The records of a block as messages. Raises CorruptBatch, DecompressionLimitExceeded."""
+    def _messages(self, block: Block) -> list[tuple[bytes, bytes, bytes, bytes]]:
+        """Exchange, key, properties and body of each record. Raises CorruptBatch, DecompressionLimitExceeded."""
+        records = block.records()
         place = self._owner.channel.connection.server.topology.place(block.partition.topic.name)
+        messages = messages_of(records, place)
         kind = self.queue.kind
-        for record in block.records():
-            message = message_of(record, place)
-            if kind == "stream" or isinstance(self.consumption, StreamReader):
-                message = message._replace(properties=with_header(message.properties, "x-stream-offset", record.offset))
-            elif block.deliveries and kind == "quorum":
-                message = message._replace(
-                    properties=with_header(message.properties, "x-delivery-count", block.deliveries)
-                )
-            yield record, message
+        if kind == "stream" or isinstance(self.consumption, StreamReader):
+            return [
+                (exchange, key, with_header(properties, "x-stream-offset", record.offset), body)
+                for record, (exchange, key, properties, body) in zip(records, messages, strict=True)
+            ]
+        if block.deliveries and kind == "quorum":
+            return [
+                (exchange, key, with_header(properties, "x-delivery-count", block.deliveries), body)
+                for exchange, key, properties, body in messages
+            ]
+        return messages
 
     def _reject_unreadable(self, block: Block, error: TrunklineError) -> None:
         """Whoever wrote it wrote nonsense: it must not come back to one consumer after the other."""
@@ -117,7 +120,7 @@ class Consumer(Holder):
         frames: list[bytes] = []
         for block in blocks:
             try:
-                messages = list(self._messages(block))
+                messages = self._messages(block)
             except (CorruptBatch, DecompressionLimitExceeded) as error:
                 self._reject_unreadable(block, error)
                 continue
@@ -130,36 +133,36 @@ class Consumer(Holder):
         owner.channel.connection.server.delivered += len(frames)
         owner.wrote()
 
-    def _write(self, messages: list[tuple[Record, Message]], tag: int, redelivered: bool, frames: list[bytes]) -> None:
+    def _write(
+        self, messages: list[tuple[bytes, bytes, bytes, bytes]], tag: int, redelivered: bool, frames: list[bytes]
+    ) -> None:
         """Frames for these, with tags from ``tag`` on."""
-        channel, connection = self._owner.channel.number, self._owner.channel.connection
-        frame_max = connection.terms.frame_max
+        channel, frame_max = self._owner.channel.number, self._owner.channel.connection.terms.frame_max
         prefix, prefix_size = self._prefix, len(self._prefix) + 11
-        for record, (exchange, key, properties) in messages:
-            body = record.value or b""
+        pack_tag, pack_head, pack_header, most = _TAGS.pack, _HEAD.pack, _HEADER.pack, frame_max - FRAME_OVERHEAD
+        for exchange, key, properties, body in messages:
             size = len(body)
-            if not size or size > frame_max - 8:
-                method = b"%b%b%c%b%c%b" % (
-                    prefix, _TAGS.pack(tag, redelivered), len(exchange), exchange, len(key), key
-                )  # fmt: skip
-                frames.append(encode_content(channel, method, properties, body, frame_max))
-            else:
+            if 0 < size <= most:
                 frames.append(
                     b"%b%b%b%c%b%c%b\xce%b%b\xce%b%b\xce"
                     % (
-                        _HEAD.pack(METHOD, channel, prefix_size + len(exchange) + len(key)),
+                        pack_head(METHOD, channel, prefix_size + len(exchange) + len(key)),
                         prefix,
-                        _TAGS.pack(tag, redelivered),
+                        pack_tag(tag, redelivered),
                         len(exchange),
                         exchange,
                         len(key),
                         key,
-                        _HEADER.pack(HEADER, channel, 12 + len(properties), BASIC, 0, size),
+                        pack_header(HEADER, channel, 12 + len(properties), BASIC, 0, size),
                         properties,
-                        _HEAD.pack(BODY, channel, size),
+                        pack_head(BODY, channel, size),
                         body,
                     )
                 )
+            else:
+                names = b"%c%b%c%b" % (len(exchange), exchange, len(key), key)
+                method = prefix + pack_tag(tag, redelivered) + names
+                frames.append(encode_content(channel, method, properties, body, frame_max))
             tag += 1
 
     def _give_back(self, blocks: list[Block]) -> None:
@@ -213,7 +216,7 @@ class Getter(Holder):
         owner = self._owner
         channel = owner.channel
         try:
-            ((record, message),) = self._messages(block)
+            ((exchange, key, properties, body),) = self._messages(block)
         except (CorruptBatch, DecompressionLimitExceeded) as error:
             self._reject_unreadable(block, error)
             channel.send(BasicGetEmpty())
@@ -222,19 +225,13 @@ class Getter(Holder):
             method = BasicGetOk(
                 delivery_tag=tag,
                 redelivered=block.deliveries > 0,
-                exchange=message.exchange.decode("utf-8", "surrogateescape"),
-                routing_key=message.routing_key.decode("utf-8", "surrogateescape"),
+                exchange=exchange.decode("utf-8", "surrogateescape"),
+                routing_key=key.decode("utf-8", "surrogateescape"),
                 message_count=self.queue.message_count,
             )
             connection = channel.connection
             connection.transport.write(
-                encode_content(
-                    channel.number,
-                    encode_method(method),
-                    message.properties,
-                    record.value or b"",
-                    connection.terms.frame_max,
-                )
+                encode_content(channel.number, encode_method(method), properties, body, connection.terms.frame_max)
             )
             connection.server.delivered += 1
         if self.arrived is not None:

@@ -194,10 +194,10 @@ class Consuming:
 
     # -- what is held ------------------------------------------------------------------------------
 
-    def acknowledge(self, tag: int, *, multiple: bool) -> None:
+    def acknowledge(self, tag: int, multiple: int) -> None:
         """basic.ack. Raises AmqpError (406): nothing with this tag is unacknowledged."""
         if self._transaction is not None:
-            self._hold(tag, multiple, None)
+            self._hold(tag, bool(multiple), None)
         elif multiple:
             for holder, first, end in self._through(tag):
                 self._settle(holder, first, end)
@@ -340,7 +340,7 @@ class Consuming:
         self._server.consumers -= len(consumers)
         holders: dict[Holder, Any] = dict.fromkeys(consumers.values())
         holders |= dict.fromkeys(self._getters.values())
-        holders |= dict.fromkeys(held.holder for held in self.unacked.take_all())
+        holders |= dict.fromkeys(held[0] for held in self.unacked.take_all())
         self._getters = {}
         for holder in holders:
             holder.close()

@@ -8,19 +8,15 @@ has one or two, however many messages it holds.
 from __future__ import annotations
 
 from bisect import bisect_right
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, TypeVar
 
 __all__ = ["Held", "Unacked"]
 
 H = TypeVar("H")
 
 
-class Held(NamedTuple, Generic[H]):
-    """Sequences ``[first, end)`` that a holder has."""
-
-    holder: H
-    first: int
-    end: int
+Held = tuple[H, int, int]
+"""A holder, and the sequences ``[first, end)`` that it has."""
 
 
 class _Span(Generic[H]):
@@ -34,7 +30,7 @@ class _Span(Generic[H]):
 
     def held(self, first: int, end: int) -> Held[H]:
         start = self.sequence - self.first
-        return Held(self.holder, start + first, start + end)
+        return self.holder, start + first, start + end
 
 
 class Unacked(Generic[H]):
@@ -74,11 +70,15 @@ class Unacked(Generic[H]):
 
     def take(self, tag: int) -> Held[H] | None:
         """The delivery with this tag; None: there is none that is unacknowledged."""
-        spans = self._spans
-        if len(spans) == self._head:
+        spans, place = self._spans, self._head
+        if len(spans) == place:
             return None
-        span = spans[self._head]
-        place = self._head
+        span = spans[place]
+        if span.first == tag < span.end - 1:  # in order, as nearly all of them
+            sequence = span.sequence
+            span.first += 1
+            span.sequence += 1
+            return span.holder, sequence, sequence + 1
         if not span.first <= tag < span.end:
             place = self._find(tag)
             if place < 0:

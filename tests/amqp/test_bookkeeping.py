@@ -119,4 +119,4 @@ class TestUnacked:
 
 
 def singly(found: list[Held[str]]) -> list[tuple[str, int]]:
-    return [(held.holder, number) for held in found for number in range(held.first, held.end)]
+    return [(holder, number) for holder, first, end in found for number in range(first, end)]
