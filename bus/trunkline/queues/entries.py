@@ -45,6 +45,7 @@ class Entries:
 
     ``ready``, ``unacked``, ``delayed``: how many there are, exactly. ``live_bytes``: what all of them count for.
     ``has_changes``: something happened that a crash must not undo (more than appending and acquiring).
+    ``may_be_due``: some entries may be delayed, expire, or be taken back; who has found that none is sets it to False.
     """
 
     __slots__ = (
@@ -63,6 +64,7 @@ class Entries:
         "delayed",
         "has_changes",
         "live_bytes",
+        "may_be_due",
         "next_sequence",
         "ready",
         "unacked",
@@ -73,7 +75,7 @@ class Entries:
 
     def __init__(self) -> None:
         self.ready = self.unacked = self.delayed = self.live_bytes = self.next_sequence = 0
-        self.has_changes = False
+        self.has_changes = self.may_be_due = False
         self._positions = NOTHING_LOOKED_AT
         self._levels = NO_LEVELS
         self._order: tuple[Level, ...] = ()  # highest priority first
@@ -135,6 +137,8 @@ class Entries:
             self._note(span)
             self._delay(span)
             return first
+        if expires_ms:
+            self.may_be_due = True
         self.ready += count
         tail = level.tail
         runs = tail.runs if tail is not None else level.open_chunk()
@@ -185,6 +189,7 @@ class Entries:
         """
         if limit <= 0 or not self.ready:
             return []
+        limit = min(limit, self.ready)  # so that nobody looks behind the last
         taken: list[Lease] = []
         room = END if max_bytes is None else max_bytes
         for level in self._order:
@@ -467,6 +472,7 @@ class Entries:
     def _add_deadline(self, deadline_ms: int, first: int, end: int, holder: int) -> None:
         if self._deadlines is None:
             self._deadlines = []
+        self.may_be_due = True
         heapq.heappush(self._deadlines, (deadline_ms, first, end, holder))
         if len(self._deadlines) > 1024 + 2 * self.unacked:  # most of them are of what was settled long ago
             self._deadlines = [
@@ -482,6 +488,7 @@ class Entries:
             self._late, self._due = SpanMap(), []
         self._late.add(span)
         self.delayed += span.count
+        self.may_be_due = True
         heapq.heappush(self._due, (span.due_ms, span.sequence, span.sequence + span.count))
 
     def due(self, now_ms: int) -> int:

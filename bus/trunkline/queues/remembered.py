@@ -52,7 +52,6 @@ class RememberedQueue(ABC):
         "_is_dirty",
         "_is_loading_chunk",
         "_is_serving",
-        "_is_timed",
         "_leaving",
         "_readers_are_stale",
         "_readers_ms",
@@ -98,7 +97,6 @@ class RememberedQueue(ABC):
         self._readers_are_stale = False
         self._written_ms = self._idle_ms = 0  # last written; when to look whether it is idle
         self._asked = False  # to serve
-        self._is_timed = state is not None  # some entries may be delayed, expire, or be taken back
         self._is_dirty = False  # something has changed that is not written yet
         self._is_serving = False
         self._is_loading_chunk = False
@@ -149,7 +147,6 @@ class RememberedQueue(ABC):
         if orders.spilled is not None and orders.spilled[2] == self.context.sources.topic_name(source):
             self._find_spilled(orders.spilled, source, offset)
             return
-        self._is_timed = True
         expires = orders.expires_ms
         if config.ttl_ms >= 0:
             expires = min(expires or 1 << 62, max(now, orders.due_ms) + config.ttl_ms)

@@ -122,7 +122,6 @@ class ServedQueue(RememberedQueue):
         deadline = 0
         if self.config.lock_timeout_ms:
             deadline = now + self.config.lock_timeout_ms
-            self._is_timed = True
             self.serve_soon()
         while state.ready:
             leases = state.acquire(count, consumption.holder, now, deadline_ms=deadline, max_bytes=SERVED_BYTES)
@@ -173,13 +172,13 @@ class ServedQueue(RememberedQueue):
         try:
             state, config = self.state, self.definition.config
             now = self.context.now_ms()
-            if self._is_timed and (timer := state.next_timer_ms) is not None and timer <= now:
+            if state.may_be_due and (timer := state.next_timer_ms) is not None and timer <= now:
                 self._do_due(now)
             if (config.max_length >= 0 or config.max_length_bytes >= 0) and config.overflow == "drop-head":
                 self._cut(config)  # a queue that refuses keeps what it has: also what comes back when it is full
             if self._roster is not None and state.ready:
                 self._dispatch(self._roster, now)
-            if self._is_timed:
+            if state.may_be_due:
                 self._set_timer(now)
         finally:
             self._is_serving = False
@@ -191,7 +190,7 @@ class ServedQueue(RememberedQueue):
             self._expire_all(now)
             timer = self.state.next_timer_ms
         if timer is None:
-            self._is_timed = bool(self.state.ready or self.state.unacked)  # what expires may be behind the head
+            self.state.may_be_due = bool(self.state.ready or self.state.unacked)  # what expires may be behind the head
         elif self._timer_ms is None or timer < self._timer_ms:
             self._timer_ms = timer
             self.context.wake_at(self, timer)
@@ -201,7 +200,6 @@ class ServedQueue(RememberedQueue):
         deadline = 0
         if config.lock_timeout_ms:
             deadline = now + config.lock_timeout_ms
-            self._is_timed = True
         left = ROUND_BYTES
         roster.begin()
         while state.ready:
@@ -216,7 +214,8 @@ class ServedQueue(RememberedQueue):
                 min(limit, SERVED_RECORDS), consumption.holder, now - 1, deadline_ms=deadline, max_bytes=SERVED_BYTES
             )
             if leases:
-                left -= sum([lease.size_bytes for lease in leases])
+                for lease in leases:
+                    left -= lease.size_bytes
                 self._give(consumption, leases)
             elif state.missing_chunk is not None:
                 self._load_chunk(state.missing_chunk)
@@ -313,7 +312,6 @@ class ServedQueue(RememberedQueue):
         due = 0
         if delay_s > 0:
             due = self._after(delay_s)
-            self._is_timed = True
         limit = self.definition.config.delivery_limit
         if limit < 0 or not count:
             done = self.state.release(ranges, consumption.holder, due_ms=due, count=count)
@@ -354,7 +352,6 @@ class ServedQueue(RememberedQueue):
         if not self.config.lock_timeout_ms:
             return 0
         deadline = max(self._after(lock_timeout_s), 1)  # 0 is none
-        self._is_timed = True
         self.serve_soon()  # it may be earlier than what is waited for
         return self.state.extend(ranges, consumption.holder, deadline)
 

@@ -318,6 +318,7 @@ class QueueState(Contents):
         self.ready -= self.delayed
         if self.ready < 0:
             raise CorruptLog("the stored state of a queue has fewer entries than are delayed")
+        self.may_be_due = self.ready + self.delayed > 0
         self._collect_done()
 
     def _part_delayed(self, level: Level) -> None:
