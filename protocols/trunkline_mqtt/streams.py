@@ -207,6 +207,8 @@ class _Stream(LiveSubscriber):
             tail.subscribe(self, wanted[0], self._option, start=offset, syntax=wanted[1])
 
     def deliver(self, delivery: Delivery, options: list[Any]) -> bool:
+        if delivery.record.offset < 0:
+            return True  # it is in no log, so it is no part of its history
         if self._part.sender.is_full:
             self._parked.append(delivery)
         else:

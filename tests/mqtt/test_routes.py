@@ -211,7 +211,8 @@ async def test_what_is_never_logged_goes_to_who_is_there(routed: Broker, dial: D
     await away.ask(Subscribe(1, (Subscription("rpc/#", 1),)))
     await trio.aclose_forcefully(away.stream)
     peer = await dial(routed.addresses["mqtt"], packet)
-    assert await peer.ask(Subscribe(1, (Subscription("rpc/#", 2),))) == Suback(1, (2,))
+    filters = (Subscription("rpc/#", 2), Subscription("$stream/mqtt", 1), Subscription("$share/g/#", 1))
+    assert await peer.ask(Subscribe(1, filters)) == Suback(1, (2, 1, 1))
     other = await dial(routed.addresses["mqtt"], Connect("other", will=Will("rpc/will", b"3", 1)))
 
     await other.send(Publish("rpc/a", b"0", retain=True))
