@@ -257,9 +257,10 @@ class RetainedSnapshot:
 
     def __init__(self, copies: Partition, entries: list[RetainedEntry]) -> None:
         self._copies = copies
-        self._entries = sorted(entries, key=lambda entry: entry.offset, reverse=True)  # the next one last
+        newest = copies.staged_end_offset  # where those will be, in any order, whose copies are not committed yet
+        self._entries = sorted(entries, key=lambda entry: entry.offset if entry.offset >= 0 else newest, reverse=True)
         self._chunk: dict[int, Record] = {}
-        self._looked = -1  # everything up to this offset that there is has been in a chunk
+        self._looked = range(0)  # whatever has an offset in here is in the chunk, if it is there at all
 
     def next_nowait(self) -> Record | NeedsRead | None:
         """The next one; None: that was all; NEEDS_READ: call ``fill`` first."""
@@ -268,7 +269,7 @@ class RetainedSnapshot:
             entry = entries[-1]
             if entry.is_current and entry.record is None:
                 record = self._chunk.get(entry.offset)
-                if record is None and entry.offset > self._looked:
+                if record is None and entry.offset not in self._looked:
                     try:
                         end = self._copies.acknowledged_offset  # a copy of ours is there for whoever finds it
                         batches = self._copies.read_stored_nowait(entry.offset, _CHUNK_BYTES, end)
@@ -293,7 +294,7 @@ class RetainedSnapshot:
     def _take(self, offset: int, batches: bytes) -> None:
         records = [*decode_each(batches, offset)]
         self._chunk = {record.offset: record for record in records}
-        self._looked = max(offset, records[-1].offset if records else 0)
+        self._looked = range(offset, (records[-1].offset if records else offset) + 1)
 
 
 class NeedsRead:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 import hypothesis.strategies as st
@@ -15,7 +16,7 @@ from tests.mqtt.conftest import ConnectRaw, RawClient
 from trunkline.broker import Broker, open_broker
 from trunkline.config import BrokerConfig
 from trunkline.filters import filter_problem, matches
-from trunkline.records import ConsumerRecord
+from trunkline.records import ConsumerRecord, Record
 from trunkline_mqtt.packets import (
     MQTT_5,
     Connack,
@@ -356,6 +357,40 @@ async def test_a_snapshot_is_taken_before_the_copies_are_committed(broker: Broke
     await broker.publish("log", b"x", key=b"a", headers=[("mqtt.retain", b"1")])
 
     assert looking.found == [b"x"]
+
+
+@pytest.mark.trio
+async def test_nothing_is_left_out_whose_copy_is_committed_while_the_snapshot_waits(broker: Broker) -> None:
+    copies = await broker.create_topic("copies", partitions=1, settings={"cleanup.policy": "compact"})
+    log = await broker.create_topic("log", partitions=1)
+    view = RetainedView((log,), copies, broker.now_ms)
+    await view.open()
+    for number in range(3):
+        await broker.publish("log", b"x", key=b"old/%d" % number, headers=[("mqtt.retain", b"1")])
+    snapshots: list[RetainedSnapshot | None] = []
+
+    class Looking:
+        def records_committed(self, *args: object) -> None:
+            snapshots.append(view.snapshot("#"))
+
+        def partition_closed(self, *args: object) -> None:
+            pass
+
+    log.partitions[0].add_listener(Looking())
+    async with trio.open_nursery() as nursery:  # of the same round, if may be
+        for number in range(3):
+            nursery.start_soon(
+                partial(broker.publish, "log", b"x", key=b"new/%d" % number, headers=[("mqtt.retain", b"1")])
+            )
+    await broker.publish("copies", b"0", key=b"\0" + b"9")  # behind the copies
+
+    for snapshot in snapshots:
+        assert snapshot is not None
+        keys: set[bytes | None] = set()
+        while isinstance(record := snapshot.next_nowait(), Record):
+            keys.add(record.key)
+        assert {b"old/0", b"old/1", b"old/2"} < keys
+    assert len(keys) == 6
 
 
 @pytest.mark.trio
