@@ -18,7 +18,7 @@ from trunkline_amqp.consuming import Consuming
 from trunkline_amqp.content import ACK_IDS, NACK_IDS, PUBLISH_IDS, ContentAssembler, decode_ack, too_large
 from trunkline_amqp.errands import ERRANDS, Errands
 from trunkline_amqp.errors import AmqpError, Reply, hard
-from trunkline_amqp.frames import BODY, HEADER, METHOD, Frame, WholeMessage
+from trunkline_amqp.frames import ACKS, BODY, HEADER, MESSAGE, METHOD, AckRun, Frame, WholeMessage
 from trunkline_amqp.methods import (
     AccessRequest,
     AccessRequestOk,
@@ -51,7 +51,10 @@ from trunkline_amqp.publishing import Publishing
 if TYPE_CHECKING:
     from trunkline_amqp.connection import AmqpConnection
 
-__all__ = ["Channel"]
+__all__ = ["Arrival", "Channel"]
+
+Arrival = Frame | WholeMessage | AckRun
+"""What the splitter gives."""
 
 REJECT_IDS: Final = b"\x00\x3c\x00\x5a"
 
@@ -73,7 +76,7 @@ class Channel:
         self._max_body_bytes = connection.server.settings.max_message_bytes
         self._assembler = ContentAssembler(self._max_body_bytes)
         self._errands = Errands(self)
-        self._waiting: deque[Frame | WholeMessage] = deque()
+        self._waiting: deque[Arrival] = deque()
         self._unfinished = 0
 
     def __repr__(self) -> str:
@@ -81,17 +84,19 @@ class Channel:
 
     # -- arriving ----------------------------------------------------------------------------------
 
-    def receive(self, frame: Frame | WholeMessage) -> None:
+    def receive(self, frame: Arrival) -> None:
         """A frame, or a message; what cannot be done yet waits. Raises AmqpError."""
         if self._errands.is_busy:
             self._waiting.append(frame)
             self.connection.count_waiting(_cost(frame))
         elif self.is_closed:
             self._receive_closed(frame)
-        elif (payload := frame[2]).__class__ is tuple:
-            self._receive_message(payload)
+        elif (kind := frame[0]) == MESSAGE:
+            self._receive_message(frame[2])  # type: ignore[arg-type]  # by its kind
+        elif kind == ACKS:
+            self._receive_acks(*frame[2])
         else:
-            self._handle(frame[0], payload)  # type: ignore[arg-type]  # as above
+            self._handle(kind, frame[2])  # type: ignore[arg-type]  # by its kind
 
     def go_on(self) -> None:
         """What it waited for is over."""
@@ -106,7 +111,7 @@ class Channel:
                 connection.fail(error, self)
         self.settle_now()
 
-    def _receive_closed(self, frame: Frame | WholeMessage) -> None:
+    def _receive_closed(self, frame: Arrival) -> None:
         """channel.close was sent (1.5.2.5): only its answer counts, or that the client closes too."""
         kind, _, payload = frame
         if kind == METHOD and payload[:4] in (_CLOSE, _CLOSE_OK):
@@ -124,6 +129,16 @@ class Channel:
             self.publishing.publish(content)
         except AmqpError as error:
             _name(error, content[0])
+            raise
+
+    def _receive_acks(self, first: int, end: int) -> None:
+        """Acknowledgements of deliveries in order."""
+        if not self._assembler.is_idle:
+            self._assembler.expect_method()
+        try:
+            self.consuming.acknowledge_run(first, end)
+        except AmqpError as error:
+            _name(error, ACK_IDS)
             raise
 
     def _handle(self, kind: int, payload: bytes) -> None:
@@ -292,10 +307,12 @@ _HANDLERS: Final[dict[type[Method], Callable[[Channel, Any], None]]] = {
 }
 
 
-def _cost(frame: Frame | WholeMessage) -> int:
+def _cost(frame: Arrival) -> int:
     """What it takes while it waits."""
-    payload = frame[2]
-    return FRAME_COST + (len(payload) if isinstance(payload, bytes) else sum(map(len, payload)))
+    kind, _, payload = frame
+    if kind == ACKS:
+        return FRAME_COST
+    return FRAME_COST + (len(payload) if isinstance(payload, bytes) else sum(map(len, payload)))  # type: ignore[arg-type]  # by its kind
 
 
 def _name(error: AmqpError, payload: bytes) -> None:

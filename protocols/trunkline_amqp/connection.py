@@ -16,7 +16,7 @@ import logging
 from typing import TYPE_CHECKING, Final
 
 from trunkline.door import Connection, Transport
-from trunkline_amqp.channel import Channel
+from trunkline_amqp.channel import Arrival, Channel
 from trunkline_amqp.errors import AmqpError, Reply, hard
 from trunkline_amqp.fields import encode_short_string
 from trunkline_amqp.frames import (
@@ -25,12 +25,9 @@ from trunkline_amqp.frames import (
     HEADER,
     HEARTBEAT,
     HEARTBEAT_FRAME,
-    MESSAGE,
     METHOD,
     PROTOCOL_HEADER,
-    Frame,
     MessageSplitter,
-    WholeMessage,
     encode_frame,
 )
 from trunkline_amqp.greeting import Greeting, Terms
@@ -144,7 +141,7 @@ class AmqpConnection(Connection):
             self.send(0, self._greeting.start())
         return data[missing:]
 
-    def _receive(self, frame: Frame | WholeMessage) -> None:
+    def _receive(self, frame: Arrival) -> None:
         """A frame of the connection itself, or of a channel that is not open."""
         kind, number, payload = frame
         if kind != METHOD or isinstance(payload, tuple):
@@ -170,10 +167,10 @@ class AmqpConnection(Connection):
             if payload:
                 raise hard(Reply.FRAME_ERROR, "a heartbeat that holds something")
             return
-        if kind not in (MESSAGE, HEADER, BODY) or isinstance(payload, bytes) is (kind == MESSAGE):
+        if kind not in (HEADER, BODY) and isinstance(payload, bytes):
             raise hard(Reply.FRAME_ERROR, f"there are no frames of kind {kind}")
         code = Reply.CHANNEL_ERROR if number else Reply.UNEXPECTED_FRAME
-        raise hard(code, f"content on channel {number}, which is not open")
+        raise hard(code, f"messages or acknowledgements on channel {number}, which is not open")
 
     def _greet(self, greeting: Greeting, method: Method) -> None:
         try:

@@ -207,6 +207,15 @@ class Consuming:
                 raise _unknown(tag)
             self._settle(*held)
 
+    def acknowledge_run(self, first: int, end: int) -> None:
+        """basic.ack for each of these deliveries."""
+        held = None if self._transaction is not None else self.unacked.take_run(first, end)
+        if held is not None:
+            self._settle(*held)
+            return
+        for tag in range(first, end):
+            self.acknowledge(tag, 0)
+
     def _settle(self, holder: Holder, first: int, end: int) -> None:
         settled = holder.settled
         if not settled:

@@ -21,6 +21,7 @@ from typing import Final
 from trunkline_amqp.errors import AmqpError, Reply, hard
 
 __all__ = [
+    "ACKS",
     "BODY",
     "FRAME_END",
     "FRAME_MIN",
@@ -31,6 +32,7 @@ __all__ = [
     "MESSAGE",
     "METHOD",
     "PROTOCOL_HEADER",
+    "AckRun",
     "Frame",
     "FrameSplitter",
     "MessageSplitter",
@@ -58,12 +60,22 @@ _END: Final = 0xCE
 _CONTENT_HEAD: Final = Struct(">BHIHHQ")  # of a header frame, with the beginning of its payload
 _BASIC: Final = 60
 _PUBLISH: Final = b"\x00\x3c\x00\x28"
+_ACK: Final = b"\x00\x3c\x00\x50"
+_ACK_FRAME: Final = Struct(">11sQ2s")  # head, class and method; tag; no bits and the end
+_ACK_TAIL: Final = b"\x00\xce"
+_ACK_SIZE: Final = 13
 
 Frame = tuple[int, int, bytes]
 """Kind, channel, payload."""
 
-MESSAGE: Final = 0
+MESSAGE: Final = -2
 """No kind of frame: a whole message that was published, found in one piece."""
+
+ACKS: Final = -1
+"""No kind of frame either: several basic.ack behind each other, each for the delivery after the one before."""
+
+AckRun = tuple[int, int, tuple[int, int]]
+"""``ACKS``, channel, and the delivery tags: the first, the one after the last."""
 
 WholeMessage = tuple[int, int, tuple[bytes, bytes, bytes]]
 """``MESSAGE``, channel, and of the message: payload of its method, raw properties, body."""
@@ -145,15 +157,16 @@ class FrameSplitter(_Buffer):
 
 
 class MessageSplitter(_Buffer):
-    """The same for a server, whose clients publish: a message that has arrived whole comes as one.
+    """The same for a server: a message that has arrived whole comes as one, and so do acknowledgements in order.
 
-    Most do: method, header and one body frame, one behind the other. Taking them apart in one go costs a third of what
-    three frames do. Whatever is not of exactly this form comes frame by frame, to be judged elsewhere.
+    Nearly all are of this form: method, header and one body frame, one behind the other; basic.ack for one delivery
+    after the other. Taking them apart in one go costs a third of what single frames do. Whatever is not of exactly this
+    form comes frame by frame, to be judged elsewhere.
     """
 
     __slots__ = ()
 
-    def receive_data(self, data: bytes) -> Iterator[Frame | WholeMessage]:
+    def receive_data(self, data: bytes) -> Iterator[Frame | WholeMessage | AckRun]:
         """As :meth:`FrameSplitter.receive_data`."""
         joined = self._join(data)
         if joined is None:
@@ -198,10 +211,28 @@ class MessageSplitter(_Buffer):
                         position = body_stop + 1
                         yield MESSAGE, channel, message
                         continue
+            elif kind == METHOD and size == _ACK_SIZE and joined[position + 7 : position + 11] == _ACK:
+                tag, count = _ack_run(joined, position, end)
+                if count > 1:
+                    position += count * _ACK_FRAME.size
+                    yield ACKS, channel, (tag, tag + count)
+                    continue
             payload = joined[position + 7 : stop]
             position = stop + 1
             yield kind, channel, payload
         self._keep(joined, position)
+
+
+def _ack_run(data: bytes, position: int, end: int) -> tuple[int, int]:
+    """The tag of the first, and how many there are; 0: it is none that is so simple."""
+    stop = position + (end - position) // _ACK_FRAME.size * _ACK_FRAME.size
+    first, tag, _ = _ACK_FRAME.unpack_from(data, position)
+    expected = tag
+    for head, found, tail in _ACK_FRAME.iter_unpack(memoryview(data)[position:stop]):
+        if head != first or found != expected or tail != _ACK_TAIL:
+            break
+        expected += 1
+    return tag, expected - tag
 
 
 def _no_end(found: int) -> AmqpError:

@@ -97,6 +97,21 @@ class Unacked(Generic[H]):
             self._remove(place)
         return held
 
+    def take_run(self, first: int, end: int) -> Held[H] | None:
+        """Deliveries in order, if they are the first ones of one holder that are unacknowledged; None: take each."""
+        spans, place = self._spans, self._head
+        if len(spans) == place:
+            return None
+        span = spans[place]
+        if span.first != first or end > span.end:
+            return None
+        sequence, count = span.sequence, end - first
+        span.first = end
+        span.sequence += count
+        if end == span.end:
+            self._remove(place)
+        return span.holder, sequence, sequence + count
+
     def take_through(self, tag: int) -> list[Held[H]] | None:
         """All up to and with this tag; None: that one is not unacknowledged."""
         place = self._find(tag)

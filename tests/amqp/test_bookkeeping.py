@@ -95,7 +95,7 @@ class TestUnacked:
         held: dict[int, tuple[str, int]] = {}
         following = {"a": 0, "b": 100}
         for _ in range(data.draw(st.integers(1, 30))):
-            action = data.draw(st.sampled_from(["add", "add", "take", "take", "through", "skip"]))
+            action = data.draw(st.sampled_from(["add", "add", "take", "take", "through", "run", "skip"]))
             tag = data.draw(st.integers(0, unacked.last_tag + 1))
             if action == "skip":
                 unacked.skip(1)
@@ -105,6 +105,12 @@ class TestUnacked:
                 first = unacked.add(holder, following[holder], count)
                 held |= {first + number: (holder, following[holder] + number) for number in range(count)}
                 following[holder] += count + data.draw(st.integers(0, 1))
+            elif action == "run":
+                end = data.draw(st.integers(tag, unacked.last_tag + 2))
+                run = unacked.take_run(tag, end)
+                if run is not None:
+                    assert tag == min(held)
+                    assert singly([run]) == [held.pop(number) for number in range(tag, end)]
             elif action == "take":
                 taken = unacked.take(tag)
                 expected = held.pop(tag, None)

@@ -47,6 +47,7 @@ from trunkline_amqp.fields import (
     table_spans,
 )
 from trunkline_amqp.frames import (
+    ACKS,
     BODY,
     FRAME_OVERHEAD,
     HEADER,
@@ -54,6 +55,7 @@ from trunkline_amqp.frames import (
     HEARTBEAT_FRAME,
     MESSAGE,
     METHOD,
+    AckRun,
     Frame,
     FrameSplitter,
     MessageSplitter,
@@ -133,12 +135,14 @@ def test_a_frame_that_arrives_byte_by_byte_is_not_joined_at_each_of_them() -> No
     assert [len(payload) for _, _, payload in splitter.receive_data(data[-1:])] == [200_000]
 
 
-def taken_apart(frames: list[Frame | WholeMessage]) -> list[Frame]:
-    """Messages as the frames that they came in."""
+def taken_apart(frames: list[Frame | WholeMessage | AckRun]) -> list[Frame]:
+    """Messages and acknowledgements as the frames that they came in."""
     found: list[Frame] = []
     for kind, channel, payload in frames:
-        if isinstance(payload, tuple):
-            method, properties, body = payload
+        if kind == ACKS:
+            found += [split(encode_ack(channel, tag))[0] for tag in range(payload[0], payload[1])]  # type: ignore[arg-type]  # by its kind
+        elif isinstance(payload, tuple):
+            method, properties, body = payload  # type: ignore[misc]  # by its kind
             header = encode_header(len(body), properties)
             found += [(METHOD, channel, method), (HEADER, channel, header), (BODY, channel, body)]
         else:
@@ -160,16 +164,33 @@ def test_a_server_sees_the_same_whether_messages_come_whole_or_not(data: st.Data
         st.just(encode_frame(METHOD, 1, b"\x00\x3c\x00\x28\x00\x00\x00\x00\x00")),
         st.integers(0, 3).map(lambda size: encode_frame(HEADER, 1, encode_header(size, NO_PROPERTIES))),
         st.binary(max_size=3).map(lambda body: encode_frame(BODY, 1, body)),
+        st.builds(
+            lambda channel, first, count, multiple: b"".join(
+                [encode_ack(channel, first + number, number == multiple) for number in range(count)]
+            ),
+            st.integers(1, 2),
+            st.integers(0, 3),
+            st.integers(1, 4),
+            st.integers(0, 9),
+        ),
     )
     sent = b"".join(data.draw(st.lists(pieces, max_size=8)))
     splitter = MessageSplitter(4096)
-    frames: list[Frame | WholeMessage] = []
+    frames: list[Frame | WholeMessage | AckRun] = []
     position = 0
     while position < len(sent):
         stop = data.draw(st.integers(position + 1, len(sent)))
         frames += splitter.receive_data(sent[position:stop])
         position = stop
     assert taken_apart(frames) == split(sent, max_frame_bytes=4096)
+
+
+def test_acknowledgements_in_order_come_as_one() -> None:
+    acks = b"".join([encode_ack(3, tag) for tag in (7, 8, 9)])
+    assert list(MessageSplitter(4096).receive_data(acks + encode_ack(3, 9))) == [
+        (ACKS, 3, (7, 10)),
+        (METHOD, 3, encode_ack(3, 9)[7:-1]),
+    ]
 
 
 def test_a_message_that_arrives_whole_comes_as_one() -> None:
