@@ -47,6 +47,7 @@ from trunkline.state_topic import StateTopic
 from trunkline.stores import OpenStores
 from trunkline.topic import Topic
 from trunkline.transactions.coordinator import TransactionCoordinator
+from trunkline.transactions.statistics import TransactionStatistics
 from trunkline.views import ViewServices
 
 __all__ = ["Broker", "BrokerStatistics", "PublishedRecord", "open_broker"]
@@ -60,6 +61,7 @@ class BrokerStatistics(msgspec.Struct, frozen=True):
     topics: int
     partitions: int
     net: ReactorStatistics
+    transactions: TransactionStatistics
     doors: dict[str, dict[str, int | float]]
     bridges: tuple[BridgeStatus, ...] = ()
 
@@ -297,6 +299,7 @@ class Broker:
             topics=len(self.topics),
             partitions=sum(len(topic.partitions) for topic in self.topics.values()),
             net=self._reactor.statistics(),
+            transactions=self.transactions.statistics(),
             doors={name: door.statistics() for name, door in self._doors.items()},
             bridges=tuple(self.bridges.statuses()),
         )

@@ -4,8 +4,10 @@
     connection   one client: requests begun in turn, answers in order; exchange: one of them
     handlers     which function answers which request; they are in versions, metadata, produce, fetch (fetched: one
                  partition; fetch_sessions, repeated_fetch: what need not be said, or read, again), offsets, epochs,
-                 topics, topic_partitions, configs, storage, replicas, acls, groups, group_offsets and group_admin
+                 topics, topic_partitions, configs, storage, replicas, acls, groups, group_offsets, group_admin,
+                 transactions and transaction_admin
     bridge       Kafka's words and the core's
+    admin        what ``trunkline transactions`` (commands) asks
     serve        the door
 
 The messages are generated from Kafka's own specifications: :mod:`trunkline_kafka.generate`.

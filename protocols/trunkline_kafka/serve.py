@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from trunkline.door import Connection, Door, DoorContext, Transport
+from trunkline_kafka.admin import answer
 from trunkline_kafka.connection import KafkaConnection
 from trunkline_kafka.handlers import HANDLERS
 from trunkline_kafka.server import KafkaServer
@@ -25,6 +29,10 @@ class KafkaDoor(Door):
     def connect(self, transport: Transport) -> Connection:
         """A client has connected; any request may come first."""
         return KafkaConnection(self._server, transport, HANDLERS)
+
+    async def ask(self, request: str, arguments: Mapping[str, Any]) -> Any:
+        """What ``trunkline transactions`` asks, see docs/transactions.md."""
+        return await answer(self._broker, request, arguments)
 
     def statistics(self) -> dict[str, int | float]:
         """Since the start, and now."""

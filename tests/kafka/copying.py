@@ -16,7 +16,7 @@ QUICK = {
     "reconnect.backoff.max.ms": 200,
     "retry.backoff.ms": 20,
     "log_level": 0,
-    # with its default, rebootstrap, librdkafka 2.16 takes half a minute to come back to a broker that was alone
+    # with its default, rebootstrap, librdkafka 2.16 takes some 25 s to come back to a broker that was alone
     "metadata.recovery.strategy": "none",
 }
 

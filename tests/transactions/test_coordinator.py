@@ -122,7 +122,7 @@ async def test_a_transaction_that_takes_too_long_is_aborted_and_its_producer_fen
             await broker.transactions.end("mine", producer, is_commit=True)
         with pytest.raises(ProducerFenced):
             await write(broker, producer, b"late", first=1)
-        statistics = broker.transactions.statistics()
+        statistics = broker.statistics().transactions
         assert (statistics.aborted, statistics.timed_out, statistics.ongoing) == (1, 1, 0)
 
 
