@@ -88,6 +88,8 @@ def test_python_in_the_readme_runs(block: Block, trunkline_broker: BackgroundBro
     code = block.text.replace("trunkline://127.0.0.1:7700", trunkline_broker.url)
     code = code.replace("port=1883", f"port={trunkline_broker.addresses['mqtt'][1]}")
     code = code.replace("localhost:9092", f"localhost:{trunkline_broker.addresses['kafka'][1]}")
+    host, port = trunkline_broker.addresses["amqp"]
+    code = code.replace('"localhost", 5672', f'"{host}", {port}')
     done = subprocess.run(
         [sys.executable, "-W", "error", *KAFKA_PYTHON_WARNS, "-c", code],
         cwd=tmp_path, capture_output=True, text=True, timeout=TIMEOUT_S, check=False,
