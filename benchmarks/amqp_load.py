@@ -158,8 +158,8 @@ class Consumer:
         self.peer = Peer(options)
         self.sock = self.peer.sock
         self.peer.call(1, methods.BasicQos(prefetch_count=options.prefetch), methods.BasicQosOk)
-        consume = methods.BasicConsume(queue=options.queue, consumer_tag="c")
-        self.peer.call(1, consume, methods.BasicConsumeOk)
+        # Without an answer: it would come in one read with the first deliveries, which are counted.
+        self.peer.send(1, methods.BasicConsume(queue=options.queue, consumer_tag="c", no_wait=True))
         self._step = 1 if options.ack_each else max(1, options.prefetch // 5)
         self._first = b""
         self._size = 0

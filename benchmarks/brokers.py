@@ -36,6 +36,7 @@ class Running:
     mqtt_port: int
     native_port: int | None
     ready_s: float
+    amqp_port: int | None = None
 
 
 @contextmanager
@@ -53,7 +54,7 @@ def trunkline(directory: Path, options: Sequence[str] = (), start_limit_s: float
         if not line:
             raise ChildProcessError(f"trunkline ended before it was ready, with exit code {process.wait()}")
         ports = {door: int(address.rpartition(":")[2]) for door, address in json.loads(line)["addresses"].items()}
-        yield Running(process.pid, ports["mqtt"], ports["native"], ready_s)
+        yield Running(process.pid, ports["mqtt"], ports["native"], ready_s, ports.get("amqp"))
 
 
 def mosquitto_path() -> str | None:

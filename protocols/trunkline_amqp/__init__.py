@@ -2,8 +2,8 @@
 
     codec        fields, methods, content, frames: bytes and methods only; used by a server and by a client
     errors       what is wrong, with the standard's reply codes
-    connection   one client: greeting, then channels: publishing and confirms (the way in), consuming, consumers and
-                 unacked (the way out), errands (what takes time)
+    connection   one client: greeting, then channels: publishing, answering and confirms (the way in), consuming,
+                 consumers and unacked (the way out), errands (what takes time)
     model        what is declared: topology drives it, routing finds the way of a message
     bridge       a message as a record, and back
     server       what all clients share; blocking: publishers that wait for room

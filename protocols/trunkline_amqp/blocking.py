@@ -19,7 +19,7 @@ from trunkline.errors import StoreFull, TrunklineError
 
 if TYPE_CHECKING:
     from trunkline.partition import Partition
-    from trunkline_amqp.publishing import Publishing, Staged
+    from trunkline_amqp.answering import Answering, Staged
 
 __all__ = ["Blocking"]
 
@@ -37,11 +37,11 @@ class Blocking:
 
     def __init__(self, spawn: Callable[..., Any]) -> None:
         self._spawn = spawn
-        self._kept: dict[Partition, deque[tuple[Publishing, Staged]]] = {}
+        self._kept: dict[Partition, deque[tuple[Answering, Staged]]] = {}
         self._probing: set[Partition] = set()
         self._is_running = False
 
-    def keep(self, publishing: Publishing, staged: Staged, error: StoreFull) -> None:
+    def keep(self, publishing: Answering, staged: Staged, error: StoreFull) -> None:
         """This could not be stored; its connection has to wait."""
         kept = self._kept.get(staged[1])
         if kept is None:
@@ -54,7 +54,7 @@ class Blocking:
             self._is_running = True
             self._spawn(self._run)
 
-    def forget(self, publishing: Publishing) -> None:
+    def forget(self, publishing: Answering) -> None:
         """Its channel is gone."""
         if publishing.kept:
             publishing.kept = 0
@@ -90,7 +90,7 @@ class Blocking:
 
     def append_done(self, token: Any, offset: int) -> None:
         """See :class:`trunkline.partition.AppendReceiver`: there is room again."""
-        publishing: Publishing
+        publishing: Answering
         staged: Staged
         publishing, staged = token
         self._probing.discard(staged[1])
@@ -105,7 +105,7 @@ class Blocking:
 
     def append_failed(self, token: Any, error: TrunklineError) -> None:
         """See :class:`trunkline.partition.AppendReceiver`."""
-        publishing: Publishing
+        publishing: Answering
         staged: Staged
         publishing, staged = token
         self._probing.discard(staged[1])
@@ -116,12 +116,12 @@ class Blocking:
         self._taken(publishing)
         publishing.append_failed(staged, error)
 
-    def _taken(self, publishing: Publishing) -> None:
+    def _taken(self, publishing: Answering) -> None:
         if publishing.kept:
             publishing.kept -= 1
             self._let_go(publishing)
 
-    def _let_go(self, publishing: Publishing) -> None:
+    def _let_go(self, publishing: Answering) -> None:
         connection = publishing.connection
         if not any(channel.publishing.kept for channel in connection.channels.values()):
             connection.unblock()

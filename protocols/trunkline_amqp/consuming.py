@@ -12,7 +12,6 @@ when the channel ends goes back to its place.
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Any, Final
 
 from trunkline.errors import BrokerClosing, QueueInUse, TrunklineError
@@ -29,8 +28,6 @@ if TYPE_CHECKING:
     from trunkline_amqp.topology import AmqpQueue
 
 __all__ = ["Consuming"]
-
-logger = logging.getLogger("trunkline.amqp")
 
 MAX_GETTERS: Final = 64
 """Queues of one channel that are remembered for the next basic.get."""

@@ -12,19 +12,17 @@ full (``reject-publish``) is refused to the publisher, if it asked for confirms.
 
 from __future__ import annotations
 
-import logging
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from trunkline.errors import BrokerClosing, QueueFull, RecordTooLarge, StoreFull, TrunklineError
+from trunkline_amqp.answering import Answering, Counted, Several, Staged
 from trunkline_amqp.bridge import Prepared, block_for, prepare
 from trunkline_amqp.confirms import Confirms
 from trunkline_amqp.content import (
     Properties,
     Publication,
     decode_publish,
-    encode_ack,
     encode_content,
-    encode_nack,
     replace_reply_to,
 )
 from trunkline_amqp.errors import AmqpError, Reply, hard
@@ -32,13 +30,9 @@ from trunkline_amqp.methods import BasicReturn, encode_method
 from trunkline_amqp.routing import Route, Target
 
 if TYPE_CHECKING:
-    from trunkline.partition import Partition
     from trunkline_amqp.channel import Channel
-    from trunkline_amqp.connection import AmqpConnection
 
-__all__ = ["DIRECT_REPLY", "Message", "Publishing", "Staged", "Way"]
-
-logger = logging.getLogger("trunkline.amqp")
+__all__ = ["DIRECT_REPLY", "Message", "Publishing", "Way"]
 
 DIRECT_REPLY: Final = "amq.rabbitmq.reply-to"
 _REPLY_KEY: Final = DIRECT_REPLY.encode() + b"."
@@ -63,57 +57,20 @@ class Way(NamedTuple):
     target: Target | None
 
 
-class Several:
-    """A message that is stored in several places, and answered when it is in all of them."""
-
-    __slots__ = ("left", "number")
-
-    def __init__(self, number: int, left: int) -> None:
-        self.number = number
-        self.left = left
-
-
-Staged = tuple[int | Several, "Partition", int, bytes, bytes, bytes]
-"""A record on its way to the disk: the number to confirm (0: none), and what is needed to stage it again: partition,
-timestamp, key, body, headers."""
-
 Message = tuple[bytes, bytes, bytes]
 """Payload of the method, raw properties, body: as :class:`~trunkline_amqp.content.Content`."""
 
 
-class Publishing:
-    """The way in of one channel; also who is told what became of its appends.
+class Publishing(Answering):
+    """The way in of one channel."""
 
-    Attributes:
-      in_flight: records that are not committed yet.
-      kept: those of them that wait for room.
-      is_closed: nobody wants to know any more.
-    """
-
-    __slots__ = (
-        "_channel",
-        "_confirms",
-        "_is_telling",
-        "_server",
-        "_transaction",
-        "_transaction_bytes",
-        "_ways",
-        "in_flight",
-        "is_closed",
-        "kept",
-    )
+    __slots__ = ("_transaction", "_transaction_bytes", "_ways")
 
     def __init__(self, channel: Channel) -> None:
-        self._channel = channel
-        self._server = server = channel.connection.server
-        self._ways = server.ways[channel.connection.terms.vhost]
-        self._confirms: Confirms | None = None
+        super().__init__(channel)
+        self._ways = self._server.ways[channel.connection.terms.vhost]
         self._transaction: list[Message] | None = None
         self._transaction_bytes = 0
-        self._is_telling = False
-        self.is_closed = False
-        self.in_flight = 0
-        self.kept = 0
 
     # -- messages ----------------------------------------------------------------------------------
 
@@ -264,11 +221,11 @@ class Publishing:
             publication.routing_key.decode("utf-8", "surrogateescape"),
             content[1],
             content[2],
-            _Counted(self),
+            Counted(self),
         )
 
     def stage_again(self, staged: Staged) -> None:
-        """There is room for what was kept."""
+        """See Answering."""
         _, partition, timestamp, key, body, block = staged
         try:
             partition.stage_record(timestamp, key, body, block, self, staged)
@@ -279,10 +236,6 @@ class Publishing:
                 self.connection.fail(failure, self._channel)
         else:
             self.in_flight += 1
-
-    @property
-    def connection(self) -> AmqpConnection:
-        return self._channel.connection
 
     def _return(self, content: Message) -> None:
         """basic.return: nobody takes it, and the publisher wants to know."""
@@ -299,77 +252,6 @@ class Publishing:
             encode_content(self._channel.number, encode_method(told), raw, body, connection.terms.frame_max)
         )
         self._server.returned += 1
-
-    # -- what became of it -------------------------------------------------------------------------
-
-    def append_done(self, token: Any, offset: int) -> None:
-        """See :class:`trunkline.partition.AppendReceiver`."""
-        self.in_flight -= 1
-        number = token[0]
-        if number:
-            if type(number) is int:
-                self._confirms.done(number)  # type: ignore[union-attr]  # only with confirms there are numbers
-            else:
-                self._part_done(number)
-        if not self._is_telling and (number or not self.in_flight):
-            self._is_telling = True
-            self._server.call_last(self._tell)
-
-    def _part_done(self, several: Several) -> None:
-        several.left -= 1
-        if not several.left and several.number:
-            self._confirms.done(several.number)  # type: ignore[union-attr]  # as above
-
-    def append_failed(self, token: Any, error: TrunklineError) -> None:
-        """See :class:`trunkline.partition.AppendReceiver`."""
-        if isinstance(error, StoreFull) and not self.is_closed:
-            self._server.blocking.keep(self, token, error)
-            return
-        self.in_flight -= 1
-        if self.is_closed:
-            return
-        if not isinstance(error, BrokerClosing):
-            logger.error("%s: what it published was not taken: %s", self._channel, error)
-        self._refused(token[0])
-        if not isinstance(error, BrokerClosing):
-            self._server.call_last(lambda: self._channel.connection.fail(hard(Reply.INTERNAL_ERROR, str(error))))
-
-    def _confirmed(self, number: int) -> None:
-        if number and self._confirms is not None:
-            self._confirms.done(number)
-            self._tell_soon()
-
-    def _refused(self, number: int | Several) -> None:
-        if isinstance(number, Several):
-            several, number = number, number.number
-            several.number = 0
-        if number and self._confirms is not None:
-            self._confirms.refuse(number)
-            self._tell_soon()
-
-    def _tell_soon(self) -> None:
-        if not self._is_telling:
-            self._is_telling = True
-            self._server.call_last(self._tell)
-
-    def uncounted(self) -> None:
-        """A record that is not answered has come to its end."""
-        self.in_flight -= 1
-        self._tell_soon()
-
-    def _tell(self) -> None:
-        """At the end of a round: confirm what is safe; say so to who waits until everything is."""
-        self._is_telling = False
-        if self._confirms is not None and not self.is_closed:
-            number = self._channel.number
-            write = self._channel.connection.transport.write
-            for tag, multiple, is_refused in self._confirms.take():
-                if is_refused:
-                    write(encode_nack(number, tag, requeue=False))
-                else:
-                    write(encode_ack(number, tag, multiple))
-        if not self.in_flight:
-            self._channel.caught_up()
 
     # -- confirms, transactions --------------------------------------------------------------------
 
@@ -414,20 +296,5 @@ class Publishing:
 
     def close(self) -> None:
         """Nobody wants to know any more."""
-        self.is_closed = True
+        super().close()
         self._transaction = None
-        self._server.blocking.forget(self)
-
-
-class _Counted:
-    """Told of records that nobody is answered for; an append receiver."""
-
-    def __init__(self, publishing: Publishing) -> None:
-        self._publishing = publishing
-
-    def append_done(self, token: object, offset: int) -> None:
-        self._publishing.uncounted()
-
-    def append_failed(self, token: object, error: TrunklineError) -> None:
-        logger.error("a message that was refused could not be dead-lettered: %s", error)
-        self._publishing.uncounted()

@@ -1,0 +1,114 @@
+"""Trunkline beside RabbitMQ (Debian's package) over AMQP: ``python benchmarks/amqp.py --reps 3``.
+
+Each repetition starts each broker afresh on an empty directory, runs all modes of :mod:`amqp_load` one after the other
+and ends it; the order of the brokers is reversed each time. Trunkline confirms after ``fdatasync``. RabbitMQ's classic
+queues confirm when the message is handed to the file system or the consumer, its quorum queues after their own sync.
+Prints a table of medians, with lowest and highest in brackets.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Final
+
+from brokers import trunkline
+from rabbitmq_server import RabbitmqServer, rabbitmq_script
+
+Figures = dict[str, float]
+
+CASES: Final = {
+    "publish and confirm": ["publish"],
+    "consume, acknowledged 100 at a time": ["consume"],
+    "publish again": ["publish"],
+    "consume, each acknowledged": ["consume", "--ack-each"],
+    "end to end": ["e2e"],
+    "1,000 connections, one message at a time each": ["fanin"],
+    "200 messages a second": ["latency"],
+}
+HIDDEN: Final = ("publish again",)
+
+
+@contextmanager
+def _trunkline(directory: Path) -> Iterator[tuple[int, int]]:
+    with trunkline(directory, ["--listen", "amqp=127.0.0.1:0"]) as running:
+        assert running.amqp_port is not None
+        yield running.pid, running.amqp_port
+
+
+@contextmanager
+def _rabbitmq(directory: Path) -> Iterator[tuple[int, int]]:
+    with RabbitmqServer(directory) as server:
+        yield server.pid, server.port
+
+
+def measure(broker: str, arguments: Sequence[str], pid: int, port: int, count: int) -> Figures:
+    """One run of the load."""
+    few = min(count, 1000)
+    command = [sys.executable, str(Path(__file__).with_name("amqp_load.py")), *arguments]
+    command += ["--pid", str(pid), "--port", str(port), "--limit", "120"]
+    command += ["--count", str(few if arguments[0] == "latency" else count)]
+    command += ["--kind", "quorum" if broker.endswith("quorum") else "classic"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{broker}: {done.stderr}")
+    found: Figures = json.loads(done.stdout)
+    return found
+
+
+def table(results: dict[tuple[str, str], list[Figures]], brokers: Sequence[str]) -> Iterator[str]:
+    yield "| | " + " | ".join(brokers) + " |"
+    yield "|---" * (len(brokers) + 1) + "|"
+    for case in CASES:
+        if case in HIDDEN:
+            continue
+        rows = [("broker CPU, µs per message", "broker_cpu_s_per_million"), ("messages/s", "msgs_s")]
+        if case.startswith("200"):
+            rows = [
+                (f"{what} after, {share} ms", f"{what}_{share}_ms")
+                for what in ("confirm", "delivery")
+                for share in ("p50", "p99")
+            ]
+        elif case.startswith("1,000"):
+            rows.append(("confirm after, p99 ms", "confirm_p99_ms"))
+        for title, name in rows:
+            cells = [_cell([run[name] for run in results[broker, case]]) for broker in brokers]
+            yield f"| {case}: {title} | " + " | ".join(cells) + " |"
+
+
+def _cell(values: list[float]) -> str:
+    form = "{:,.0f}" if min(values) >= 1000 else "{:.1f}"
+    low, middle, high = (form.format(value) for value in (min(values), statistics.median(values), max(values)))
+    return middle if len(values) == 1 else f"{middle} ({low} to {high})"
+
+
+def main() -> None:
+    assert __doc__ is not None
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--reps", type=int, default=3)
+    parser.add_argument("--count", type=int, default=100_000, help="messages in each run")
+    parser.add_argument("--dir", type=Path, help="where the data goes; not a tmpfs")
+    options = parser.parse_args()
+    brokers = ["Trunkline"]
+    if rabbitmq_script():
+        brokers += ["RabbitMQ, classic queue", "RabbitMQ, quorum queue"]
+    results: dict[tuple[str, str], list[Figures]] = {}
+    for repetition in range(options.reps):
+        for broker in brokers if repetition % 2 == 0 else reversed(brokers):
+            start = _trunkline if broker == "Trunkline" else _rabbitmq
+            with tempfile.TemporaryDirectory(dir=options.dir) as directory, start(Path(directory)) as (pid, port):
+                for case, arguments in CASES.items():
+                    figures = measure(broker, arguments, pid, port, options.count)
+                    results.setdefault((broker, case), []).append(figures)
+    print("\n".join(table(results, brokers)))
+
+
+if __name__ == "__main__":
+    main()
