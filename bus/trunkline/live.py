@@ -149,6 +149,7 @@ class LiveTail:
         self._members: dict[LiveSubscriber, _Member] = {}
         self._early: list[tuple[int, int]] = []  # ranges of offsets that were offered and are not committed
         self._late: set[_Member] = set()
+        self._online = 0  # how many have no cursor; what is committed is for them
         self._patient = 0  # how many do not take early ones
         partition.add_listener(self)
 
@@ -183,9 +184,11 @@ class LiveTail:
         if subscriber not in self._members:
             self._members[subscriber] = member
             self._patient += not subscriber.takes_early
+            self._online += 1
             self._begin(member)
         member.filters[filter, syntax] = (options, wanted if is_new else member.filters[filter, syntax][1])
         if wanted < now:
+            self._online -= member.cursor is None
             member.cursor = wanted if member.cursor is None else min(member.cursor, wanted)
             self.resume(subscriber)
         return is_new
@@ -218,6 +221,7 @@ class LiveTail:
         member = self._members.pop(subscriber)
         member.filters.clear()
         self._late.discard(member)
+        self._online -= member.cursor is None
         self._patient -= not subscriber.takes_early
         member.cursor = _GONE  # it may be in the list that is being served right now
 
@@ -244,7 +248,7 @@ class LiveTail:
 
     def records_committed(self, partition: Partition, base_offset: int, next_offset: int, batches: list[bytes]) -> None:
         early = self._early
-        if self._members and not (early and self._all_took(base_offset, next_offset)):
+        if self._online and not (early and self._all_took(base_offset, next_offset)):
             for batch in batches:
                 for record in self._decode(batch, base_offset):
                     self._offer(record, was_early=bool(early) and _holds(early, record.offset, record.offset + 1))
@@ -262,7 +266,7 @@ class LiveTail:
 
         False: it was not, and is offered when it is committed; too many pieces of the log wait for that.
         """
-        if not self._members:
+        if not self._online:
             return True
         early, offset = self._early, delivery.record.offset
         if early and early[-1][1] == offset:
@@ -276,7 +280,7 @@ class LiveTail:
 
     def offer_unlogged(self, delivery: Delivery) -> None:
         """Offer a record that is in no log; its offset is -1. Who is behind never gets it."""
-        if self._members:
+        if self._online:
             self._offer_unstored(delivery, is_early=False)
 
     def _offer_unstored(self, delivery: Delivery, *, is_early: bool) -> None:
@@ -310,7 +314,10 @@ class LiveTail:
             member.skip = ()
 
     def _stop(self, member: _Member, cursor: int) -> None:
-        """It is behind from now on."""
+        """It is behind from now on, unless it went while it was asked."""
+        if member.cursor is not None:
+            return
+        self._online -= 1
         member.cursor = cursor
         taken = member.skip if self._is_late(member) else self._early
         member.skip = [(max(start, cursor), end) for start, end in taken if end > cursor] or ()
@@ -362,7 +369,7 @@ class LiveTail:
     def partition_closed(self, partition: Partition, error: TrunklineError | None) -> None:
         members, self._members = self._members, {}
         self._indexes = {}
-        self._early, self._late, self._patient = [], set(), 0
+        self._early, self._late, self._patient, self._online = [], set(), 0, 0
         for member in members.values():
             member.filters.clear()
             member.cursor = _GONE
@@ -387,6 +394,7 @@ class LiveTail:
         assert member.cursor is not None
         if member.cursor >= self.partition.high_watermark:
             member.cursor = None  # live again: it has been offered all there is
+            self._online += 1
             self._begin(member)
             member.is_reading = False
             return

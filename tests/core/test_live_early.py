@@ -170,6 +170,8 @@ def test_nobody_misses_or_repeats_anything_whatever_happens(
     live.publish(b"a")
     live.settle()
 
+    members = live.tail._members.values()
+    assert live.tail._online == sum(member.cursor is None for member in members) == len(everybody)
     for subscriber, start in everybody:
         wanted = [record.offset for record in live.bench.stored if record.offset >= start and record.key == b"a"]
         assert sorted(subscriber.got) == wanted
