@@ -277,6 +277,7 @@ class Channel:
         self.is_closed = True
         self.consuming.close()
         self.publishing.close()
+        self._errands.caught_up()  # who waits for its commits waits in vain
         if self._unfinished:
             self.connection.count_unfinished(-self._unfinished)
             self._unfinished = 0

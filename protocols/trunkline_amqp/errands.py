@@ -70,10 +70,8 @@ class Errands:
         connection = channel.connection
         try:
             await self.wait_caught_up()
-            if not connection.is_over:
-                answer = await ERRANDS[type(method)](channel, self, method)
-                if answer is not None and not channel.is_closed and not getattr(method, "no_wait", False):
-                    channel.send(answer)
+            if not channel.is_closed:
+                self._answer(method, await ERRANDS[type(method)](channel, self, method))
         except TrunklineError as error:
             failure = error if isinstance(error, AmqpError) else _told(error)
             failure.class_id, failure.method_id = method.ids
@@ -89,9 +87,13 @@ class Errands:
         else:
             channel.go_on()
 
+    def _answer(self, method: Method, answer: Method | None) -> None:
+        if answer is not None and not self._channel.is_closed and not getattr(method, "no_wait", False):
+            self._channel.send(answer)
+
     async def wait_caught_up(self) -> None:
-        """Until everything that was published on the channel is committed, or the connection is over."""
-        while self._channel.publishing.in_flight and not self._channel.connection.is_over:
+        """Until everything that was published on the channel is committed, or the channel is closed."""
+        while self._channel.publishing.in_flight and not self._channel.is_closed:
             self._changed = trio.Event()
             await self._changed.wait()
 

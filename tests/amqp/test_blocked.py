@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.amqp.raw import RawClient, publish_frames
+from tests.amqp.raw import RawClient, method_frame, publish_frames
 
 from trunkline.config import BrokerConfig
 from trunkline.errors import StoreFull
@@ -72,3 +72,16 @@ def test_who_leaves_takes_what_waited_with_it(broker: BackgroundBroker, store: S
         other.send(publish_frames("full", b"another's"))
         assert other.expect(methods.BasicAck).delivery_tag == 1
         assert b"another's" in [record.value for record in broker.read("full")]
+
+
+def test_what_waits_for_a_blocked_publish_ends_with_its_connection(
+    broker: BackgroundBroker, store: ScriptedStore
+) -> None:
+    with prepared(broker, "full", connection_blocked=True) as client:
+        store.fail_next("append", StoreFull("no room"))
+        client.send(publish_frames("full", b"x") + method_frame(1, methods.QueueDeclare(queue="full", passive=True)))
+        client.expect(methods.ConnectionBlocked)
+        client.send(method_frame(0, methods.ConnectionClose(reply_code=200)))
+    with prepared(broker, "full") as other:
+        other.method(1, methods.QueueDelete(queue="full"))
+        other.expect(methods.QueueDeleteOk)
