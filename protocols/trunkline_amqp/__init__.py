@@ -4,7 +4,9 @@
     errors       what is wrong, with the standard's reply codes
     connection   one client: greeting, then channels: publishing, answering and confirms (the way in), consuming,
                  consumers and unacked (the way out), errands (what takes time)
-    model        what is declared: topology drives it, routing finds the way of a message
+    model        what is declared (exchange, queue_entry); topology drives it (with declared, bindings, exchanges and
+                 core_side), routing finds the way of a message
+    deaths       what is written on dead letters; dead_letters: where they go; streams: reading a log by offset
     bridge       a message as a record, and back
     server       what all clients share; blocking: publishers that wait for room
     serve        the door

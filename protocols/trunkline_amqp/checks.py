@@ -7,7 +7,8 @@ from typing import Any, Final
 
 from trunkline_amqp.arguments import COMPARED, KINDS_WITH, QueueArguments, parse_queue_arguments
 from trunkline_amqp.errors import AmqpError, Reply, hard
-from trunkline_amqp.model import DEFAULT_EXCHANGE, KINDS, Exchange, QueueEntry
+from trunkline_amqp.exchange import DEFAULT_EXCHANGE, KINDS, Exchange
+from trunkline_amqp.queue_entry import QueueEntry
 
 __all__ = [
     "check_binding",

@@ -17,7 +17,7 @@ from trunkline_amqp.deaths import REASONS, Death, dead_properties, is_cycle
 from trunkline_amqp.errors import AmqpError
 
 if TYPE_CHECKING:
-    from trunkline_amqp.model import QueueEntry
+    from trunkline_amqp.queue_entry import QueueEntry
     from trunkline_amqp.topology import Topology
 
 __all__ = ["HANDLER", "DeadLetters"]

@@ -6,7 +6,7 @@ or left by its last consumer. After a restart its time begins anew.
 
 from __future__ import annotations
 
-from trunkline_amqp.model import QueueEntry
+from trunkline_amqp.queue_entry import QueueEntry
 
 __all__ = ["Expiries"]
 

@@ -8,7 +8,9 @@ from trunkline.filters import RecordFilter
 from trunkline.queues import QueueConfig, QueueSource
 from trunkline_amqp.arguments import QueueArguments
 from trunkline_amqp.dead_letters import HANDLER
-from trunkline_amqp.model import Exchange, QueueEntry, Vhost
+from trunkline_amqp.exchange import Exchange
+from trunkline_amqp.model import Vhost
+from trunkline_amqp.queue_entry import QueueEntry
 from trunkline_amqp.routing import record_key
 
 __all__ = ["queue_config", "sources_of"]

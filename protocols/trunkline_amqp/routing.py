@@ -22,8 +22,9 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from trunkline_amqp.errors import AmqpError, Reply
+from trunkline_amqp.exchange import DEFAULT_EXCHANGE, Exchange, Headers
 from trunkline_amqp.header_matching import header_bytes
-from trunkline_amqp.model import DEFAULT_EXCHANGE, Exchange, Headers, Vhost
+from trunkline_amqp.model import Vhost
 
 if TYPE_CHECKING:
     from trunkline.partition import Partition

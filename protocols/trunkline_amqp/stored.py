@@ -17,8 +17,9 @@ from typing import Any, Final
 import cbor2
 import msgspec
 
+from trunkline_amqp.exchange import Binding, Exchange
 from trunkline_amqp.fields import decode_table, encode_table
-from trunkline_amqp.model import Binding, Exchange, QueueEntry
+from trunkline_amqp.queue_entry import QueueEntry
 
 __all__ = [
     "BINDING",

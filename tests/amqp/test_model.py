@@ -10,8 +10,10 @@ from hypothesis.stateful import RuleBasedStateMachine, rule
 
 from trunkline.filters import matches
 from trunkline_amqp.arguments import QueueArguments
+from trunkline_amqp.exchange import Exchange
 from trunkline_amqp.header_matching import header_bytes
-from trunkline_amqp.model import Exchange, QueueEntry, Vhost
+from trunkline_amqp.model import Vhost
+from trunkline_amqp.queue_entry import QueueEntry
 
 EXCHANGES = st.sampled_from(["e1", "e2", "e3", "e4"])
 QUEUES = st.sampled_from(["q1", "q2", "q3"])

@@ -13,7 +13,7 @@ from tests.queues.conftest import Taker
 from trunkline_amqp.arguments import QueueArguments
 from trunkline_amqp.errors import AmqpError
 from trunkline_amqp.expiry import Expiries
-from trunkline_amqp.model import QueueEntry
+from trunkline_amqp.queue_entry import QueueEntry
 
 
 def expiring(name: str, expires_ms: int, *, has_consumers: bool = False) -> QueueEntry:

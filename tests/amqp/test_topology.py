@@ -271,6 +271,19 @@ async def test_a_queue_that_is_deleted_and_declared_again_is_empty(tmp_path: Pat
         assert await amqp.bodies("q") == []
 
 
+async def test_a_message_says_where_it_was_published_when_the_exchange_is_gone(tmp_path: Path) -> None:
+    async with declared(tmp_path) as amqp:
+        await amqp.exchange("e@1", "fanout")
+        await amqp.queue("q")
+        await amqp.bind("q", "e@1")
+        await amqp.publish("e@1", "k", b"1")
+        await amqp.topology.delete_exchange("/", "e@1")
+        assert await amqp.messages("q") == [("e@1", "k", b"1")]
+        await amqp.queue("e@1")
+        await amqp.publish("", "e@1", b"2")
+        assert await amqp.bodies("e@1") == [b"2"]
+
+
 async def test_a_queue_that_was_there_before_is_consumed_through_amqp_too(tmp_path: Path) -> None:
     async with open_broker(tmp_path) as broker:
         await broker.queues.declare("jobs")
