@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import ssl
 from collections.abc import Callable
+from pathlib import Path
 from time import monotonic
 from typing import Any
 
 import pika
 import pytest
+import trustme
 from pika.exceptions import (
     AMQPConnectionError,
     ChannelClosedByBroker,
@@ -16,6 +19,9 @@ from pika.exceptions import (
     ProbableAuthenticationError,
     UnroutableError,
 )
+
+from trunkline.config import BrokerConfig, TlsConfig, TlsFiles
+from trunkline.testing.background import BackgroundBroker
 
 WAIT_S = 20.0
 
@@ -355,6 +361,25 @@ class TestConnecting:
     def test_only_guest_comes_in(self, connect: Connect) -> None:
         with pytest.raises(ProbableAuthenticationError, match="403"):
             connect(credentials=pika.PlainCredentials("somebody", "secret"))
+
+    def test_tls_is_spoken_where_there_is_a_certificate(self, tmp_path: Path) -> None:
+        authority = trustme.CA()
+        authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(str(tmp_path / "broker.pem"))
+        tls = TlsConfig(door={"amqp": TlsFiles(certificate=str(tmp_path / "broker.pem"))})
+        trusting = ssl.create_default_context()
+        authority.configure_trust(trusting)
+        config = BrokerConfig(plugins=[], tls=tls)
+        with BackgroundBroker(listen={"amqp": "127.0.0.1:0"}, config=config) as broker:
+            parameters = pika.ConnectionParameters(
+                *broker.addresses["amqp"], ssl_options=pika.SSLOptions(trusting, "localhost")
+            )
+            connection = pika.BlockingConnection(parameters)
+            channel = connection.channel()
+            channel.queue_declare("secret")
+            channel.basic_publish("", "secret", bytes(100_000))
+            channel.queue_declare("secret", passive=True)
+            assert bodies(channel, "secret") == [bytes(100_000)]
+            connection.close()
 
     def test_a_secret_may_be_renewed(self, connect: Connect) -> None:
         connection = connect()
