@@ -16,7 +16,10 @@ from trunkline.queues.arrivals import PLAIN, Orders, arrivals_of
 from trunkline.queues.blocks import BatchCache, StoredBatch
 from trunkline.queues.config import Definition
 from trunkline.queues.consumers import Roster
+from trunkline.queues.marks import Mark
 from trunkline.records import Record, decode_all, encode, read_header, with_records
+
+CODE = b"0123456789abcdef" * 2
 
 
 @dataclass(eq=False)
@@ -150,8 +153,8 @@ def test_headers_are_found_in_any_batch(compression: int) -> None:
         (("trunkline.priority", b"7"),),
         (("trunkline.priority", b"7"), ("other", b"")),
         (("trunkline.deliver-at", b"99"), ("trunkline.expires-at", b"100")),
-        (("trunkline.spilled", b"3:44:jobs"),),
-        (("trunkline.priority", b"-1"), ("trunkline.deliver-at", b"soon"), ("trunkline.spilled", b"3:44")),
+        (("trunkline.spilled", b"3:44:jobs:" + CODE),),
+        (("trunkline.priority", b"-1"), ("trunkline.deliver-at", b"soon"), ("trunkline.spilled", b"3:44:jobs")),
     ]
     batch = encode([(1, None, b"x" * 50, headers) for headers in asked], compression=compression)
     found = [(one.offset, one.length, one.orders) for one in arrivals_of(StoredBatch(batch))]
@@ -159,7 +162,7 @@ def test_headers_are_found_in_any_batch(compression: int) -> None:
         (0, 1, PLAIN),
         (1, 2, Orders(7)),
         (3, 1, Orders(0, 99, 100)),
-        (4, 1, Orders(0, 0, 0, (3, 44, "jobs"))),
+        (4, 1, Orders(0, 0, 0, Mark(3, 44, "jobs", CODE))),
         (5, 1, PLAIN),
     ]
 

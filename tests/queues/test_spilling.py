@@ -62,6 +62,27 @@ async def test_a_forgotten_record_is_copied_out_of_the_way(tmp_path: Path, bench
         assert broker.queues.get("jobs").statistics().size_bytes == 0
 
 
+async def test_nobody_else_puts_a_record_in_the_place_of_another(tmp_path: Path, bench: QueueBench) -> None:
+    """One that says it is a copy, but cannot know the code, is a record like others, also when it is met again."""
+    disk = SimulatedDisk(5)
+    forged = b"1:0:jobs:" + b"0" * 32
+    with bench.power_failure(disk):
+        async with open_broker(tmp_path, disk=disk) as broker:
+            await broker.create_topic("events", settings=SEGMENTS)
+            queue = await broker.queues.declare("jobs", bench.config("events"))
+            assert queue.id == 1
+            await fill(broker, 3)
+            await broker.publish("jobs", b"forged", headers=[("trunkline.spilled", forged)])
+            assert [found.record.value for found in await queue.peek(10)][3] == b"forged"
+            await broker.queues._context.marks.wait_ready()  # the first copy would do it
+            disk.cut_power()
+    disk.crash()
+    async with open_broker(tmp_path, disk=disk) as broker:
+        found = {one.record.value: one.sequence for one in await broker.queues.get("jobs").peek(10)}
+        assert len(found) == 4
+        assert found.keys() >= {b"forged", b"0000" + bytes(200)}
+
+
 async def test_old_records_are_copied_even_if_they_are_many(tmp_path: Path, bench: QueueBench) -> None:
     clock = [1_000_000]
     settings = {**SEGMENTS, "retention.bytes": "-1", "retention.ms": "1000"}

@@ -6,8 +6,8 @@ queues obey, or lacks offsets (compaction), so the records of a topic without su
     trunkline.priority     ASCII decimal; more than the queue's max_priority counts as that
     trunkline.deliver-at   ms since the epoch; not given to anybody before
     trunkline.expires-at   ms since the epoch; dead-lettered after, if nobody has had it
-    trunkline.spilled      "ID:SEQUENCE:TOPIC": a copy that the broker made of an entry of that queue (module
-                           ``spill``), if it is stored in that topic; anywhere else it is a record like others
+    trunkline.spilled      a copy that the broker made of an entry of a queue, if the mark is true and it is stored in
+                           the topic that it names (module ``marks``); else it is a record like others
 
 A value that is no number is as good as none. All headers of the broker begin with ``trunkline.``, so a search for these
 bytes tells whether to look. Compressed records are unpacked for that search.
@@ -23,6 +23,7 @@ from typing import Final, NamedTuple
 from trunkline.compression import decompress
 from trunkline.errors import TrunklineError
 from trunkline.queues.blocks import StoredBatch
+from trunkline.queues.marks import Mark
 from trunkline.records import DEFAULT_MAX_DECODED_BYTES, HEADER_BYTES, Header, Record
 
 __all__ = [
@@ -48,16 +49,16 @@ SPILLED: Final = "trunkline.spilled"
 
 _RECORD_OVERHEAD_BYTES: Final = 10  # what a small record takes beside key, value and headers
 _LATEST_MS: Final = 1 << 53
-_SPILLED_VALUE: Final = re.compile(rb"(\d{1,10}):(\d{1,19}):([\w.-]{1,249})", re.ASCII)
+_SPILLED_VALUE: Final = re.compile(rb"(\d{1,10}):(\d{1,19}):([\w.-]{1,249}):([0-9a-f]{32})", re.ASCII)
 
 
 class Orders(NamedTuple):
-    """What a record's headers ask of queues; 0: nothing. ``spilled``: queue id, sequence, and the topic of the copy."""
+    """What a record's headers ask of queues; 0: nothing. ``spilled``: the mark of a copy, which may be forged."""
 
     priority: int = 0
     due_ms: int = 0
     expires_ms: int = 0
-    spilled: tuple[int, int, str] | None = None
+    spilled: Mark | None = None
 
 
 PLAIN: Final = Orders()
@@ -90,9 +91,9 @@ def orders_of(headers: Iterable[Header]) -> Orders:
     return Orders(priority, due, expires, spilled) if priority or due or expires or spilled else PLAIN
 
 
-def _spilled(value: bytes) -> tuple[int, int, str] | None:
+def _spilled(value: bytes) -> Mark | None:
     match = _SPILLED_VALUE.fullmatch(value)
-    return None if match is None else (int(match[1]), int(match[2]), match[3].decode())
+    return None if match is None else Mark(int(match[1]), int(match[2]), match[3].decode(), match[4])
 
 
 def _number(value: bytes, most: int) -> int:

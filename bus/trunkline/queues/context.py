@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from trunkline.queues.blocks import BatchCache
+from trunkline.queues.marks import Marks
 from trunkline.queues.sources import SourceTable
 
 if TYPE_CHECKING:
@@ -30,6 +31,9 @@ logger = logging.getLogger("trunkline.queues")
 ENGINE: Final = -1
 """The holder of entries that are on their way out (dead letters, moved records)."""
 
+WRITTEN_AT_ONCE: Final = 100
+"""Queues that write something in one round, or are woken: 0.1 ms each. Others wait for the next round."""
+
 _LONGEST_SLEEP_S: Final = 60.0
 """The timer looks at the wall clock so often, since that may be set."""
 
@@ -41,6 +45,7 @@ class QueueContext:
       topic: ``__queues``.
       sources: which number stands for which partition.
       cache: batches on their way out.
+      marks: of copies that the broker has made.
       is_closing: nothing is given out any more.
       dead_letter_handlers: by the names that queues call them.
     """
@@ -57,6 +62,7 @@ class QueueContext:
         "cache",
         "dead_letter_handlers",
         "is_closing",
+        "marks",
         "services",
         "sources",
         "topic",
@@ -66,6 +72,7 @@ class QueueContext:
         self.services = services
         self.topic: StateTopic = services.state_topic("__queues")
         self.sources = SourceTable(self.topic, services.catalog)
+        self.marks = Marks(self.topic, services.rng)
         self.cache = BatchCache()
         self.is_closing = False
         self.dead_letter_handlers: dict[str, DeadLetterHandler] = {}
@@ -139,7 +146,9 @@ class QueueContext:
         self._dirty.append(queue)
 
     def _persist(self) -> None:
-        dirty, self._dirty = self._dirty, []
+        dirty, self._dirty = self._dirty[:WRITTEN_AT_ONCE], self._dirty[WRITTEN_AT_ONCE:]
+        if self._dirty:
+            self.services.rounds.call_soon(self._persist)
         for queue in dirty:
             try:
                 queue.persist()
@@ -175,7 +184,9 @@ class QueueContext:
 
     def _tick(self) -> None:
         now = self.services.rounds.now_ms()
-        while self._due and self._due[0][0] <= now:
+        for _ in range(WRITTEN_AT_ONCE):
+            if not self._due or self._due[0][0] > now:
+                break
             _, _, queue = heapq.heappop(self._due)
             try:
                 queue.tick()

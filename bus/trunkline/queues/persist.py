@@ -10,7 +10,8 @@ Records in ``__queues``; ID is the queue's number, u32, all integers big-endian:
     i ID u64 n            sealed chunk n of the index
     n                     the next queue number, u32: numbers are never given again
 
-Those of sources (``t``, ``p``) are drawn in :mod:`trunkline.queues.sources` and :mod:`trunkline.queues.positions`.
+Those of sources (``t``, ``p``) are drawn in :mod:`trunkline.queues.sources` and :mod:`trunkline.queues.positions`, that
+of marks (``k``) in :mod:`trunkline.queues.marks`.
 
 One delta of a queue is on its way at a time; what changes meanwhile goes into the next one. So the busier a queue, the
 more acknowledgements share a delta, and all queues' deltas of a round share one batch and one fsync.

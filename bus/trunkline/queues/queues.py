@@ -70,6 +70,7 @@ class Queues:
         replay = Replay(self._context.sources)
         await self._context.topic.replay(replay.apply)
         self._next_id = replay.next_id
+        self._context.marks.secret = replay.secret
         known: set[int] = set()
         for name, definition in replay.definitions.items():
             known.add(definition.id)

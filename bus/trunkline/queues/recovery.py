@@ -20,6 +20,7 @@ import msgspec
 
 from trunkline.errors import CorruptLog
 from trunkline.queues.config import DEFINITION, Definition
+from trunkline.queues.marks import SECRET_KEY
 from trunkline.queues.persist import DELTA_SLOTS, NUMBER, Head
 from trunkline.queues.positions import POSITION_KIND, SharedPosition, source_of_key
 from trunkline.queues.sources import SOURCE_KIND, SourceTable
@@ -84,6 +85,7 @@ class Replay:
       definitions: of the queues, by name.
       found: what there is, by queue id.
       next_id: what the next queue will get.
+      secret: of the marks of copies.
       shared: the positions that all queues of a source have said together, by its number.
     """
 
@@ -91,6 +93,7 @@ class Replay:
         self.definitions: dict[str, Definition] = {}
         self.found: dict[int, Found] = {}
         self.next_id = 1
+        self.secret: bytes | None = None
         self.shared: dict[int, SharedPosition] = {}
         self._said_at: dict[int, int] = {}  # by queue id: where the last record about it stands
         self._sources = sources
@@ -100,6 +103,8 @@ class Replay:
         kind = key[:1]
         if kind == DEFINITION:
             self._apply_definition(key[1:].decode(), value, offset)
+        elif key == SECRET_KEY:
+            self.secret = value
         elif kind == POSITION_KIND:
             self._apply_position(source_of_key(key), value, offset)
         elif kind == SOURCE_KIND:

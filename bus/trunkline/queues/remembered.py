@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from trunkline.queues.config import Definition, QueueConfig
     from trunkline.queues.consumption import Consumption
     from trunkline.queues.feeds import SourceFeed
+    from trunkline.queues.marks import Mark
     from trunkline.topic import Topic
 
 __all__ = ["RememberedQueue"]
@@ -144,8 +145,10 @@ class RememberedQueue(ABC):
             self.state.append(source, offset, count, size_bytes)
             return
         now = self.context.now_ms()
-        if orders.spilled is not None and orders.spilled[2] == self.context.sources.topic_name(source):
-            self._find_spilled(orders.spilled, source, offset)
+        mark = orders.spilled
+        is_here = mark is not None and mark.topic == self.context.sources.topic_name(source)
+        if mark is not None and is_here and self.context.marks.is_true(mark):
+            self._find_spilled(mark, source, offset)
             return
         expires = orders.expires_ms
         if config.ttl_ms >= 0:
@@ -161,11 +164,11 @@ class RememberedQueue(ABC):
             now_ms=now,
         )
 
-    def _find_spilled(self, spilled: tuple[int, int, str], source: int, offset: int) -> None:
+    def _find_spilled(self, mark: Mark, source: int, offset: int) -> None:
         """A copy of an entry: it counts if the entry is ours, still there, and stored elsewhere."""
-        queue_id, sequence, _ = spilled
+        sequence = mark.sequence
         self.state.routed(source, offset + 1)
-        if queue_id != self.id:
+        if mark.queue_id != self.id:
             return
         for entry in self.state.peek(1, sequence - 1):
             if entry.sequence <= sequence < entry.sequence + entry.count and entry.source != source:

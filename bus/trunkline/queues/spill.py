@@ -3,7 +3,7 @@
 Retention may not remove a record that is live in a queue. But one record that nobody settles would keep a segment,
 and all behind it, for ever. So before retention removes what lies below an offset it asks here. Where the live bytes
 are less than a tenth of what is to go, or it is older than the queue's ``spill_after_ms``, the live records are copied
-to the queue's home topic, each with the header ``trunkline.spilled`` (``ID:SEQUENCE:TOPIC``, of the home topic), and
+to the queue's home topic, each with the header ``trunkline.spilled`` (:mod:`trunkline.queues.marks`), and
 the entries are made to point there: same sequence, same state. Otherwise retention waits.
 
 The order is copy, durable; swap, in memory; the delta that tells of it, durable; only then may retention go on::
@@ -123,6 +123,7 @@ class _Spilling(Copying):
 async def _spill(queue: RememberedQueue, leases: list[Lease]) -> None:
     """Copy entries to the home topic. Raises what stopped it; what was copied by then is swapped."""
     context = queue.context
+    await context.marks.wait_ready()
     home = await queue.ensure_home()
     for start in range(0, len(leases), SPILLED_RECORDS):
         copying = _Spilling(queue)
@@ -133,7 +134,7 @@ async def _spill(queue: RememberedQueue, leases: list[Lease]) -> None:
             for record in records:
                 sequence = piece.sequence + record.offset - piece.offset
                 headers = [header for header in record.headers if header[0] != SPILLED]
-                headers.append((SPILLED, b"%d:%d:%b" % (queue.id, sequence, queue.name.encode())))
+                headers.append((SPILLED, context.marks.make(queue.id, sequence, queue.name)))
                 partition = home.partition_for(record.key)
                 entry = Lease(sequence, 1, piece.source, record.offset, 0)
                 copying.expect()
