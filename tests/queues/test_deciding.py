@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from itertools import count
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trunkline.errors import CorruptBatch, InvalidFilter, InvalidSetting, InvalidTopicName
@@ -95,6 +95,7 @@ def test_lower_priorities_get_what_is_left() -> None:
     assert served(roster(Member("low"), Member("high", 3, 5)), 5) == {"high": 3, "low": 2}
 
 
+@settings(deadline=None)
 @given(
     st.lists(st.tuples(st.integers(0, 5), st.integers(0, 2), st.integers(0, 3)), min_size=2, max_size=8),
     st.integers(1, 40),
@@ -181,6 +182,7 @@ def _records_at(batch: StoredBatch, offset: int, end_offset: int) -> bytes:
     return batch.batch(offset, end_offset)[61:]
 
 
+@settings(deadline=None)
 @given(st.integers(1, 80), st.integers(0, 80), st.integers(0, 6), st.sampled_from([0, 1, 4]))
 def test_a_part_of_a_batch_has_exactly_its_records(size: int, first: int, length: int, compression: int) -> None:
     records = [(1000 + n, b"k%d" % n, bytes(n), ()) for n in range(size)]
