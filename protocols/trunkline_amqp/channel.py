@@ -257,6 +257,13 @@ class Channel:
     def send(self, method: Method) -> None:
         self.connection.send(self.number, method)
 
+    def send_behind(self, method: Method) -> None:
+        """Send a method, behind the answer to what is under way."""
+        if self._errands.is_busy:
+            self._errands.behind.append(method)
+        else:
+            self.send(method)
+
     def caught_up(self) -> None:
         """Everything that it has published is committed."""
         self._errands.caught_up()

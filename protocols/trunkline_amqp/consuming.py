@@ -126,7 +126,7 @@ class Consuming:
         if self._consumers.pop(consumer.tag, None) is not None:
             self._server.consumers -= 1
             if not isinstance(error, BrokerClosing) and self.channel.connection.wants_cancels:
-                self.channel.send(BasicCancel(consumer_tag=consumer.tag, no_wait=True))
+                self.channel.send_behind(BasicCancel(consumer_tag=consumer.tag, no_wait=True))
 
     def set_prefetch(self, count: int, *, for_all: bool) -> None:
         """basic.qos: for all consumers of the channel together, or for each that is to come."""

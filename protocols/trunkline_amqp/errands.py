@@ -53,12 +53,15 @@ class Errands:
 
     Attributes:
       is_busy: something is under way; whatever else comes has to wait.
+      behind: what to send behind its answer. A client that deletes a queue wants to hear that first, and then that its
+        consumer has gone with it, as RabbitMQ tells it.
     """
 
     def __init__(self, channel: Channel) -> None:
         self._channel = channel
         self._changed: trio.Event | None = None
         self.is_busy = False
+        self.behind: list[Method] = []
 
     def run(self, method: Method) -> None:
         """Do it, as soon as what the channel has published is committed."""
@@ -82,6 +85,10 @@ class Errands:
             connection.fail(hard(Reply.INTERNAL_ERROR, "an internal error; the broker's log says more"))
         finally:
             self.is_busy = False
+        behind, self.behind = self.behind, []
+        for said in behind:
+            if not channel.is_closed and not connection.is_over:
+                channel.send(said)
         if connection.is_over:
             connection.server.topology.connection_closed(connection)  # what it declared in the meantime
         else:

@@ -74,7 +74,8 @@ class RawClient:
         """Come in, and open channels."""
         self.send(PROTOCOL_HEADER)
         self.expect(methods.ConnectionStart)
-        able = {name.replace("_", "."): is_so for name, is_so in capabilities.items()}
+        dotless = ("consumer_cancel_notify",)
+        able = {name if name in dotless else name.replace("_", "."): is_so for name, is_so in capabilities.items()}
         self.method(
             0,
             methods.ConnectionStartOk(

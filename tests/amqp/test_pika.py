@@ -19,6 +19,9 @@ from pika.exceptions import (
     ProbableAuthenticationError,
     UnroutableError,
 )
+from tests.amqp.raw import RawClient
+
+from trunkline_amqp import methods
 
 from trunkline.config import BrokerConfig, TlsConfig, TlsFiles
 from trunkline.testing.background import BackgroundBroker
@@ -248,6 +251,18 @@ class TestConsuming:
         while not cancelled:
             connection.process_data_events(0.05)
         assert cancelled == [tag]
+
+    def test_who_deletes_a_queue_hears_that_before_its_consumer_is_told(
+        self, address: tuple[str, int], name: str
+    ) -> None:
+        with RawClient(address).hello(consumer_cancel_notify=True) as client:
+            client.method(1, methods.QueueDeclare(queue=name))
+            client.expect(methods.QueueDeclareOk)
+            client.method(1, methods.BasicConsume(queue=name, consumer_tag="tag"))
+            client.expect(methods.BasicConsumeOk)
+            client.method(1, methods.QueueDelete(queue=name))
+            client.expect(methods.QueueDeleteOk)
+            assert client.expect(methods.BasicCancel).consumer_tag == "tag"
 
     def test_an_exclusive_consumer_is_the_only_one(self, connect: Connect, name: str) -> None:
         first, second = connect().channel(), connect().channel()
