@@ -22,7 +22,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-__all__ = ["Running", "mosquitto", "mosquitto_path", "trunkline"]
+__all__ = ["KAFKA", "Running", "mosquitto", "mosquitto_path", "trunkline"]
+
+KAFKA = ("--listen", "kafka=127.0.0.1:0")
+"""An option of Trunkline."""
 
 START_LIMIT_S = 20.0
 STOP_LIMIT_S = 20.0
@@ -30,13 +33,17 @@ STOP_LIMIT_S = 20.0
 
 @dataclass(frozen=True)
 class Running:
-    """``ready_s``: from starting the process until it said, or showed, that it takes connections."""
+    """``ready_s``: from starting the process until it said, or showed, that it takes connections.
+
+    ``amqp_port``, ``kafka_port``: where the options asked for that door.
+    """
 
     pid: int
     mqtt_port: int
     native_port: int | None
     ready_s: float
     amqp_port: int | None = None
+    kafka_port: int | None = None
 
 
 @contextmanager
@@ -54,7 +61,9 @@ def trunkline(directory: Path, options: Sequence[str] = (), start_limit_s: float
         if not line:
             raise ChildProcessError(f"trunkline ended before it was ready, with exit code {process.wait()}")
         ports = {door: int(address.rpartition(":")[2]) for door, address in json.loads(line)["addresses"].items()}
-        yield Running(process.pid, ports["mqtt"], ports["native"], ready_s, ports.get("amqp"))
+        yield Running(
+            process.pid, ports["mqtt"], ports["native"], ready_s, ports.get("amqp"), kafka_port=ports.get("kafka")
+        )
 
 
 def mosquitto_path() -> str | None:

@@ -3,7 +3,7 @@
     kafka_load.py produce-small --port 9092 -n 300000 -s 200 --conns 8 --window 64 --pid BROKER_PID
     kafka_load.py produce-large --port 9092 -n 20000 -s 100000 --conns 4 --window 8 --pid BROKER_PID
     kafka_load.py fetch --port 9092 --pid BROKER_PID          (what produce-large has left, from the start)
-    kafka_load.py idle --port 9092 --partitions 1000 --conns 10 -t 10 --pid BROKER_PID
+    kafka_load.py idle --port 9092 --partitions 1000 --conns 1 --seconds 10 --pid BROKER_PID
 
 ``-s`` is the size of the one record in a batch, and there is one batch in a request (Produce 9, acks=all). Every
 request is answered before the run ends; ``--window`` is how many may wait on one connection. ``idle``: fetches of all
@@ -172,18 +172,22 @@ def _next_offset(records: Any) -> int:
     return int.from_bytes(records[len(records) - size : len(records) - size + 8], "big") + 1
 
 
-def run_idle(arguments: argparse.Namespace) -> int:
-    """Fetches that find nothing, until the time is over; return how many."""
+def run_idle(arguments: argparse.Namespace) -> tuple[int, Probe]:
+    """Fetches that find nothing, until the time is over; return how many, and what was measured from when it began."""
     peers = [Peer(arguments) for _ in range(arguments.conns)]
     shares = [dict.fromkeys(range(number, arguments.partitions, arguments.conns), 0) for number in range(len(peers))]
-    end, answers = time.monotonic() + arguments.limit, 0
+    for _ in range(2):  # a consumer's first fetches, which are not those of one that idles
+        for peer, share in zip(peers, shares, strict=True):
+            peer.ask(FETCH, fetch_request(arguments, share, 500))
+    probe = Probe(arguments.pid or None)
+    end, answers = time.monotonic() + arguments.seconds, 0
     while time.monotonic() < end:
         for peer, share in zip(peers, shares, strict=True):
             peer.send(FETCH, fetch_request(arguments, share, 500))
         for peer in peers:
             peer.receive()
             answers += 1
-    return answers
+    return answers, probe
 
 
 def prepare(arguments: argparse.Namespace) -> None:
@@ -215,7 +219,8 @@ def main() -> None:
     parser.add_argument("--fetch-bytes", type=int, default=1 << 20)
     parser.add_argument("--topic", default="kafka-load")
     parser.add_argument("--topic-durability", default="", help="fsync or os, where the broker has such a setting")
-    parser.add_argument("-t", "--limit", type=float, default=60, help="time limit, seconds; of idle, the duration")
+    parser.add_argument("--seconds", type=float, default=10, help="of idle: for how long")
+    parser.add_argument("-t", "--limit", type=float, default=60, help="time limit, seconds")
     parser.add_argument("--pid", type=int, default=0, help="the broker's, for CPU and memory")
     arguments = parser.parse_args()
     is_large = arguments.mode == "produce-large"
@@ -232,7 +237,7 @@ def main() -> None:
     if arguments.mode == "fetch":
         count, total_bytes = run_fetch(arguments)
     elif arguments.mode == "idle":
-        count, total_bytes = run_idle(arguments), 0
+        (count, probe), total_bytes = run_idle(arguments), 0
     else:
         count = run_producers(arguments, producers)
         total_bytes = count * arguments.size
@@ -241,6 +246,7 @@ def main() -> None:
     if result.get("broker_cpu_s"):
         result["requests_per_broker_cpu_s"] = round(count / result["broker_cpu_s"])
         result["GB_per_broker_cpu_s"] = round(total_bytes / 1e9 / result["broker_cpu_s"], 3)
+    if "broker_cpu_s" in result:
         result["broker_cpu_share"] = round(result["broker_cpu_s"] / result["secs"], 4)
     print(json.dumps(result))
 

@@ -23,11 +23,12 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from functools import partial
 from itertools import product
 from pathlib import Path
 from typing import Any
 
-from brokers import Running, mosquitto, mosquitto_path, trunkline
+from brokers import KAFKA, Running, mosquitto, mosquitto_path, trunkline
 
 HERE = Path(__file__).parent
 TICK_S = 0.01  # what processor time is counted in: who seems to have used none has used less than this
@@ -79,11 +80,11 @@ class Load:
 
 @dataclass(frozen=True)
 class Case:
-    """Loads for one broker, in this order."""
+    """Loads for one broker, in this order. ``door``: ``mqtt``, which Mosquitto has too, ``native`` or ``kafka``."""
 
     name: str
     loads: Sequence[Load]
-    is_mqtt: bool = True
+    door: str = "mqtt"
 
 
 def key(name: str) -> Callable[[Figures], float]:
@@ -138,6 +139,53 @@ def queue_row(title: str, limit: float) -> Row:
     )
 
 
+KAFKA_SMALL = Row(
+    "Kafka, 200 B, 500 connections: requests per broker CPU s",
+    key("requests_per_broker_cpu_s"),
+    Target(35_000, is_least=True),
+)
+KAFKA_LARGE = Row(
+    "Kafka, batches of 100 KB: GB per broker CPU s", key("GB_per_broker_cpu_s"), Target(0.8, is_least=True)
+)
+KAFKA_FETCH = Row("Kafka fetch of these: GB per broker CPU s", key("GB_per_broker_cpu_s"), Target(1.2, is_least=True))
+
+
+def share_row(title: str, limit: float) -> Row:
+    return Row(
+        f"{title}: broker CPU, % of a core", lambda figures: 100 * figures.get("broker_cpu_share", 0), Target(limit)
+    )
+
+
+KAFKA_CLIENTS: Sequence[Load] = [
+    Load(
+        "kafka_clients.py",
+        "linger",
+        400_000,
+        [
+            share_row("Kafka, 1 KiB, 8 confluent producers, linger 5 ms", 25),
+            Row("Kafka, 1 KiB, 8 confluent producers, linger 5 ms: records/s", key("msgs_s")),
+        ],
+    ),
+    Load(
+        "kafka_clients.py",
+        "latency",
+        5_000,
+        [
+            Row("Kafka, 500 records/s, end to end: p50 ms", key("p50_ms")),
+            Row("Kafka, 500 records/s, end to end: p99 ms", key("p99_ms")),
+            Row("Loopback echo and synced write: p99 ms", key("floor_p99_ms")),
+            Row(
+                "Kafka, 500 records/s: p99, times that",
+                lambda figures: figures["p99_ms"] / figures["floor_p99_ms"],
+                Target(3),
+            ),
+        ],
+    ),
+    Load(
+        "kafka_clients.py", "first", None, [Row("Kafka, first record to a new group: s", key("first_s"), Target(0.3))]
+    ),
+]
+
 AWAY = Row(
     "10,000 sessions of clients that are away, a subscription each: KiB per session", key("kib_per_session"), Target(1)
 )
@@ -155,24 +203,50 @@ CASES: Sequence[Case] = [
     idle("idle", "--connections 2000", "2,000 idle connections", Target(6)),
     idle("idle-subscribed", "--connections 2000 --subscribe", "2,000 idle connections with a subscription", Target(6)),
     Case("sessions", [Load("mqtt_load.py", "sessions --connections 10000", None, [AWAY])]),
-    Case("native-small", [Load("native_load.py", "produce-small --conns 8", 300_000, [SMALL])], is_mqtt=False),
+    Case("native-small", [Load("native_load.py", "produce-small --conns 8", 300_000, [SMALL])], door="native"),
     Case(
         "native-large",
         [
             Load("native_load.py", "produce-large --conns 4", 20_000, [LARGE]),
             Load("native_load.py", "fetch", None, [FETCH]),
         ],
-        is_mqtt=False,
+        door="native",
     ),
-    Case("native-groups", [Load("native_groups.py", "--members 4", 10_000_000, [GROUP])], is_mqtt=False),
+    Case("native-groups", [Load("native_groups.py", "--members 4", 10_000_000, [GROUP])], door="native"),
     Case(
         "native-queue",
         [
             Load("native_queue.py", "individual", 500_000, [queue_row("a frame for each ack", 100_000)]),
             Load("native_queue.py", "batched", 1_000_000, [queue_row("acks batched", 250_000)]),
         ],
-        is_mqtt=False,
+        door="native",
     ),
+    Case(
+        "kafka-small",
+        [Load("kafka_load.py", "produce-small --conns 500 --window 4", 100_000, [KAFKA_SMALL])],
+        door="kafka",
+    ),
+    Case(
+        "kafka-large",
+        [
+            Load("kafka_load.py", "produce-large --conns 4", 20_000, [KAFKA_LARGE]),
+            Load("kafka_load.py", "fetch", None, [KAFKA_FETCH]),
+        ],
+        door="kafka",
+    ),
+    Case(
+        "kafka-idle",
+        [
+            Load(
+                "kafka_load.py",
+                "idle --partitions 1000 --conns 1 --seconds 10",
+                None,
+                [share_row("Kafka, 1,000 idle partitions, a consumer of all", 1)],
+            )
+        ],
+        door="kafka",
+    ),
+    Case("kafka-clients", KAFKA_CLIENTS, door="kafka"),
 ]
 
 STARTUP_ROWS: Sequence[Row] = [
@@ -206,7 +280,7 @@ def generate(script: str, arguments: Sequence[str], limit_s: float) -> Figures:
 
 
 def run_case(case: Case, broker: Running, scale: float) -> Iterator[tuple[Load, Figures]]:
-    port = broker.mqtt_port if case.is_mqtt else broker.native_port
+    port = {"mqtt": broker.mqtt_port, "native": broker.native_port, "kafka": broker.kafka_port}[case.door]
     for load in case.loads:
         arguments = [*load.arguments.split(), "--port", str(port), "--pid", str(broker.pid), "--limit", str(LIMIT_S)]
         if load.count is not None:
@@ -226,11 +300,12 @@ def run_all(options: argparse.Namespace, note: Callable[[Figures], None]) -> Res
     for repetition in range(options.reps):
         names.reverse()
         for case, name in product(cases, names):
-            if not case.is_mqtt and name != "Trunkline":
+            if case.door != "mqtt" and name != "Trunkline":
                 continue
+            start = partial(trunkline, options=KAFKA) if case.door == "kafka" else BROKERS[name]
             with (
                 tempfile.TemporaryDirectory(dir=options.dir, prefix="bench-") as directory,
-                BROKERS[name](Path(directory)) as broker,
+                start(Path(directory)) as broker,
             ):
                 for load, figures in run_case(case, broker, options.scale):
                     note({"case": case.name, "broker": name, "repetition": repetition, **figures})

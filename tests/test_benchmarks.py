@@ -105,6 +105,25 @@ def test_kafka_load_counts_every_batch_and_fetches_them(trunkline_broker: Backgr
     assert (small["msgs"], large["msgs"], fetched["msgs"]) == (80, 8, 8)
 
 
+def test_kafka_load_measures_a_consumer_that_idles(trunkline_broker: BackgroundBroker) -> None:
+    found = figures("kafka_load.py", "idle", trunkline_broker, "--partitions", "40", "--conns", "2", "--seconds", "0.1")
+    assert found["msgs"] >= 2
+
+
+def test_kafka_clients_counts_every_record(trunkline_broker: BackgroundBroker) -> None:
+    linger = figures("kafka_clients.py", "linger", trunkline_broker, "--count", "80")
+    latency = figures("kafka_clients.py", "latency", trunkline_broker, "--count", "50")
+    first = figures("kafka_clients.py", "first", trunkline_broker, "--count", "1")
+    assert (linger["msgs"], latency["msgs"]) == (80, 50)
+    assert latency["p99_ms"] >= latency["p50_ms"] > 0
+    assert first["first_s"] > 0
+
+
+def test_first_record_prints_a_line_for_each_server_it_has_started() -> None:
+    out = run("first_record.py", "--count", "1", "--only", "Trunkline", "--only", "NATS JetStream")
+    assert "| Trunkline | 0." in out
+
+
 @pytest.mark.parametrize("arguments", [[], ["--client"]])
 def test_native_groups_counts_every_record(trunkline_broker: BackgroundBroker, arguments: list[str]) -> None:
     port = str(trunkline_broker.addresses["native"][1])
