@@ -10,6 +10,7 @@ import trio
 from tests.amqp.declared import Declared, Receiver, declared
 from tests.queues.conftest import Taker
 
+from trunkline import open_broker
 from trunkline.errors import QueueFull
 from trunkline_amqp.content import Properties, encode_properties
 
@@ -102,11 +103,16 @@ async def test_a_message_that_would_go_round_for_ever_is_dropped(tmp_path: Path)
 
 async def test_dead_letters_wait_for_the_door(tmp_path: Path) -> None:
     async with declared(tmp_path) as amqp:
-        await dead_letter_setup(amqp, {"x-message-ttl": 0})
-        amqp.broker.views.rounds.call_soon(lambda: None)
+        await dead_letter_setup(amqp, {"x-max-length": 1})
+    async with open_broker(tmp_path) as broker:
+        queue = broker.queues.get("q")
+        for value in (b"1", b"2"):
+            await broker.publish("q", value)
+        assert queue.statistics().leaving == 1
+        assert "wait for the door that sees to them, amqp" in queue.explain()[0]
     async with declared(tmp_path) as amqp:
-        await amqp.publish("", "q", b"1")
-        assert await arrived(amqp, "dead", 1) == [("dlx", "q", b"1")]
+        assert await arrived(amqp, "dead", 1) == [("dlx", "", b"1")]
+        assert amqp.broker.queues.get("q").explain() == ["1 records are ready, but no consumer is attached."]
 
 
 async def test_with_a_ttl_of_0_only_waiting_consumers_get_messages(tmp_path: Path) -> None:

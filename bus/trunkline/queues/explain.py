@@ -23,6 +23,9 @@ def _broken(queue: Queue) -> list[str]:
     error = None if queue.leaving_error is None else str(queue.leaving_error)
     if error is not None:
         found.append(f"Dead letters could not be written at the last attempt: {error}")
+    handler = queue.config.dead_letter_handler
+    if handler and handler not in queue.context.dead_letter_handlers:
+        found.append(f"Its dead letters wait for the door that sees to them, {handler}, which is not open.")
     return found
 
 
