@@ -55,7 +55,7 @@ def measure(broker: str, arguments: Sequence[str], pid: int, port: int, count: i
     command = [sys.executable, str(Path(__file__).with_name("amqp_load.py")), *arguments]
     command += ["--pid", str(pid), "--port", str(port), "--limit", "120"]
     command += ["--count", str(few if arguments[0] == "latency" else count)]
-    command += ["--kind", "quorum" if broker.endswith("quorum") else "classic"]
+    command += ["--kind", "quorum" if "quorum" in broker else "classic"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{broker}: {done.stderr}")
@@ -107,6 +107,7 @@ def main() -> None:
                 for case, arguments in CASES.items():
                     figures = measure(broker, arguments, pid, port, options.count)
                     results.setdefault((broker, case), []).append(figures)
+                    print(f"{broker}: {case}: {json.dumps(figures)}", file=sys.stderr)
     print("\n".join(table(results, brokers)))
 
 

@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Final
 from trunkline.door import Connection, Transport
 from trunkline_amqp.channel import Arrival, Channel
 from trunkline_amqp.errors import AmqpError, Reply, hard
-from trunkline_amqp.fields import encode_short_string
 from trunkline_amqp.frames import (
     BODY,
     FRAME_MIN,
@@ -281,9 +280,7 @@ class AmqpConnection(Connection):
         if not self.is_blocked and not self._is_over:
             self.is_blocked = True
             if self._is_able("connection.blocked"):
-                short = reason.encode()[:255].decode("utf-8", "ignore")
-                assert len(encode_short_string(short)) <= 256
-                self.send(0, ConnectionBlocked(reason=short))
+                self.send(0, ConnectionBlocked(reason=reason.encode()[:255].decode("utf-8", "ignore")))
             self._hold()
 
     def unblock(self) -> None:
