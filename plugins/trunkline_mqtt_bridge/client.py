@@ -1,7 +1,8 @@
 """Drives a :class:`~trunkline_mqtt_bridge.protocol.ClientProtocol` over a stream.
 
-What is written is put into a buffer, and one task sends it, as much at a time as has come together; it also sends
-PINGREQ when nothing else goes. Another task receives. So nothing is done once for each message.
+What is written is put into a buffer, and one task sends it, as much at a time as has come together. Another task
+receives. So nothing is done once for each message. PINGREQ goes also while messages go: those with QoS 0 are not
+answered, and a broker from which nothing comes counts as gone.
 """
 
 from __future__ import annotations
@@ -21,6 +22,9 @@ __all__ = ["Client", "open_client"]
 RECEIVE_BYTES: Final = 128 * 1024
 OUTBOUND_BYTES: Final = 256 * 1024
 """Written and not sent; above it links wait before they write more."""
+
+OUTBOUND_PACKETS: Final = 262_144
+"""Written and not sent; four times what MQTT allows to be unacknowledged, so the broker sends on but does not read."""
 
 GOODBYE_LIMIT_S: Final = 2.0
 _SILENCE: Final = 1.5  # times the keep-alive: MQTT 5.0, 3.1.2.10, turned round
@@ -74,6 +78,8 @@ class Client:
         if self._early:
             packets, self._early = self._early, []
             return packets
+        if len(self._out) > OUTBOUND_PACKETS:
+            raise LinkFailed(f"{self._where.name} reads no acknowledgements")
         limits = self.protocol.limits
         silence_s = _SILENCE * limits.keep_alive_s if limits is not None and limits.keep_alive_s else float("inf")
         with trio.move_on_after(silence_s) as waiting:
@@ -101,10 +107,12 @@ class Client:
     async def send_forever(self) -> None:
         """Send what is written, and PINGREQ. Raises LinkFailed."""
         pause_s = self.limits.keep_alive_s / 2 or float("inf")
+        ping_at = trio.current_time() + pause_s
         while True:
-            with trio.move_on_after(pause_s):
+            with trio.move_on_at(ping_at):
                 await self._has_output.wait()
-            if not self._out:
+            if trio.current_time() >= ping_at:
+                ping_at = trio.current_time() + pause_s
                 self.write_packet(Pingreq())
             data, self._out = b"".join(self._out), []
             self._out_bytes = 0
@@ -130,10 +138,21 @@ class Client:
 
 @contextlib.asynccontextmanager
 async def open_client(
-    where: WhereTo, tls: TlsSettings, packet: Connect, *, timeout_s: float, max_packet_bytes: int
+    where: WhereTo,
+    tls: TlsSettings,
+    packet: Connect,
+    *,
+    connecting: trio.CancelScope,
+    timeout_s: float,
+    max_packet_bytes: int,
 ) -> AsyncIterator[Client]:
-    """Connect, and be connected inside the block. Raises LinkFailed; what the block raises comes out as it is."""
-    with trio.move_on_after(timeout_s) as connecting:
+    """Connect, and be connected inside the block. Raises LinkFailed; what the block raises comes out as it is.
+
+    Args:
+      connecting: a new one; cancel it to give up what did not succeed yet.
+    """
+    connecting.relative_deadline = timeout_s
+    with connecting:
         stream = await connect(where, tls)
         client = Client(stream, ClientProtocol(packet, max_packet_bytes), where)
         try:
@@ -142,7 +161,10 @@ async def open_client(
             await trio.aclose_forcefully(stream)
             raise
     if connecting.cancelled_caught:
-        raise LinkFailed(f"{where.name} took longer than {timeout_s:g} s to connect")
+        is_late = trio.current_time() >= connecting.deadline
+        raise LinkFailed(
+            f"{where.name} took longer than {timeout_s:g} s to connect" if is_late else f"{where.name} was given up"
+        )
     try:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(client.send_forever)

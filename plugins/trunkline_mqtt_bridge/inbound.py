@@ -48,6 +48,7 @@ class _Taken(NamedTuple):
     """A message that is being stored."""
 
     client: Client
+    received: dict[int, Client | None]  # those of its session at the other broker
     link: InboundLink
     packet_id: int
     qos: int
@@ -90,35 +91,38 @@ class Inbound:
         self._plain: Mapping[int, bytes] = {
             qos: encode_headers(headers_of(client_id, qos, more=(self._origin,))) for qos in (0, 1, 2)
         }
-        self._received: dict[int, bool] = {}  # identifiers with QoS 2 -> whether the record is durable
+        # Identifiers with QoS 2 -> where PUBREC goes once the record is durable; None: it is durable.
+        self._received: dict[int, Client | None] = {}
 
     def connected(self, *, session_present: bool) -> None:
         """A new connection; without the old session identifiers mean new messages."""
         if not session_present:
-            self._received.clear()
+            self._received = {}  # what is being stored now knows the old one
 
     def publish(self, client: Client, packet: Publish) -> None:
         """A message came."""
         if packet.qos == 2:
             if packet.packet_id in self._received:
-                if self._received[packet.packet_id]:
+                if self._received[packet.packet_id] is None:
                     client.write_packet(Pubrec(packet.packet_id))
+                else:
+                    self._received[packet.packet_id] = client
                 return
-            self._received[packet.packet_id] = False
+            self._received[packet.packet_id] = client
         for link in self.links:
             topic = link.mapping.to_local(packet.topic)
             if topic is not None:
                 self._store(client, link, topic, packet)
                 return
-        self._acknowledge(client, packet.qos, packet.packet_id)  # nobody wants it any more
+        self._acknowledge(client, self._received, packet.qos, packet.packet_id)  # nobody wants it any more
 
     def _store(self, client: Client, link: InboundLink, topic: str, packet: Publish) -> None:
         if packet.properties is not NO_PROPERTIES and self._node in hops_of(packet.properties.user):
             link.journal.counters["looped"] += 1
-            self._acknowledge(client, packet.qos, packet.packet_id)
+            self._acknowledge(client, self._received, packet.qos, packet.packet_id)
             return
         size = len(packet.payload) + len(packet.topic)
-        taken = _Taken(client, link, packet.packet_id, packet.qos, size)
+        taken = _Taken(client, self._received, link, packet.packet_id, packet.qos, size)
         self.unacknowledged_bytes += size
         now_ms = self._now_ms()
         try:
@@ -155,7 +159,7 @@ class Inbound:
         counters["messages"] += 1
         counters["bytes"] += token.size_bytes
         self._settled(token, is_stored=True)
-        self._acknowledge(token.client, token.qos, token.packet_id)
+        self._acknowledge(token.client, token.received, token.qos, token.packet_id)
 
     def append_failed(self, token: object, error: TrunklineError) -> None:
         """The record cannot be stored, ever, or for now; then the broker has to send the message again."""
@@ -165,10 +169,10 @@ class Inbound:
         if isinstance(error, RecordTooLarge):
             journal.counters["oversized"] += 1
             journal.note(f"a message is dropped: {error}", self._now_ms())
-            self._acknowledge(token.client, token.qos, token.packet_id)
+            self._acknowledge(token.client, token.received, token.qos, token.packet_id)
             return
         if token.qos == 2:
-            self._received.pop(token.packet_id, None)
+            token.received.pop(token.packet_id, None)
         elif token.qos == 0:
             journal.counters["lost"] += 1  # nobody will send it again
         self._fail(error)
@@ -180,10 +184,14 @@ class Inbound:
             self.changed = trio.Event()
         self._tell_settled(is_stored)
 
-    def _acknowledge(self, client: Client, qos: int, packet_id: int) -> None:
-        """To a connection that is over nothing is sent, and the broker sends the message again."""
+    def _acknowledge(self, client: Client, received: dict[int, Client | None], qos: int, packet_id: int) -> None:
+        """To a connection that is over nothing is sent, and the broker sends the message again.
+
+        With QoS 2 it may have done that already: the answer goes to the connection that it came with last.
+        """
         if qos == 1:
             client.write_packet(Puback(packet_id))
         elif qos == 2:
-            self._received[packet_id] = True
-            client.write_packet(Pubrec(packet_id))
+            last = received.get(packet_id) or client
+            received[packet_id] = None
+            last.write_packet(Pubrec(packet_id))

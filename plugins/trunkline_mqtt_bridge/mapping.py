@@ -15,9 +15,12 @@ from trunkline.filters import matches
 from trunkline_mqtt.properties import UserProperties
 from trunkline_mqtt_bridge.settings import LinkSettings
 
-__all__ = ["HOPS", "Mapping", "hops_of", "with_hop"]
+__all__ = ["HOPS", "MAX_TEXT_BYTES", "Mapping", "hops_of", "with_hop"]
 
 HOPS: Final = "trunkline-hops"
+
+MAX_TEXT_BYTES: Final = 65_535
+"""Of a topic, and of each half of a user property: MQTT 5.0, 1.5.4."""
 
 
 class Mapping:
@@ -47,8 +50,13 @@ class Mapping:
 
 
 def _exchange(topic: str, prefix: str, other: str) -> str | None:
-    """``a/#`` matches ``a`` too, which has not got the prefix ``a/``; and no topic is empty."""
-    return other + topic[len(prefix) :] or None if topic.startswith(prefix) else None
+    """``a/#`` matches ``a`` too, which has not got the prefix ``a/``; what comes out has to be a topic for clients."""
+    if not topic.startswith(prefix):
+        return None
+    found = other + topic[len(prefix) :]
+    if not found or found.startswith("$") or len(found.encode()) > MAX_TEXT_BYTES:
+        return None
+    return found
 
 
 def hops_of(user: UserProperties) -> list[str]:
@@ -56,7 +64,9 @@ def hops_of(user: UserProperties) -> list[str]:
     return [hop for name, value in user if name == HOPS for hop in value.split(",") if hop]
 
 
-def with_hop(user: UserProperties, node: str) -> UserProperties:
-    """The same user properties with ``node`` as the last hop."""
+def with_hop(user: UserProperties, node: str) -> UserProperties | None:
+    """The same user properties with ``node`` as the last hop; None: somebody made them so long that none fits."""
     hops = ",".join([*hops_of(user), node])
+    if len(hops.encode()) > MAX_TEXT_BYTES:
+        return None
     return (*((name, value) for name, value in user if name != HOPS), (HOPS, hops))

@@ -72,8 +72,9 @@ class OutboundLink(SessionOwner):
         self._fail = fail
         self._session: Session | None = None
         self._client: Client | None = None
-        self._ids: PacketIds[OutboundLink] = PacketIds()
-        self._sizes: dict[int, int] = {}
+        self._ids: PacketIds[OutboundLink | None] = PacketIds()
+        self._sizes: dict[int, int] = {}  # of what is on its way in this connection, by identifier
+        self._held: Publish | None = None  # given, and more than the broker allows for now
         self._is_waiting = False  # `deliver` said stop
         self._is_draining = False
 
@@ -98,22 +99,22 @@ class OutboundLink(SessionOwner):
 
     # -- a connection ------------------------------------------------------------------------------
 
-    def attach(self, client: Client, ids: PacketIds[OutboundLink], topics: Sequence[str]) -> None:
+    def attach(self, client: Client, ids: PacketIds[OutboundLink | None], topics: Sequence[str]) -> None:
         """Send over this connection from now on. Raises TrunklineError."""
         self._client, self._ids = client, ids
         self._window = min(self._max_window, client.limits.receive_maximum)
         session = self._session = self._broker.sessions.attach(self.session_name, self, hold=True)
         for entry in session.unfinished:
             ids.reserve(entry.id, self)
-            self._sizes[entry.id] = 0
         wanted = {(topic, self.mapping.local_filter) for topic in topics}
         for name in session.filters:
             if (name.topic, name.pattern) not in wanted:  # the configuration was changed
                 session.unsubscribe(name.topic, name.pattern)
         for topic, pattern in sorted(wanted - {(name.topic, name.pattern) for name in session.filters}):
             session.subscribe(topic, pattern, start=self._start(topic) if not session.is_resumed else None)
-        self._is_waiting = False
-        session.resume()
+        self._is_waiting = self._is_draining
+        if not self._is_draining:
+            session.resume()
 
     def _start(self, topic: str) -> dict[int, int] | None:
         found = self._broker.topics.get(topic)
@@ -125,6 +126,7 @@ class OutboundLink(SessionOwner):
         """The connection is over."""
         session, self._session, self._client = self._session, None, None
         self._sizes.clear()
+        self._held = None
         if session is not None:
             session.detach()
 
@@ -136,7 +138,13 @@ class OutboundLink(SessionOwner):
 
     def go_on(self) -> None:
         """There is room again."""
-        if self._is_waiting and self._session is not None and self._may_send():
+        if self._session is None or self._is_draining:
+            return
+        held = self._held
+        if held is not None and self._ids.may_send(held.packet_id):
+            self._held = None
+            self._write(held, held.packet_id)
+        if self._is_waiting and self._may_send():
             self._is_waiting = False
             self._session.resume()
 
@@ -152,7 +160,11 @@ class OutboundLink(SessionOwner):
     def deliver_again(self, entry: Unfinished, delivery: Delivery | None, options: list[bytes]) -> bool:
         """See :class:`SessionOwner`."""
         assert self._client is not None
+        if self._ids.user(entry.id) is not self:
+            self._begin_anew(entry, delivery)
+            return self._goes_on()
         if entry.state == _RECEIVED:
+            self._is_sent(entry.id, 0)
             self._client.write_packet(Pubrel(entry.id))
             return self._goes_on()
         message = None if delivery is None else self._message(delivery)
@@ -160,8 +172,16 @@ class OutboundLink(SessionOwner):
             self._finish(entry.id)
         else:
             is_repeated = self._client.limits.session_present and message.qos > 0
-            self._write(msgspec.structs.replace(message, packet_id=entry.id, dup=is_repeated), entry.id)
+            self._put(msgspec.structs.replace(message, packet_id=entry.id, dup=is_repeated), entry.id)
         return self._goes_on()
+
+    def _begin_anew(self, entry: Unfinished, delivery: Delivery | None) -> None:
+        """Another link has the identifier: one of the two was done with it, which a crash kept from being stored."""
+        assert self._session is not None
+        self._session.finish(entry.id)
+        message = None if delivery is None or entry.state == _RECEIVED else self._message(delivery)
+        if delivery is not None and message is not None:
+            self._send(delivery, message)
 
     def fenced(self, error: SessionFenced) -> None:
         """See :class:`SessionOwner`."""
@@ -183,8 +203,8 @@ class OutboundLink(SessionOwner):
     def _may_send(self) -> bool:
         client = self._client
         return (
-            client is not None and len(self._sizes) < self._window and self._ids.are_left
-            and not self._is_draining and client.has_room
+            client is not None and self._held is None and len(self._sizes) < self._window
+            and self._ids.are_left and not self._is_draining and client.has_room
         )  # fmt: skip
 
     def _message(self, delivery: Delivery) -> Publish | None:
@@ -203,18 +223,25 @@ class OutboundLink(SessionOwner):
             return None
         assert self._client is not None
         limits = self._client.limits
+        properties = self._properties(found) if self._client.protocol.is_5 else NO_PROPERTIES
+        if properties is None:
+            self.journal.counters["looped"] += 1
+            return None
         return Publish(
             topic,
             found.payload,
             min(self.settings.qos, found.qos, limits.maximum_qos),
             self.settings.retain and found.is_retained and limits.retain_available,
-            properties=self._properties(found) if self._client.protocol.is_5 else NO_PROPERTIES,
+            properties=properties,
         )
 
-    def _properties(self, message: OutgoingMessage) -> Properties:
-        user = tuple((name, value) for name, value in message.properties.user if name != ORIGIN)
+    def _properties(self, message: OutgoingMessage) -> Properties | None:
+        kept = tuple((name, value) for name, value in message.properties.user if name != ORIGIN)
+        user = with_hop(kept, self._node)
+        if user is None:
+            return None
         expiry = message.seconds_left(self._broker.now_ms()) if message.expires_ms else None
-        return msgspec.structs.replace(message.properties, user=with_hop(user, self._node), message_expiry_s=expiry)
+        return msgspec.structs.replace(message.properties, user=user, message_expiry_s=expiry)
 
     def _send(self, delivery: Delivery, message: Publish) -> None:
         assert self._session is not None
@@ -223,7 +250,18 @@ class OutboundLink(SessionOwner):
             packet_id = self._ids.take(self)
             self._session.track(packet_id, delivery.partition, delivery.record.offset, _SENT)
             message = msgspec.structs.replace(message, packet_id=packet_id)
-        self._write(message, packet_id)
+        self._put(message, packet_id)
+
+    def _put(self, message: Publish, packet_id: int) -> None:
+        """Write it now, or when the broker allows it; until then there is no other."""
+        if message.qos and not self._ids.may_send(packet_id):
+            self._held = message
+        else:
+            self._write(message, packet_id)
+
+    def _is_sent(self, packet_id: int, size_bytes: int) -> None:
+        self._sizes[packet_id] = size_bytes
+        self._ids.sent(packet_id)
 
     def _write(self, message: Publish, packet_id: int) -> None:
         """``packet_id``: that of the window, or 0."""
@@ -239,7 +277,7 @@ class OutboundLink(SessionOwner):
             return
         client.write(data)
         if message.qos:
-            self._sizes[packet_id] = len(message.payload)
+            self._is_sent(packet_id, len(message.payload))
             return
         if packet_id:  # the broker takes QoS 0 only now
             self._finish(packet_id)
@@ -261,7 +299,6 @@ class OutboundLink(SessionOwner):
         else:
             self._count(self._sizes[packet.packet_id])
         self._finish(packet.packet_id)
-        self.go_on()
 
     def _refused(self, packet: Puback | Pubrec) -> None:
         self.journal.counters["refused"] += 1

@@ -1,4 +1,10 @@
-"""Packet identifiers of one connection, which several links share. MQTT 5.0, 2.2.1."""
+"""Packet identifiers of one connection, which several links share (MQTT 5.0, 2.2.1), as they share what the broker
+allows to be unacknowledged (its receive maximum, 3.2.2.3.3).
+
+    early    begun by an earlier connection, and not sent again yet; the broker may count it already
+    sent     on its way in this one
+    neither  of a SUBSCRIBE, or of a message that is not allowed yet
+"""
 
 from __future__ import annotations
 
@@ -12,22 +18,29 @@ _T = TypeVar("_T")
 
 
 class PacketIds(Generic[_T]):
-    """Which are in use, and by whom."""
+    """Which are in use, and by whom.
 
-    __slots__ = ("_last", "_users")
+    Args:
+      limit: messages that the broker allows to be unacknowledged.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("_early", "_last", "_limit", "_sent", "_users")
+
+    def __init__(self, limit: int = MAX_PACKET_IDS) -> None:
         self._last = 0
+        self._limit = limit
         self._users: dict[int, _T] = {}
+        self._early: set[int] = set()
+        self._sent: set[int] = set()
 
     @property
     def are_left(self) -> bool:
-        """There is a free one."""
-        return len(self._users) < MAX_PACKET_IDS
+        """The broker may allow one more message; ``may_send`` says for sure."""
+        return len(self._sent) < self._limit
 
     def take(self, user: _T) -> int:
         """A free one; there has to be one."""
-        assert self.are_left
+        assert len(self._users) < MAX_PACKET_IDS
         number = self._last
         while True:
             number = number % MAX_PACKET_IDS + 1
@@ -38,8 +51,20 @@ class PacketIds(Generic[_T]):
         return number
 
     def reserve(self, number: int, user: _T) -> None:
-        """This one is in use from an earlier connection on."""
-        self._users[number] = user
+        """This one is in use from an earlier connection on, unless another user has it."""
+        if number not in self._users:
+            self._users[number] = user
+            self._early.add(number)
+
+    def may_send(self, number: int) -> bool:
+        """The broker allows the message with this one."""
+        ahead = 0 if number in self._early else len(self._early)
+        return len(self._sent) + ahead < self._limit
+
+    def sent(self, number: int) -> None:
+        """The message with this one is on its way."""
+        self._early.discard(number)
+        self._sent.add(number)
 
     def user(self, number: int) -> _T | None:
         """Whose it is; None: nobody's."""
@@ -48,3 +73,5 @@ class PacketIds(Generic[_T]):
     def release(self, number: int) -> None:
         """It is free again."""
         self._users.pop(number, None)
+        self._early.discard(number)
+        self._sent.discard(number)

@@ -119,6 +119,7 @@ class MqttBridgeSettings(_Table, frozen=True, kw_only=True):
                 parse_url(upstream.url)
             except ValueError as error:
                 raise _wrong(f"brokers.{name}.url", str(error)) from None
+        self._check_names()
         for name, link in self.links.items():
             self.broker_of(name)
             for key, prefix in (("local_prefix", link.local_prefix), ("remote_prefix", link.remote_prefix)):
@@ -128,6 +129,24 @@ class MqttBridgeSettings(_Table, frozen=True, kw_only=True):
                     check_topic_name(link.topic)
                 except InvalidTopicName as error:
                     raise _wrong(f"links.{name}.topic", str(error)) from None
+
+    def _check_names(self) -> None:
+        """Two links with one name would share a cursor, two clients with one identifier throw each other out."""
+        halves = {
+            f"{name}.{half}": name
+            for name, link in self.links.items()
+            if link.direction == "both"
+            for half in ("in", "out")
+        }
+        for name in self.links:
+            if name in halves:
+                raise _wrong(f"links.{name}", f"links.{halves[name]} goes both ways and has this name for one of them")
+        clients: dict[tuple[str, int, str], str] = {}
+        for name, upstream in self.brokers.items():
+            url = parse_url(upstream.url)
+            first = clients.setdefault((url.host, url.port, upstream.client_id or f"\0{name}"), name)
+            if first != name:
+                raise _wrong(f"brokers.{name}.client_id", f"brokers.{first} has it too, at the same broker")
 
     def broker_of(self, link: str) -> str:
         """The name of the broker that a link means. Raises ConfigurationError."""

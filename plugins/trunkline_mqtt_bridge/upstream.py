@@ -6,7 +6,8 @@ and one task sends it.
 
 from __future__ import annotations
 
-from typing import Final
+from collections import deque
+from typing import Final, TypeAlias
 
 import trio
 
@@ -30,7 +31,7 @@ from trunkline_mqtt_bridge.addresses import parse_url
 from trunkline_mqtt_bridge.client import Client, open_client
 from trunkline_mqtt_bridge.inbound import Inbound, InboundLink
 from trunkline_mqtt_bridge.outbound import OutboundLink
-from trunkline_mqtt_bridge.packet_ids import PacketIds
+from trunkline_mqtt_bridge.packet_ids import MAX_PACKET_IDS, PacketIds
 from trunkline_mqtt_bridge.places import Places
 from trunkline_mqtt_bridge.protocol import connect_packet, reason_text
 from trunkline_mqtt_bridge.settings import LinkSettings, UpstreamSettings
@@ -39,6 +40,9 @@ __all__ = ["SESSION_PREFIX", "Upstream"]
 
 SESSION_PREFIX: Final = "bridge.mqtt:"
 """The core's sessions that are the cursors of outbound links: then comes BROKER/LINK."""
+
+_Ids: TypeAlias = "PacketIds[OutboundLink | None]"
+"""Of messages by link; those of SUBSCRIBE are nobody's."""
 
 _FAILURES: Final = 0x80
 _ONLY_IF_NEW: Final = 1  # retain handling: MQTT 5.0, 3.8.3.1
@@ -65,12 +69,14 @@ class Upstream(Link):
         self._origin = f"mqtt/{name}"
         self._client_id = settings.client_id or f"trunkline-{node}-{name}"
         self._inbound = Inbound(node, self._client_id, self._origin, broker.now_ms, self._fail, self._settled)
-        self._outbound: list[OutboundLink] = []
+        self._outbound: deque[OutboundLink] = deque()
+        self._awaited: dict[int, InboundLink] = {}  # subscriptions without an answer, by packet identifier
         self._url = parse_url(settings.url)
         self._where = WhereTo(self._url.host, self._url.port, self._url.is_tls, str(self._url))
         self._topics: set[str] = set()  # of the log, that links name
         self._failure: TrunklineError | None = None
         self._wake = trio.Event()  # something of the above changed, or it is to be drained
+        self._connecting = trio.CancelScope()
 
     def add_inbound(self, name: str, link: LinkSettings) -> None:
         """A link from there into the log."""
@@ -114,6 +120,7 @@ class Upstream(Link):
 
     def drain_soon(self) -> None:
         """See :class:`Link`."""
+        self._connecting.cancel()
         for link in self._outbound:
             link.drain()
         self._wake.set()
@@ -135,16 +142,20 @@ class Upstream(Link):
         settings = self._settings
         self._failure = None
         packet = await self._greeting()
+        self._connecting = trio.CancelScope()
+        if self.is_draining:
+            self._connecting.cancel()
         async with open_client(
             self._where,
             settings,
             packet,
+            connecting=self._connecting,
             timeout_s=settings.connect_timeout_s,
             max_packet_bytes=settings.max_packet_bytes,
         ) as client:
             for journal in self.journals:
                 journal.counters["connections"] += 1
-            ids: PacketIds[OutboundLink] = PacketIds()
+            ids: _Ids = PacketIds(min(client.limits.receive_maximum, MAX_PACKET_IDS - 2 * len(self.journals)))
             try:
                 await self._begin(client, ids)
                 async with trio.open_nursery() as nursery:
@@ -171,14 +182,15 @@ class Upstream(Link):
             max_packet_bytes=settings.max_packet_bytes,
         )
 
-    async def _begin(self, client: Client, ids: PacketIds[OutboundLink]) -> None:
+    async def _begin(self, client: Client, ids: _Ids) -> None:
         """Subscribe there, and attach to the log here."""
         await self._places.make(sorted(self._topics))
         self._inbound.connected(session_present=client.limits.session_present)
+        self._awaited.clear()
         for link in self._outbound:
             link.attach(client, ids, self._places.topics_of(link.settings.topic))
         client.on_room = self._go_on
-        for number, inbound in enumerate(self._inbound.links):
+        for inbound in self._inbound.links:
             # The broker knows the filter from the last time; saying it again changes nothing but the options.
             subscription = Subscription(
                 inbound.mapping.remote_filter,
@@ -187,13 +199,17 @@ class Upstream(Link):
                 retain_as_published=client.protocol.is_5,
                 retain_handling=_ONLY_IF_NEW if client.protocol.is_5 else 0,
             )
-            client.write_packet(Subscribe(_subscribe_id(number), (subscription,)))
+            packet_id = ids.take(None)
+            self._awaited[packet_id] = inbound
+            client.write_packet(Subscribe(packet_id, (subscription,)))
         if not self._inbound.links:
             self.became("running")
 
     def _go_on(self) -> None:
+        """They share what the broker allows, so each comes first in turn."""
         for link in self._outbound:
             link.go_on()
+        self._outbound.rotate()
 
     async def _until_drained(self) -> None:
         """Wait for an end. Raises what failed."""
@@ -209,23 +225,24 @@ class Upstream(Link):
             await self._wake.wait()
             self._wake = trio.Event()
 
-    async def _receive(self, client: Client, ids: PacketIds[OutboundLink]) -> None:
-        awaited = {_subscribe_id(number): link for number, link in enumerate(self._inbound.links)}
+    async def _receive(self, client: Client, ids: _Ids) -> None:
         while True:
             for packet in await client.receive():
                 if isinstance(packet, Suback):
-                    self._subscribed(awaited, packet)
+                    self._subscribed(ids, packet)
                 else:
                     self._received(client, ids, packet)
+            self._go_on()
             if self.is_draining:
                 self._wake.set()
             while self._inbound.unacknowledged_bytes > self._settings.max_unacknowledged_bytes:
                 await self._inbound.changed.wait()
 
-    def _subscribed(self, awaited: dict[int, InboundLink], packet: Suback) -> None:
-        link = awaited.pop(packet.packet_id, None)
+    def _subscribed(self, ids: _Ids, packet: Suback) -> None:
+        link = self._awaited.pop(packet.packet_id, None)
         if link is None:
             return
+        ids.release(packet.packet_id)
         code = packet.reason_codes[0] if packet.reason_codes else _FAILURES
         if code >= _FAILURES:
             said = reason_text(code, packet.properties)
@@ -234,10 +251,10 @@ class Upstream(Link):
             )
         if code < link.settings.qos:
             link.journal.note(f"{self._where.name} gives QoS {code}, not {link.settings.qos}", self.broker.now_ms())
-        if not awaited:
+        if not self._awaited:
             self.became("running")
 
-    def _received(self, client: Client, ids: PacketIds[OutboundLink], packet: Packet) -> None:
+    def _received(self, client: Client, ids: _Ids, packet: Packet) -> None:
         if isinstance(packet, Publish) and not self.is_draining:
             self._inbound.publish(client, packet)
         elif isinstance(packet, Pubrel):
@@ -247,8 +264,3 @@ class Upstream(Link):
             if link is not None:
                 link.acknowledged(packet)
                 self.went_well()
-
-
-def _subscribe_id(number: int) -> int:
-    """Packet identifiers of SUBSCRIBE: from the top down, where those of messages do not come before long."""
-    return 65_535 - number

@@ -52,6 +52,23 @@ def test_a_sound_machine_has_no_failures(config_file: Path, capfd: pytest.Captur
     }
 
 
+@pytest.mark.parametrize(
+    ("table", "exit_code", "line"),
+    [
+        ("[bridge.mqtt.brokers.a]\nurl = 'mqtt://h'\n", 0, "ok    bridges: mqtt"),
+        ("[bridge.mqtt.brokers.a]\nurl = 'http://h'\n", 1, "bridge.mqtt.brokers.a.url: it is no URL of an MQTT"),
+        ("[bridge.mqtt]\nnods = 1\n", 1, "nods"),
+        ("[bridge.nothing]\n", 1, "fail  bridges:"),
+    ],
+)
+def test_tables_of_bridges_are_checked(
+    config_file: Path, capfd: pytest.CaptureFixture[str], table: str, exit_code: int, line: str
+) -> None:
+    config_file.write_text(config_file.read_text() + table)
+    assert run(["doctor", "--config", str(config_file)]) == exit_code
+    assert line in capfd.readouterr().out
+
+
 def test_doctor_leaves_nothing_behind(config_file: Path) -> None:
     run(["doctor", "--config", str(config_file)])
     assert list(config_file.parent.iterdir()) == [config_file]

@@ -17,7 +17,7 @@ from tests.mqtt.conftest import WAIT_S, RawClient, open_client
 
 from trunkline.broker import Broker, open_broker
 from trunkline.config import BrokerConfig
-from trunkline_mqtt.packets import MQTT_5, Connect
+from trunkline_mqtt.packets import MQTT_5, Connect, Suback, Subscribe, Subscription
 
 Address = tuple[str, int]
 
@@ -171,6 +171,10 @@ async def connect_to() -> AsyncIterator[ConnectTo]:
     yield connect
     for stream in streams:
         await trio.aclose_forcefully(stream)
+
+
+async def subscribe(peer: RawClient, *filters: str, qos: int = 1) -> None:
+    assert isinstance(await peer.ask(Subscribe(1, tuple(Subscription(text, qos) for text in filters))), Suback)
 
 
 async def until(condition: Callable[[], object]) -> None:

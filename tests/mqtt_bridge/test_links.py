@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import socket
 from pathlib import Path
 
 import pytest
 import trio
+import trustme
 from tests.mqtt.conftest import WAIT_S, RawClient, messages
 from tests.mqtt_bridge.conftest import (
     Address,
@@ -14,6 +16,8 @@ from tests.mqtt_bridge.conftest import (
     Mosquitto,
     OpenBridged,
     bridge_table,
+    free_port,
+    subscribe,
     until,
     until_running,
 )
@@ -23,7 +27,7 @@ from trunkline.broker import Broker, open_broker
 from trunkline.config import BrokerConfig
 from trunkline.errors import ConfigurationError
 from trunkline.records import ConsumerRecord, encode_headers
-from trunkline_mqtt.packets import MQTT_3_1_1, Puback, Publish, Suback, Subscribe, Subscription
+from trunkline_mqtt.packets import MQTT_3_1_1, Puback, Publish
 from trunkline_mqtt.properties import Properties
 
 pytestmark = pytest.mark.trio
@@ -40,10 +44,6 @@ async def stored(broker: Broker, count: int, topic: str = "mqtt") -> list[Consum
             if len(found) == count:
                 break
     return found
-
-
-async def subscribe(peer: RawClient, *filters: str, qos: int = 1) -> None:
-    assert isinstance(await peer.ask(Subscribe(1, tuple(Subscription(text, qos) for text in filters))), Suback)
 
 
 async def publish(peer: RawClient, topic: str, payload: bytes, packet_id: int = 7, **more: object) -> None:
@@ -327,6 +327,58 @@ async def test_the_password_is_told_and_asked_for(
             await until_running(broker)
 
 
+async def test_tls_with_certificates_on_both_sides(
+    make_mosquitto: MakeMosquitto, bridged: OpenBridged, connect_to: ConnectTo, tmp_path: Path
+) -> None:
+    authority, stranger = trustme.CA(), trustme.CA()
+    server, client = authority.issue_cert("127.0.0.1"), authority.issue_cert("bridge@example.org")
+    files = {name: str(tmp_path / f"{name}.pem") for name in ("ca", "stranger", "chain", "key", "client")}
+    authority.cert_pem.write_to_path(files["ca"])
+    stranger.cert_pem.write_to_path(files["stranger"])
+    server.cert_chain_pems[0].write_to_path(files["chain"])
+    server.private_key_pem.write_to_path(files["key"])
+    client.private_key_and_cert_chain_pem.write_to_path(files["client"])
+    port = free_port()
+    lines = f"listener {port} 127.0.0.1", f"certfile {files['chain']}", f"keyfile {files['key']}"
+    mosquitto = make_mosquitto(*lines, f"cafile {files['ca']}", "require_certificate true")
+    both = {"both": {"direction": "both"}}
+    url = f"mqtts://127.0.0.1:{port}"
+    async with mosquitto.run():
+        async with bridged(mosquitto.address, both, url=url, ca_file=files["stranger"]) as broker:
+            await until(lambda: "CERTIFICATE_VERIFY_FAILED" in status_of(broker).error)
+        async with bridged(mosquitto.address, both, url=url, ca_file=files["ca"]) as broker:  # without its own
+            await until(lambda: status_of(broker).counters["failures"])
+            assert status_of(broker).counters["messages"] == 0
+        trust = {"ca_file": files["ca"], "certificate": files["client"]}
+        async with bridged(mosquitto.address, both, url=url, **trust) as broker:
+            await until_running(broker, 2)
+            watcher = await connect_to(mosquitto.address, "watcher")
+            await subscribe(watcher, "down")
+            await publish(watcher, "up", b"x" * 100_000)
+            await broker.publish("mqtt", b"y" * 100_000, key=b"down")
+            (message,) = await messages(watcher, 1)
+            assert message.payload == b"y" * 100_000
+            assert sorted(len(record.value or b"") for record in await stored(broker, 2)) == [100_000, 100_000]
+
+
+@pytest.mark.parametrize("is_accepting", [True, False], ids=["accepts", "refuses"])
+async def test_the_broker_closes_at_once_while_the_other_one_does_not_answer(
+    bridged: OpenBridged, caplog: pytest.LogCaptureFixture, is_accepting: bool
+) -> None:
+    """There is nothing under way that could be waited for."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        address = listener.getsockname()
+        listener.setblocking(False)
+        if not is_accepting:
+            listener.close()
+        async with bridged(address, {"both": {"direction": "both"}}, last_pause_s=60, first_pause_s=60) as broker:
+            if is_accepting:
+                await trio.lowlevel.wait_readable(listener)
+            else:
+                await until(lambda: status_of(broker).state == "waiting")
+    assert "did not finish" not in caplog.text
+
+
 async def test_links_that_the_configuration_names_no_more_are_forgotten(
     mosquitto: Mosquitto, bridged: OpenBridged
 ) -> None:
@@ -347,15 +399,24 @@ async def test_links_that_the_configuration_names_no_more_are_forgotten(
         ({"direction": "in", "remote_prefix": "$SYS/"}, "topics that begin with"),
         ({"direction": "in", "topic": "no/topic"}, "links.up.topic"),
         ({"direction": "sideways"}, "direction"),
+        ({"direction": "both"}, "links.up.in: links.up goes both ways and has this name for one of them"),
         ({"direction": "in", "qos": 3}, "qos"),
     ],
 )
 async def test_a_wrong_table_is_refused_at_start(bridged: OpenBridged, link: dict[str, object], problem: str) -> None:
     with pytest.raises(ConfigurationError) as caught:
-        async with bridged(("127.0.0.1", 1), {"up": link}):
+        async with bridged(("127.0.0.1", 1), {"up": link, "up.in": {"direction": "out"}}):
             pass
     assert problem in str(caught.value)
     assert "bridge.mqtt" in str(caught.value)
+
+
+async def test_two_clients_with_one_identifier_at_one_broker_are_refused(tmp_path: Path) -> None:
+    table = {"url": "mqtt://127.0.0.1:1", "client_id": "me"}
+    config = BrokerConfig(listen={}, bridge={"mqtt": {"brokers": {"one": table, "two": table}}})
+    with pytest.raises(ConfigurationError, match=r"brokers\.two\.client_id: brokers\.one has it too"):
+        async with open_broker(tmp_path / "data", config=config):
+            pass
 
 
 @pytest.mark.parametrize("url", ["http://a", "mqtt://", "mqtt://a/b", "mqtt://a:secret@b:port", "a:1883"])

@@ -31,6 +31,9 @@ def mapping(filter: str, local: str = "", remote: str = "") -> Mapping:
         (mapping("#", "", "a/"), "a/", None),  # nothing would be left
         (mapping("#", "b", "a"), "ab", None),  # a# is no wildcard; such a link is refused at start
         (mapping("#"), "$SYS/uptime", None),
+        (mapping("#", "", "a/"), "a/$SYS/uptime", None),  # here it would be the server's own
+        (mapping("#", "", "a/"), "a/$share/x/b", None),
+        (mapping("#", "long/", ""), "a" * 65_535, None),
     ],
 )
 def test_topics(link: Mapping, there: str, here: str | None) -> None:
@@ -40,10 +43,18 @@ def test_topics(link: Mapping, there: str, here: str | None) -> None:
 
 
 def test_hops_are_a_list_in_one_user_property() -> None:
-    user = with_hop(with_hop((("colour", "red"),), "one"), "two")
+    first = with_hop((("colour", "red"),), "one")
+    assert first is not None
+    user = with_hop(first, "two")
+    assert user is not None
     assert user == (("colour", "red"), (HOPS, "one,two"))
     assert hops_of(user) == ["one", "two"]
     assert hops_of((*user, (HOPS, ",three"))) == ["one", "two", "three"]
+
+
+def test_hops_that_do_not_fit_a_property() -> None:
+    assert with_hop(((HOPS, "x" * 65_530),), "four") == ((HOPS, "x" * 65_530 + ",four"),)
+    assert with_hop(((HOPS, "x" * 65_530),), "fifth") is None
 
 
 @given(st.lists(st.integers(-1, 5), max_size=60))
@@ -63,12 +74,28 @@ def test_identifiers_in_use_are_not_given_again(steps: list[int]) -> None:
     assert {number for number in range(1, 100) if ids.user(number) is not None} == taken
 
 
-def test_identifiers_come_round_and_run_out() -> None:
-    ids: PacketIds[None] = PacketIds()
-    assert [ids.take(None) for _ in range(MAX_PACKET_IDS)] == [*range(1, MAX_PACKET_IDS + 1)]
-    assert not ids.are_left
+def test_identifiers_come_round() -> None:
+    ids: PacketIds[str] = PacketIds()
+    assert [ids.take("a") for _ in range(MAX_PACKET_IDS)] == [*range(1, MAX_PACKET_IDS + 1)]
     ids.release(7)
-    assert ids.take(None) == 7
+    assert ids.take("a") == 7
+
+
+def test_links_together_send_no_more_than_the_broker_allows() -> None:
+    ids: PacketIds[str] = PacketIds(limit=3)
+    ids.reserve(1, "a")
+    ids.reserve(1, "b")  # two have it only after a crash; the first keeps it
+    assert ids.user(1) == "a"
+    for _ in range(2):
+        new = ids.take("b")
+        assert ids.may_send(new)
+        ids.sent(new)
+    over = ids.take("b")
+    assert (ids.may_send(1), ids.may_send(over)) == (True, False)  # the broker counts 1 already
+    ids.sent(1)
+    assert not ids.are_left
+    ids.release(1)
+    assert ids.may_send(over)
 
 
 def greeted(version: str, *packets: Packet) -> ClientProtocol:

@@ -50,6 +50,7 @@ def all_checks(config: BrokerConfig) -> Iterator[Finding]:
     yield from check_epoll()
     host = PluginHost()
     yield from check_plugins(config, host)
+    yield from check_bridges(config, host)
     is_running = _is_locked(config.data)
     yield from check_data(config.data, is_running=is_running)
     yield from check_ports(config, host, is_running=is_running)
@@ -108,6 +109,20 @@ def check_plugins(config: BrokerConfig, host: PluginHost) -> Iterator[Finding]:
     for name, reason in host.failures.items():
         yield Finding("warn", "plugins", f"{name} does not load: {reason}", "install what it needs if you want it")
     yield Finding("ok", "plugins", ", ".join(host.loaded))
+
+
+def check_bridges(config: BrokerConfig, host: PluginHost) -> Iterator[Finding]:
+    """Whether each bridge is there and its table right; not whether the other system can be reached."""
+    for name in config.bridge:
+        try:
+            settings = config.plugin_settings("bridge", name, host.bridge(name).settings_type)
+            check = getattr(settings, "check", None)
+            if check is not None:
+                check()
+        except (ConfigurationError, PluginError) as error:
+            yield Finding("fail", "bridges", str(error), f"correct the table [bridge.{name}]")
+        else:
+            yield Finding("ok", "bridges", f"{name}: see `trunkline bridge status` once it runs")
 
 
 def check_data(directory: Path, *, is_running: bool) -> Iterator[Finding]:
