@@ -21,10 +21,9 @@ from pika.exceptions import (
 )
 from tests.amqp.raw import RawClient
 
-from trunkline_amqp import methods
-
 from trunkline.config import BrokerConfig, TlsConfig, TlsFiles
 from trunkline.testing.background import BackgroundBroker
+from trunkline_amqp import methods
 
 WAIT_S = 20.0
 
