@@ -3,6 +3,8 @@
     codec        packets, properties, reasons, fields, greeting, control, decoder, encoder: bytes and packets only
     connection   one client: terms (what was agreed), publishing (the way in), session and sender (the way out)
     bridge       an MQTT message as a record, and back; message: its encoded forms
+    shares       shared subscriptions, as queues; shared: one client's part; streams: replays
+    routes       which log topic a message goes to
     server       what all clients share; wills: those that wait
     serve        the door
 
