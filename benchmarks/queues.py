@@ -28,7 +28,7 @@ import sys
 import tempfile
 import time
 import tracemalloc
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,7 @@ from trunkline_native.codec import decode_cbor
 TOPIC = "jobs"
 VALUE = bytes(100)
 UNDER_WAY = 20  # batches
+DECLARED = 1000  # at once
 LIMIT_S = 120.0
 
 
@@ -99,6 +100,13 @@ async def until(is_so: Callable[[], bool]) -> None:
             await trio.sleep(0.002)
 
 
+async def declare_all(broker: Broker, configs: Mapping[str, QueueConfig]) -> None:
+    """All of them at once, so that they share their fsyncs."""
+    async with trio.open_nursery() as nursery:
+        for name, config in configs.items():
+            nursery.start_soon(broker.queues.declare, name, config)
+
+
 async def purge_all(broker: Broker) -> None:
     async with trio.open_nursery() as nursery:
         for queue in broker.queues:
@@ -136,8 +144,7 @@ async def dispatch(options: argparse.Namespace, data: Path) -> list[dict[str, An
         with measured("publish_one", len(singles)):
             for single in singles:
                 await publish(broker, TOPIC, [single])
-        for number in range(queues):
-            await broker.queues.declare(f"q{number}", QueueConfig((source(f"dev.{number}.*"),)))
+        await declare_all(broker, {f"q{number}": QueueConfig((source(f"dev.{number}.*"),)) for number in range(queues)})
         await publish(broker, TOPIC, batches)  # who wants which key is known from now on, as it is to a busy broker
         with measured("taken"):
             await publish(broker, TOPIC, batches)
@@ -185,8 +192,9 @@ async def idle_case(data: Path, name: str, queues: int, config: Callable[[int], 
         await broker.queues.declare("first")
         tracemalloc.start()
         before = used()
-        for number in range(queues):
-            await broker.queues.declare(f"queue-{number}", config(number))
+        for first in range(0, queues, DECLARED):
+            numbers = range(first, min(first + DECLARED, queues))
+            await declare_all(broker, {f"queue-{number}": config(number) for number in numbers})
         declared = used() - before
         tracemalloc.stop()
     start = time.perf_counter()

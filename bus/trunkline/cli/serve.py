@@ -30,7 +30,7 @@ is 5 ms, for each system call of the reactor. With 0.5 ms, p99 of publishing bes
 
 GC_THRESHOLDS = (50_000, 20, 100)
 """New containers before the garbage collector looks at them, and so on. A broker makes few cycles and keeps millions of
-objects; by Python's default (700, 10, 10) it spent a quarter to a third of its time here with 10,000 queues."""
+objects; by Python's default (700, 10, 10) it spent a fifth to two fifths of its time here with 10,000 queues."""
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # glibc's malloc.h
 
