@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Final
 
+from trunkline.errors import UnknownQueue
 from trunkline.queues import Copy, DeadLetter
 from trunkline_amqp.bridge import headers_block, message_of
 from trunkline_amqp.content import decode_properties
@@ -40,10 +41,16 @@ class DeadLetters:
         self._find = find
 
     def copies_of(self, letter: DeadLetter) -> Sequence[Copy]:
-        """Where it goes, as its exchange routes it then. None if that is not there, or nowhere to go."""
+        """Where it goes, as its exchange routes it then. None if that is not there, or nowhere to go.
+
+        Raises UnknownQueue: it is kept, and asked for again later.
+        """
         queue = self._find(letter.queue)
         if queue is None:
-            return ()
+            raise UnknownQueue(
+                f"queue {letter.queue} is of no virtual host that there is; its dead letters are kept until it is",
+                queue=letter.queue,
+            )
         message = message_of(letter.record, self._topology.place(letter.block.partition.topic.name))
         return self.published(
             queue,

@@ -76,7 +76,6 @@ class Topology(Exchanges):
             else:
                 entries[key] = value
 
-        self._broker.queues.handle_dead_letters(HANDLER, self._dead_letters)
         await self._stored.replay(apply)
         restore(entries, self._vhosts)
         core = self._core
@@ -95,6 +94,7 @@ class Topology(Exchanges):
         catalog.on_change(lambda name, topic: self._topics_changed())
         catalog.on_growth(lambda topic, had: self._topics_changed())
         self._broker.start_soon(self._lifetimes.run)
+        self._broker.queues.handle_dead_letters(HANDLER, self._dead_letters)  # now it is known where they go
 
     def connection_closed(self, owner: object) -> None:
         """Its exclusive queues go."""

@@ -45,10 +45,10 @@ class Copy(NamedTuple):
 
 
 class DeadLetterHandler(Protocol):
-    """Decides what becomes of dead letters. Called in the broker's thread; what it raises is taken for a bug."""
+    """Decides what becomes of dead letters. Called in the broker's thread; what else it raises is a bug."""
 
     def copies_of(self, letter: DeadLetter) -> Sequence[Copy]:
-        """The copies to be made; none: it is dropped."""
+        """The copies to be made; none: it is dropped. Raises TrunklineError: not now, it is asked again later."""
 
 
 class _Together:

@@ -279,6 +279,10 @@ class Leaving:
     def _stage_letter(self, handler: DeadLetterHandler, letter: DeadLetter, copying: Copying, token: object) -> None:
         try:
             copies = handler.copies_of(letter)
+        except TrunklineError as error:
+            copying.expect()
+            copying.append_failed(token, error)
+            return
         except Exception:  # the boundary: a handler's bug must not lose the record, nor hold up the others
             logger.exception("queue %s: %r failed for the record at %d", letter.queue, handler, letter.record.offset)
             copying.expect()
