@@ -1,7 +1,7 @@
 """What is built on Kafka's clients: FastStream's confluent broker, and Quix Streams with its state in the log.
 
 Quix Streams wants an older confluent-kafka than the other tests, so it is looked for in the directory that
-``TRUNKLINE_TEST_QUIX`` names too (``pip install --target DIRECTORY quixstreams``).
+``QUIX_STREAMS_PATH`` names too (``pip install --target DIRECTORY quixstreams``).
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def test_faststream_subscribes_and_publishes(server: str) -> None:
 @pytest.fixture(scope="module")
 def quix_environment() -> dict[str, str]:
     """In which a program can import Quix Streams. Without it: a skip, and an error where ``CI`` is set."""
-    place = os.environ.get("TRUNKLINE_TEST_QUIX")
+    place = os.environ.get("QUIX_STREAMS_PATH")
     if place:
         return os.environ | {"PYTHONPATH": place}
     if importlib.util.find_spec("quixstreams") is None:
