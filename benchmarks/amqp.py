@@ -1,8 +1,8 @@
 """Trunkline beside RabbitMQ (Debian's package) over AMQP: ``python benchmarks/amqp.py --reps 3``.
 
 Each repetition starts each broker afresh on an empty directory, runs all modes of :mod:`amqp_load` one after the other
-and ends it; the order of the brokers is reversed each time. Trunkline confirms after ``fdatasync``. RabbitMQ's classic
-queues confirm when the message is handed to the file system or the consumer, its quorum queues after their own sync.
+and ends it; the order of the brokers is reversed each time. Trunkline confirms after ``fdatasync``, RabbitMQ's queues
+after a sync of theirs.
 Prints a table of medians, with lowest and highest in brackets.
 """
 
