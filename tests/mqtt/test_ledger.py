@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,9 @@ from tests.mqtt.conftest import WAIT_S, RawClient
 
 from trunkline.broker import Broker, open_broker
 from trunkline.demo.broker_process import BrokerProcess
+from trunkline.log import TopicPartition
+from trunkline.records import encode
+from trunkline.testing import SimulatedDisk
 from trunkline_mqtt.packets import (
     MQTT_5,
     Connack,
@@ -95,6 +99,34 @@ async def test_a_message_that_is_lost_with_its_connection_before_the_commit_is_a
     assert isinstance(answers[0], Connack)
     assert sorted(map(repr, answers[1:])) == sorted(map(repr, [Pingresp(), Pubrec(7)]))
     assert await stored(broker) == [b"first"]
+
+
+async def test_a_message_behind_an_open_transaction_is_known_again_after_a_loss_of_power(
+    tmp_path: Path, dial: Dial
+) -> None:
+    """A transaction of a Kafka client holds back those who read the log, but not what was promised to this one."""
+    disk = SimulatedDisk(1)
+    place = TopicPartition("mqtt", 0)
+    with suppress(OSError):
+        async with open_broker(tmp_path, disk=disk, listen={"mqtt": "127.0.0.1:0"}) as broker:
+            producer = await broker.transactions.initialise("tx", 60_000)
+            await broker.transactions.add_partitions("tx", producer, [place])
+            batch = encode(
+                [(1, b"t", b"undecided", ())],
+                producer_id=producer.producer_id,
+                producer_epoch=producer.epoch,
+                base_sequence=0,
+                is_transactional=True,
+            )
+            broker.partition(*place).stage_batch(batch, in_transaction=True)
+            assert await (await dial(broker.addresses["mqtt"])).ask(FIRST) == Pubrec(7)
+            assert await stored(broker) == []
+            disk.cut_power()
+    disk.crash()
+    async with open_broker(tmp_path, disk=disk, listen={"mqtt": "127.0.0.1:0"}) as broker:
+        assert await (await dial(broker.addresses["mqtt"])).ask(AGAIN) == Pubrec(7)
+        assert await broker.transactions.abort("tx")
+        assert await stored(broker) == [b"first"]
 
 
 async def test_a_session_that_begins_anew_knows_no_identifiers(broker: Broker, dial: Dial) -> None:

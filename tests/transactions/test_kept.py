@@ -1,4 +1,4 @@
-"""Compaction of topics with transactions, on each store, and what a broker makes of such a log when it starts."""
+"""Compaction and retention of topics with transactions, on each store, and a start from what they left."""
 
 from __future__ import annotations
 
@@ -115,6 +115,28 @@ async def test_a_compacted_log_shows_what_was_committed_last(tmp_path: Path, sto
         assert broker.partition(*PLACE).high_watermark == end
         assert await table(broker) == writer.table
         await Writer(broker).fill(Random(3), 5)
+
+
+@pytest.mark.parametrize("store", ["segments", "sqlite"])
+async def test_retention_leaves_alone_what_is_not_decided(tmp_path: Path, store: str) -> None:
+    async with open_broker(tmp_path, store=store) as broker:
+        await broker.create_topic("t", settings={"retention.bytes": "0", "segment.bytes": "2048"})
+        partition = broker.partition(*PLACE)
+        writer = Writer(broker)
+        await writer.fill(Random(1), 30)
+        await writer.transaction("open", {b"k1": b"undecided"}, is_commit=None)
+        held_at = partition.high_watermark
+        for _ in range(30):
+            await broker.publish("t", bytes(200), key=b"behind")
+        await broker.housekeeping.run_once()
+        assert 0 < partition.log_start_offset <= held_at == partition.high_watermark
+        producer = broker.transactions.describe("open").producer
+        await broker.transactions.end("open", producer, is_commit=False)
+        await partition.wait_past(partition.acknowledged_offset - 1)
+        await broker.housekeeping.run_once()
+        assert partition.log_start_offset > held_at
+        assert await table(broker) in ({}, {b"behind": bytes(200)})
+        assert len(partition.aborted) <= 1
 
 
 async def test_transactions_are_found_in_a_compacted_log_after_a_loss_of_power(tmp_path: Path) -> None:
