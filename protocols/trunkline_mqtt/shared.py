@@ -10,10 +10,11 @@ full, or whose transport is congested, gives back what it cannot send, and nothi
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Final
 
-from trunkline.errors import BrokerClosing, CorruptBatch, DecompressionLimitExceeded, TrunklineError
+from trunkline.errors import BrokerClosing, CorruptBatch, DecompressionLimitExceeded, QueueInUse, TrunklineError
 from trunkline.filters import key_text
 from trunkline.live import Delivery
 from trunkline.partition import Partition
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
     from trunkline_mqtt.shares import Shares
 
 __all__ = ["SharedPart"]
+
+logger = logging.getLogger("trunkline.mqtt")
 
 Send = Callable[[OutgoingMessage, int, Partition, int, int], int]
 """Message, option, where it is stored, mark of the share -> packet identifier, 0: there is nothing to wait for."""
@@ -93,8 +96,13 @@ class SharedPart:
             self.close_connection()
             return
         if not self._joining:
-            for member in self._members.values():
-                member.begin()
+            try:
+                for member in self._members.values():
+                    member.begin()
+            except QueueInUse as problem:  # through another door, which may consume any queue
+                logger.warning("client %s is disconnected: %s", self.client_id[:100], problem)
+                self.close_connection()
+                return
             answers, self._answers = self._answers, []
             for answer in answers:
                 answer()
@@ -171,7 +179,7 @@ class _Member(QueueConsumer):
         self.mark = mark
 
     def begin(self) -> None:
-        """Consume, if the queue is there."""
+        """Consume, if the queue is there. Raises QueueInUse."""
         queue = self.share.queue
         if self._consumption is None and queue is not None and not queue.is_deleted:
             self._consumption = queue.consume(self, prefetch=self._part.prefetch, name=self._part.client_id)

@@ -104,7 +104,7 @@ class SysPart:
     def subscribe(self, topic_filter: str, option: int, *, is_told: bool) -> None:
         """Subscribe, or change what is wanted. ``is_told``: what matches is sent at the next ``resume``."""
         self._filters[topic_filter] = option & ~QOS
-        if is_told:
+        if is_told and topic_filter not in self._new:
             self._new.append(topic_filter)
         self._topics.join(self)
 

@@ -14,6 +14,8 @@ from tests.mqtt.conftest import WAIT_S, Dial, RawClient, hello, left_alone, mess
 from trunkline.broker import Broker, open_broker
 from trunkline.config import BrokerConfig
 from trunkline.demo.broker_process import BrokerProcess
+from trunkline.errors import TrunklineError
+from trunkline.queues import Block, QueueConsumer
 from trunkline_mqtt.packets import (
     MQTT_5,
     Connect,
@@ -348,3 +350,32 @@ async def test_a_queue_deleted_by_hand_ends_the_connections_of_members(broker: B
 async def test_before_mqtt_5_a_bad_share_is_refused_in_suback(broker: Broker, dial: Dial, bad: str) -> None:
     peer = await dial(broker.addresses["mqtt"], Connect("c"))
     assert await peer.ask(Subscribe(1, (Subscription(bad, 1),))) == Suback(1, (0x80,))
+
+
+class _Alone(QueueConsumer):
+    """Takes a queue for itself."""
+
+    def deliver(self, blocks: list[Block]) -> None:
+        raise AssertionError("there is nothing to take")
+
+    def cancelled(self, error: TrunklineError) -> None:
+        """The broker closes."""
+
+
+async def test_a_queue_that_somebody_else_consumes_alone_ends_only_the_connection_that_wants_it(
+    tmp_path: Path, dial: Dial
+) -> None:
+    config = BrokerConfig(data=tmp_path / "data", listen={"mqtt": "127.0.0.1:0"})
+    async with open_broker(tmp_path / "data", config=config) as broker:
+        stored = Connect("stored", protocol_level=MQTT_5, properties=Properties(session_expiry_s=1000))
+        first = await member(dial, broker, stored)
+        other = await dial(broker.addresses["mqtt"], clean("other"))
+        (name,) = shares(broker)
+        await first.send(Disconnect())
+        await first.until_closed()
+        queue = broker.queues.get(name)
+        queue.consume(_Alone(), exclusive=True)
+        second = await dial(broker.addresses["mqtt"], clean("second"))
+        await second.send(Subscribe(1, (Subscription("$share/new/t/#", 1), Subscription(SHARE, 1))))
+        assert await second.until_closed() == []
+        await nothing_more(other)
