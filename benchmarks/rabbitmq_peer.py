@@ -1,4 +1,4 @@
-"""Trunkline beside RabbitMQ (Debian's package) over AMQP: ``python benchmarks/amqp.py --reps 3``.
+"""Trunkline beside RabbitMQ (Debian's package) over AMQP: ``python benchmarks/rabbitmq_peer.py --reps 3``.
 
 Each repetition starts each broker afresh on an empty directory, runs all modes of :mod:`amqp_load` one after the other
 and ends it; the order of the brokers is reversed each time. Trunkline confirms after ``fdatasync``, RabbitMQ's queues
