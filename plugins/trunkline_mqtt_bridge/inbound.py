@@ -136,10 +136,10 @@ class Inbound:
     def _headers(self, link: InboundLink, packet: Publish, now_ms: int) -> bytes:
         is_retained = packet.retain and link.settings.retain
         if not is_retained and packet.properties is NO_PROPERTIES:
-            return self._plain[packet.qos]
+            return self._plain[min(packet.qos, link.settings.qos)]
         headers = headers_of(
             self._client_id,
-            packet.qos,
+            min(packet.qos, link.settings.qos),  # the subscription may be that of a wider link
             is_retained=is_retained,
             properties=packet.properties,
             now_ms=now_ms,

@@ -9,13 +9,14 @@ them out through a bridge, in order, separated by commas. A message that has bee
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final
 
 from trunkline.filters import matches
 from trunkline_mqtt.properties import UserProperties
 from trunkline_mqtt_bridge.settings import LinkSettings
 
-__all__ = ["HOPS", "MAX_TEXT_BYTES", "Mapping", "hops_of", "with_hop"]
+__all__ = ["HOPS", "MAX_TEXT_BYTES", "Mapping", "covers", "hops_of", "needed", "with_hop"]
 
 HOPS: Final = "trunkline-hops"
 
@@ -47,6 +48,26 @@ class Mapping:
     def to_remote(self, topic: str) -> str | None:
         """What a topic here, which ``local_filter`` matches, is there; None: it is not the link's."""
         return _exchange(topic, self._local_prefix, self._remote_prefix)
+
+
+def covers(wide: str, narrow: str) -> bool:
+    """Whether a filter matches all that another one does. Both are valid, and of no topics that begin with $."""
+    levels = narrow.split("/")
+    for number, level in enumerate(wide.split("/")):
+        if level == "#":
+            return True
+        if number == len(levels) or levels[number] == "#" or level not in ("+", levels[number]):
+            return False
+    return len(levels) == wide.count("/") + 1
+
+
+def needed(filters: Iterable[str]) -> list[str]:
+    """Those that no other one covers: a broker may send a message once for each that matches it."""
+    found: list[str] = []
+    for text in filters:
+        if not any(covers(other, text) for other in found):
+            found = [*(other for other in found if not covers(text, other)), text]
+    return found
 
 
 def _exchange(topic: str, prefix: str, other: str) -> str | None:

@@ -28,13 +28,14 @@ from trunkline_mqtt.packets import (
     Pubrec,
     Pubrel,
     Suback,
+    Unsuback,
 )
 from trunkline_mqtt.properties import NO_PROPERTIES, Properties
 from trunkline_mqtt.reasons import RETURN_CODES, Reason
 
 __all__ = ["ClientProtocol", "Limits", "connect_packet", "reason_text"]
 
-_EXPECTED: Final = (Publish, Puback, Pubrec, Pubrel, Pubcomp, Suback, Pingresp)
+_EXPECTED: Final = (Publish, Puback, Pubrec, Pubrel, Pubcomp, Suback, Unsuback, Pingresp)
 _OLD_REASONS: Final = {code: reason for reason, code in reversed(RETURN_CODES.items())}
 _LARGEST_PACKET: Final = 268_435_455 + 5
 

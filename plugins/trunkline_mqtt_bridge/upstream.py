@@ -26,10 +26,13 @@ from trunkline_mqtt.packets import (
     Suback,
     Subscribe,
     Subscription,
+    Unsuback,
+    Unsubscribe,
 )
 from trunkline_mqtt_bridge.addresses import parse_url
 from trunkline_mqtt_bridge.client import Client, open_client
 from trunkline_mqtt_bridge.inbound import Inbound, InboundLink
+from trunkline_mqtt_bridge.mapping import covers, needed
 from trunkline_mqtt_bridge.outbound import OutboundLink
 from trunkline_mqtt_bridge.packet_ids import MAX_PACKET_IDS, PacketIds
 from trunkline_mqtt_bridge.places import Places
@@ -70,7 +73,7 @@ class Upstream(Link):
         self._client_id = settings.client_id or f"trunkline-{node}-{name}"
         self._inbound = Inbound(node, self._client_id, self._origin, broker.now_ms, self._fail, self._settled)
         self._outbound: deque[OutboundLink] = deque()
-        self._awaited: dict[int, InboundLink] = {}  # subscriptions without an answer, by packet identifier
+        self._awaited: dict[int, Subscription] = {}  # subscriptions without an answer, by packet identifier
         self._url = parse_url(settings.url)
         self._where = WhereTo(self._url.host, self._url.port, self._url.is_tls, str(self._url))
         self._topics: set[str] = set()  # of the log, that links name
@@ -190,20 +193,31 @@ class Upstream(Link):
         for link in self._outbound:
             link.attach(client, ids, self._places.topics_of(link.settings.topic))
         client.on_room = self._go_on
-        for inbound in self._inbound.links:
+        self._subscribe(client, ids)
+        if not self._inbound.links:
+            self.became("running")
+
+    def _subscribe(self, client: Client, ids: _Ids) -> None:
+        """To filters that no other one covers; what an earlier configuration subscribed to besides is given up."""
+        qos: dict[str, int] = {}
+        for link in self._inbound.links:
+            qos[link.mapping.remote_filter] = max(qos.get(link.mapping.remote_filter, 0), link.settings.qos)
+        wanted = needed(qos)
+        for text in wanted:
             # The broker knows the filter from the last time; saying it again changes nothing but the options.
             subscription = Subscription(
-                inbound.mapping.remote_filter,
-                inbound.settings.qos,
+                text,
+                max(number for other, number in qos.items() if covers(text, other)),
                 no_local=client.protocol.is_5,
                 retain_as_published=client.protocol.is_5,
                 retain_handling=_ONLY_IF_NEW if client.protocol.is_5 else 0,
             )
             packet_id = ids.take(None)
-            self._awaited[packet_id] = inbound
+            self._awaited[packet_id] = subscription
             client.write_packet(Subscribe(packet_id, (subscription,)))
-        if not self._inbound.links:
-            self.became("running")
+        if len(wanted) < len(qos):
+            others = tuple(text for text in qos if text not in wanted)
+            client.write_packet(Unsubscribe(ids.take(None), others))
 
     def _go_on(self) -> None:
         """They share what the broker allows, so each comes first in turn."""
@@ -239,24 +253,25 @@ class Upstream(Link):
                 await self._inbound.changed.wait()
 
     def _subscribed(self, ids: _Ids, packet: Suback) -> None:
-        link = self._awaited.pop(packet.packet_id, None)
-        if link is None:
+        asked = self._awaited.pop(packet.packet_id, None)
+        if asked is None:
             return
         ids.release(packet.packet_id)
         code = packet.reason_codes[0] if packet.reason_codes else _FAILURES
         if code >= _FAILURES:
             said = reason_text(code, packet.properties)
-            raise LinkFailed(
-                f"{self._where.name} refuses the subscription to {link.mapping.remote_filter}: {said}", code
-            )
-        if code < link.settings.qos:
-            link.journal.note(f"{self._where.name} gives QoS {code}, not {link.settings.qos}", self.broker.now_ms())
+            raise LinkFailed(f"{self._where.name} refuses the subscription to {asked.topic_filter}: {said}", code)
+        for link in self._inbound.links:
+            if code < link.settings.qos and covers(asked.topic_filter, link.mapping.remote_filter):
+                link.journal.note(f"{self._where.name} gives QoS {code}, not {link.settings.qos}", self.broker.now_ms())
         if not self._awaited:
             self.became("running")
 
     def _received(self, client: Client, ids: _Ids, packet: Packet) -> None:
         if isinstance(packet, Publish) and not self.is_draining:
             self._inbound.publish(client, packet)
+        elif isinstance(packet, Unsuback):
+            ids.release(packet.packet_id)
         elif isinstance(packet, Pubrel):
             self._inbound.released(client, packet)
         elif isinstance(packet, Puback | Pubrec | Pubcomp):

@@ -89,6 +89,24 @@ async def test_what_is_published_there_is_in_the_log_here(
         assert [(each.name, each.direction, each.counters["messages"]) for each in status.links] == [("up", "in", 3)]
 
 
+@VERSIONS
+async def test_what_two_links_want_comes_once(
+    mosquitto: Mosquitto, bridged: OpenBridged, connect_to: ConnectTo, version: str
+) -> None:
+    """Mosquitto would send it once for each subscription; one of them is from an earlier configuration."""
+    links = {"some": {"direction": "in", "filter": "a/#"}, "all": {"direction": "in", "filter": "#"}}
+    async with bridged(mosquitto.address, {"some": links["some"]}, version=version) as broker:
+        await until_running(broker)
+    async with bridged(mosquitto.address, links, version=version) as broker:
+        await until_running(broker, 2)
+        device = await connect_to(mosquitto.address, "device")
+        for number in range(3):
+            await publish(device, "a/b", b"%d" % number)
+        await publish(device, "end", b"end")
+        await until(lambda: status_of(broker, 1).counters["messages"] >= 1)
+        assert [record.value async for record in broker.read("mqtt", follow=False)] == [b"0", b"1", b"2", b"end"]
+
+
 async def test_properties_and_the_retained_mark_come_along(
     mosquitto: Mosquitto, bridged: OpenBridged, connect_to: ConnectTo
 ) -> None:

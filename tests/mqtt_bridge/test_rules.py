@@ -11,7 +11,7 @@ from trunkline_mqtt.encoder import encode
 from trunkline_mqtt.packets import MQTT_3_1_1, MQTT_5, Connack, Disconnect, Packet, Publish, Subscribe, Subscription
 from trunkline_mqtt.properties import Properties
 from trunkline_mqtt_bridge.addresses import MqttUrl, parse_url
-from trunkline_mqtt_bridge.mapping import HOPS, Mapping, hops_of, with_hop
+from trunkline_mqtt_bridge.mapping import HOPS, Mapping, covers, hops_of, needed, with_hop
 from trunkline_mqtt_bridge.packet_ids import MAX_PACKET_IDS, PacketIds
 from trunkline_mqtt_bridge.protocol import ClientProtocol, Limits, connect_packet
 from trunkline_mqtt_bridge.settings import LinkSettings
@@ -40,6 +40,24 @@ def test_topics(link: Mapping, there: str, here: str | None) -> None:
     assert link.to_local(there) == here
     if here is not None:
         assert link.to_remote(here) == there
+
+
+@pytest.mark.parametrize(
+    ("wide", "narrow", "is_covered"),
+    [
+        ("#", "a/b", True), ("#", "#", True), ("#", "+/#", True), ("a/#", "a", True), ("a/#", "a/b/+", True),
+        ("+/b", "a/b", True), ("+/+", "+/b", True), ("a", "a", True), ("+", "", True),
+        ("a/b", "#", False), ("a/+", "a/#", False), ("a/+", "a", False), ("a", "a/b", False), ("a", "a/#", False),
+        ("+/b", "a/+", False), ("a/#", "b/a", False), ("+", "a/b", False), ("a/b", "+/b", False),
+    ],
+)  # fmt: skip
+def test_filters_that_cover_others(wide: str, narrow: str, is_covered: bool) -> None:
+    assert covers(wide, narrow) is is_covered
+
+
+def test_only_filters_that_no_other_covers_are_needed() -> None:
+    assert needed(["a/b", "a/+", "b", "a/#", "a/b/c", "b"]) == ["b", "a/#"]
+    assert needed(["+/b", "a/+"]) == ["+/b", "a/+"]
 
 
 def test_hops_are_a_list_in_one_user_property() -> None:
