@@ -25,12 +25,15 @@ from tests.mqtt_bridge.conftest import (
 from trunkline.bridge import LinkStatus
 from trunkline.broker import Broker, open_broker
 from trunkline.config import BrokerConfig
+from trunkline.config_sources import load_config
 from trunkline.errors import ConfigurationError
 from trunkline.records import ConsumerRecord, encode_headers
 from trunkline_mqtt.packets import MQTT_3_1_1, Puback, Publish
 from trunkline_mqtt.properties import Properties
 
 pytestmark = pytest.mark.trio
+
+EXAMPLE = Path(__file__).parents[2] / "examples" / "mqtt-bridge.toml"
 
 VERSIONS = pytest.mark.parametrize("version", ["5", "3.1.1"])
 
@@ -287,6 +290,24 @@ async def test_with_amqtt(amqtt: Address, bridged: OpenBridged, connect_to: Conn
         ]
 
 
+async def test_the_example_does_what_its_page_says(mosquitto: Mosquitto, connect_to: ConnectTo, tmp_path: Path) -> None:
+    file = tmp_path / "trunkline.toml"
+    file.write_text(EXAMPLE.read_text().replace("127.0.0.1:1884", f"127.0.0.1:{mosquitto.address[1]}"))
+    flags: dict[str, tuple[str, object]] = {"listen": ("--listen", {"mqtt": "127.0.0.1:0"})}
+    async with open_broker(tmp_path / "data", config=load_config(file, flags=flags)) as broker:
+        await until_running(broker, 2)
+        there = await connect_to(mosquitto.address, "machine")
+        await subscribe(there, "cmd/#")
+        here = await connect_to(broker.addresses["mqtt"], "operator")
+        await subscribe(here, "plant/1/#")
+        await publish(there, "machines/7/temperature", b"20")
+        (reading,) = await messages(here, 1)
+        assert (reading.topic, reading.payload) == ("plant/1/7/temperature", b"20")
+        await here.send(Puback(reading.packet_id), Publish("plant/1/cmd/stop", b"now", 1, packet_id=1))
+        (command,) = await messages(there, 1)
+        assert (command.topic, command.payload) == ("cmd/stop", b"now")
+
+
 # -- what goes wrong -------------------------------------------------------------------------------
 
 
@@ -326,9 +347,10 @@ async def test_a_message_that_the_other_broker_refuses_may_be_dropped(
         assert status_of(broker).counters["refused"] == 1
 
 
-async def test_the_password_is_told_and_asked_for(
-    make_mosquitto: MakeMosquitto, bridged: OpenBridged, tmp_path: Path
+async def test_the_password_is_told_and_asked_for_and_shown_to_nobody(
+    make_mosquitto: MakeMosquitto, bridged: OpenBridged, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("DEBUG")
     passwords = tmp_path / "passwords"
     passwords.write_text("ada:secret word\n")
     await trio.run_process(["mosquitto_passwd", "-U", str(passwords)], capture_stdout=True)
@@ -340,9 +362,15 @@ async def test_the_password_is_told_and_asked_for(
     async with mosquitto.run():
         async with bridged(mosquitto.address, {"up": {"direction": "in"}}) as broker:
             await until(lambda: "not authorized" in status_of(broker).error)
+        url = {"url": f"mqtt://ada:wrong%20word@{host}:{port}"}
+        async with bridged(mosquitto.address, {"up": {"direction": "in"}}, **url) as broker:
+            await until(lambda: "not authorized" in status_of(broker).error)
+            assert "wrong" not in str(broker.bridges.statuses())
         url = {"url": f"mqtt://ada@{host}:{port}", "password_file": str(secret)}
         async with bridged(mosquitto.address, {"up": {"direction": "in"}}, **url) as broker:
             await until_running(broker)
+    assert "wrong" not in caplog.text
+    assert "secret word" not in caplog.text
 
 
 async def test_tls_with_certificates_on_both_sides(
