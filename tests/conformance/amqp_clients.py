@@ -38,6 +38,9 @@ class Suite(NamedTuple):
     left_out: Mapping[str, str] = MappingProxyType({})
 
 
+SETTINGS: Final = {"max_message_bytes": 128 * 1024 * 1024}
+"""As RabbitMQ has it; aiormq's suite sends 20 MiB."""
+
 PLUGIN: Final = ("-p", "amqp_suite_plugin", "--timeout", "60")
 SUITES: Final = (
     Suite("aio_pika", ("tests",), PLUGIN),
@@ -53,11 +56,12 @@ def door(directory: Path) -> Iterator[tuple[int, int]]:
     authority = trustme.CA()
     certificate = directory / "server.pem"
     authority.issue_cert("127.0.0.1", "localhost").private_key_and_cert_chain_pem.write_to_path(certificate)
-    tls = BrokerConfig(plugins=[], tls=TlsConfig(certificate=str(certificate)))
+    plain_config = BrokerConfig(plugins=[], door={"amqp": SETTINGS})
+    tls_config = BrokerConfig(plugins=[], door={"amqp": SETTINGS}, tls=TlsConfig(certificate=str(certificate)))
     listen = {"amqp": "127.0.0.1:0"}
     with (
-        BackgroundBroker(directory / "plain", store="segments", listen=listen) as plain,
-        BackgroundBroker(directory / "tls", store="segments", listen=listen, config=tls) as encrypted,
+        BackgroundBroker(directory / "plain", store="segments", listen=listen, config=plain_config) as plain,
+        BackgroundBroker(directory / "tls", store="segments", listen=listen, config=tls_config) as encrypted,
     ):
         yield plain.addresses["amqp"][1], encrypted.addresses["amqp"][1]
 

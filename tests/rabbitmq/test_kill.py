@@ -53,19 +53,23 @@ class Trunkline:
             """
         )
         self.url = ""
-        self.process: subprocess.Popen[str]
+        self.process: subprocess.Popen[str] | None = None
 
     def start(self) -> None:
         command = [sys.executable, "-m", "trunkline.cli", "serve", "--json", "--log-level", "error"]
         command += ["--config", str(self._directory / "trunkline.toml"), "--data", str(self._directory / "data")]
         command += ["--listen", "native=127.0.0.1:0"]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        ours = {name: value for name, value in os.environ.items() if not name.startswith("TRUNKLINE_")}
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=ours)
         assert self.process.stdout is not None
-        self.url = f"trunkline://{json.loads(self.process.stdout.readline())['addresses']['native']}"
+        line = self.process.stdout.readline()
+        assert line, "trunkline serve ended before it was ready"
+        self.url = f"trunkline://{json.loads(line)['addresses']['native']}"
 
     def kill(self) -> None:
-        self.process.kill()
-        self.process.communicate()
+        if self.process is not None:
+            self.process.kill()
+            self.process.communicate()
 
 
 class Publisher:
@@ -99,9 +103,11 @@ class Publisher:
 @pytest.fixture
 def broker(tmp_path: Path, users: Users, unique: str) -> Iterator[Trunkline]:
     found = Trunkline(tmp_path, users, unique)
-    found.start()
-    yield found
-    found.kill()
+    try:
+        found.start()
+        yield found
+    finally:
+        found.kill()
 
 
 async def wait_for(condition: Callable[[], bool]) -> None:
