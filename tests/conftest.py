@@ -7,6 +7,8 @@ from collections.abc import Iterable
 
 import pytest
 
+os.environ.pop("PYTEST_ADDOPTS", None)  # it was for this run, not for those that tests begin
+
 
 def pytest_collection_modifyitems(config: pytest.Config, items: Iterable[pytest.Item]) -> None:
     """Skip slow tests, unless ``CI`` is set, or ``-m slow`` or the test's own file is on the command line."""

@@ -103,7 +103,7 @@ async def test_the_demo_runs_on_it_and_its_result_can_be_queried(tmp_path: Path)
         done = await trio.run_process([*command, "--data", str(data)], capture_stdout=True)
     assert b"Every acknowledged reading is there" in done.stdout
     connection = sqlite3.connect(data / "sqlite" / "trunkline.db")
-    query = "SELECT count(DISTINCT key) FROM records WHERE value ->> 'date' = '2012-01-02'"
+    query = "SELECT count(DISTINCT key) FROM records WHERE topic = 'mqtt' AND value ->> 'date' = '2012-01-02'"
     (series,) = connection.execute(query).fetchone()
     connection.close()
     assert series == 8
