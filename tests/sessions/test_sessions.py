@@ -488,3 +488,23 @@ async def test_partitions_that_are_added_are_wanted_from_their_first_record_on(m
         again.session.resume()
         await settle(broker)
         assert again.got == [0, 1, 0]
+
+
+async def test_an_owner_that_cannot_take_a_record_is_told_that_it_has_lost_the_session(
+    broker: Broker, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Clumsy(Peer):
+        def deliver(self, delivery: Delivery, options: list[bytes]) -> bool:
+            raise ZeroDivisionError("a bug in a door")
+
+    clumsy = Clumsy().attach(broker)
+    clumsy.session.subscribe("mqtt", "#")
+    clumsy.session.resume()
+    await publish(broker, "a")
+    assert [type(error) for error in clumsy.errors] == [SessionFenced]
+    assert "ZeroDivisionError" in caplog.text
+
+    again = Peer().attach(broker)
+    again.session.resume()
+    await settle(broker)
+    assert again.got == [0]

@@ -13,7 +13,9 @@ __all__ = ["SessionOwner"]
 
 
 class SessionOwner(ABC):
-    """Who takes a session's records. If ``deliver`` or ``deliver_again`` raises, the session is detached from it."""
+    """Who takes a session's records. If ``deliver`` or ``deliver_again`` raises, the session is detached from it,
+    and ``failed`` is called.
+    """
 
     @abstractmethod
     def deliver(self, delivery: Delivery, options: list[bytes]) -> bool:
@@ -44,4 +46,4 @@ class SessionOwner(ABC):
         """Somebody else has the session now, or it was deleted. Told once; nothing is delivered any more."""
 
     def failed(self, error: TrunklineError) -> None:  # noqa: B027 - the connection may end
-        """Records cannot be read, so the session was detached; nothing of it is lost."""
+        """Records cannot be read or taken, so the session was detached; nothing of it is lost."""

@@ -10,7 +10,7 @@ import logging
 from collections import deque
 from typing import TYPE_CHECKING, Final
 
-from trunkline.errors import BrokerClosing, CorruptLog, OffsetOutOfRange, TrunklineError, UnknownTopic
+from trunkline.errors import BrokerClosing, CorruptLog, OffsetOutOfRange, SessionFenced, TrunklineError, UnknownTopic
 from trunkline.filters import key_text
 from trunkline.live import Delivery
 from trunkline.partition import Partition
@@ -76,19 +76,18 @@ class Serving:
         """Let the owner take a record; whether it takes more."""
         try:
             takes_more = self.owner.deliver(delivery, options)
-        except Exception:  # the boundary: a door's bug costs it the session, not the session its records
-            self._failed(delivery)
+        except Exception as error:  # the boundary: a door's bug costs it the session, not the session its records
+            self._owner_failed(error)
+            self._state.deliver(delivery, [])  # now there is nobody, so it becomes a reference; there is room for one
             return True
         if not takes_more:
             self.is_ready = False
         return takes_more
 
-    def _failed(self, delivery: Delivery) -> None:
-        logger.exception("session %s: %r failed and is detached", self._state.name, self.owner)
-        state = self._state
+    def _owner_failed(self, error: Exception) -> None:
+        logger.error("session %s: %r failed to take a record", self._state.name, self.owner, exc_info=error)
         if self.is_current:
-            self._home.detach(state)
-        state.deliver(delivery, [])  # now there is nobody, so it becomes a reference; there is room for one
+            self._home.fail(self._state, SessionFenced(f"a record could not be taken: {error!r}"))
 
     # -- what is left ------------------------------------------------------------------------------
 
@@ -160,10 +159,8 @@ class Serving:
         try:
             if not self.owner.deliver_again(entry, delivery, options):
                 self.is_ready = False
-        except Exception:  # the boundary, as above; it is not finished, so the next owner will be given it
-            logger.exception("session %s: %r failed and is detached", state.name, self.owner)
-            if self.is_current:
-                self._home.detach(state)
+        except Exception as error:  # the boundary, as above; it is not finished, so the next owner will be given it
+            self._owner_failed(error)
 
     # -- reading -----------------------------------------------------------------------------------
 
