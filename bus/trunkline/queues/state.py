@@ -23,14 +23,14 @@ from __future__ import annotations
 
 from array import array
 from bisect import bisect_left
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import chain
 from typing import Final
 
 from trunkline.errors import CorruptLog
 from trunkline.queues.contents import Contents
 from trunkline.queues.entries import NO_HOLDERS, NO_LEVELS
-from trunkline.queues.index import RUN_FIELDS, Chunk, Lease, Range, pieces
+from trunkline.queues.index import RUN_FIELDS, Chunk, Lease, Piece, Range, pieces
 from trunkline.queues.level import Level
 from trunkline.queues.ranges import Ranges, joined
 from trunkline.queues.stored import (
@@ -53,6 +53,7 @@ _CHUNKS_LOADED: Final = 4
 """Chunks that were asked for by others than the head stay in memory while they are among the last so many."""
 
 _NO_RUNS: Final[array[int]] = array("q")
+_NEVER: Final = (1 << 62, 1 << 62)
 
 
 class QueueState(Contents):
@@ -355,6 +356,18 @@ def _hide(level: Level, first: int, end: int) -> None:
         level.note_settled(first, end)
 
 
+def _not_hidden(runs: Iterable[Piece], hidden: Ranges) -> Iterator[Piece]:
+    """The runs, which are in order, of which not all is hidden. One pass over both, for there may be a million."""
+    ranges = iter(hidden)
+    first = end = 0
+    for run in runs:
+        sequence, count = run[0], run[3]
+        while end <= sequence:
+            first, end = next(ranges, _NEVER)
+        if sequence < first or sequence + count > end:
+            yield run
+
+
 def _begin(level: Level, floor: int) -> None:
     """Put the head of a recovered level at its start."""
     level.hidden = Ranges([(0, floor), *zip(level.settled[0::2], level.settled[1::2], strict=True)])
@@ -367,11 +380,7 @@ def _begin(level: Level, floor: int) -> None:
             sealed_end = chunk.end
     level.end = max(level.end, sealed_end)
     if tail is not None and tail.runs is not None:
-        kept = [
-            piece
-            for piece in pieces(tail.runs, 0)
-            if piece[0] >= sealed_end and not level.hidden.covers(piece[0], piece[0] + piece[3])
-        ]
-        tail.runs = array("q", chain.from_iterable(kept))
+        later = (piece for piece in pieces(tail.runs, 0) if piece[0] >= sealed_end)
+        tail.runs = array("q", chain.from_iterable(_not_hidden(later, level.hidden)))
         tail.saved = len(tail.runs)
     level.forget_hidden()
