@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from trunkline.errors import TrunklineError
 from trunkline.groups import OffsetAndMetadata
@@ -36,8 +36,9 @@ from trunkline_kafka.messages.offset_fetch import (
     OffsetFetchResponseTopic,
     OffsetFetchResponseTopics,
 )
+from trunkline_kafka.messages.txn_offset_commit import TxnOffsetCommitResponse
 
-__all__ = ["offset_commit", "offset_delete", "offset_fetch", "offset_problem"]
+__all__ = ["OffsetsUnderWay", "offset_commit", "offset_delete", "offset_fetch", "offset_problem"]
 
 _GROUP_ERROR_FROM: Final = 2  # before, OffsetFetch has no error of its own: each partition gets it
 _MANY_GROUPS_FROM: Final = 8
@@ -47,17 +48,33 @@ _NO_OFFSET: Final = -1
 # -- committing ------------------------------------------------------------------------------------
 
 
-class _Committing:
-    """An OffsetCommit that is being made durable; the receiver of the append."""
+class _Answer(Protocol):
+    """The answer for one partition."""
 
-    __slots__ = ("_accepted", "_exchange", "_response")
+    error_code: int
+
+
+class OffsetsUnderWay:
+    """Offsets that are being made durable; the receiver of the append.
+
+    Args:
+      accepted: the answers for partitions whose offsets could be taken.
+      code_of: what an error is called in them.
+    """
+
+    __slots__ = ("_accepted", "_code_of", "_exchange", "_response")
 
     def __init__(
-        self, exchange: Exchange, response: OffsetCommitResponse, accepted: list[OffsetCommitResponsePartition]
+        self,
+        exchange: Exchange,
+        response: OffsetCommitResponse | TxnOffsetCommitResponse,
+        accepted: Sequence[_Answer],
+        code_of: Callable[[TrunklineError], int],
     ) -> None:
         self._exchange = exchange
         self._response = response
         self._accepted = accepted
+        self._code_of = code_of
 
     def append_done(self, token: object, offset: int) -> None:
         """See :class:`trunkline.pending.AppendReceiver`."""
@@ -69,9 +86,10 @@ class _Committing:
         self._exchange.answer(self._response)
 
     def refuse(self, error: TrunklineError) -> None:
-        """What could have been committed was not."""
+        """What could have been taken was not."""
+        code = self._code_of(error)
         for answer in self._accepted:
-            answer.error_code = group_error(error)
+            answer.error_code = code
 
 
 def offset_commit(exchange: Exchange) -> Any:
@@ -94,7 +112,7 @@ def offset_commit(exchange: Exchange) -> Any:
                 offsets[TopicPartition(topic.name, asked.partition_index)] = OffsetAndMetadata(
                     asked.committed_offset, metadata, asked.committed_leader_epoch
                 )
-    committing = _Committing(exchange, response, accepted)
+    committing = OffsetsUnderWay(exchange, response, accepted, group_error)
     try:
         exchange.server.broker.groups.commit(
             request.group_id,

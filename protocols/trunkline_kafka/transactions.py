@@ -17,7 +17,7 @@ from trunkline.transactions.state import ProducerIdentity
 from trunkline_kafka.bridge import error_code
 from trunkline_kafka.error_codes import ErrorCode
 from trunkline_kafka.exchange import WAITS, Exchange, Later
-from trunkline_kafka.group_offsets import offset_problem
+from trunkline_kafka.group_offsets import OffsetsUnderWay, offset_problem
 from trunkline_kafka.groups import group_error
 from trunkline_kafka.messages.add_offsets_to_txn import AddOffsetsToTxnRequest, AddOffsetsToTxnResponse
 from trunkline_kafka.messages.add_partitions_to_txn import (
@@ -146,34 +146,6 @@ async def _add_offsets(exchange: Exchange) -> AddOffsetsToTxnResponse:
 # -- offsets ---------------------------------------------------------------------------------------
 
 
-class _Staging:
-    """A TxnOffsetCommit that is being made durable; the receiver of the append."""
-
-    __slots__ = ("_accepted", "_exchange", "_response")
-
-    def __init__(
-        self, exchange: Exchange, response: TxnOffsetCommitResponse, accepted: list[TxnOffsetCommitResponsePartition]
-    ) -> None:
-        self._exchange = exchange
-        self._response = response
-        self._accepted = accepted
-
-    def append_done(self, token: object, offset: int) -> None:
-        """See :class:`trunkline.pending.AppendReceiver`."""
-        self._exchange.answer(self._response)
-
-    def append_failed(self, token: object, error: TrunklineError) -> None:
-        """See :class:`trunkline.pending.AppendReceiver`."""
-        self.refuse(error)
-        self._exchange.answer(self._response)
-
-    def refuse(self, error: TrunklineError) -> None:
-        """What could have been taken was not."""
-        code = _transaction_error(error, self._exchange.version, fenced_from=_NEVER)
-        for answer in self._accepted:
-            answer.error_code = code
-
-
 def txn_offset_commit(exchange: Exchange) -> Any:
     """Offsets that are committed if the transaction is."""
     request: TxnOffsetCommitRequest = exchange.request
@@ -194,7 +166,8 @@ def txn_offset_commit(exchange: Exchange) -> Any:
                 offsets[TopicPartition(topic.name, asked.partition_index)] = OffsetAndMetadata(
                     asked.committed_offset, metadata, asked.committed_leader_epoch
                 )
-    staging = _Staging(exchange, response, accepted)
+    code_of = partial(_transaction_error, version=exchange.version, fenced_from=_NEVER)
+    staging = OffsetsUnderWay(exchange, response, accepted, code_of)
     try:
         exchange.server.broker.transactions.stage_offsets(
             request.transactional_id,
