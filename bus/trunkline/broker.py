@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import logging
 import random
-import ssl
 import tempfile
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
@@ -24,10 +23,10 @@ import trio
 from trunkline.bridge import BridgeStatus
 from trunkline.bridging import Bridges
 from trunkline.catalog import TopicCatalog
-from trunkline.config import BrokerConfig, Listener
+from trunkline.config import BrokerConfig
 from trunkline.disk import Disk, RealDisk
-from trunkline.door import Door, DoorContext, WebSocketOffer
-from trunkline.errors import BrokerClosing, ConfigurationError, TrunklineError, UnknownTopic, UnsupportedRequest
+from trunkline.doors import Doors
+from trunkline.errors import BrokerClosing, TrunklineError, UnknownTopic
 from trunkline.groups import GroupCoordinator
 from trunkline.housekeeping import Housekeeping
 from trunkline.live import LiveTail
@@ -71,11 +70,11 @@ class Broker:
 
     Attributes:
       config: what it was opened with.
-      addresses: where each listener listens, as (host, port); the first address where there are several.
       random: the broker's one source of chance, so that tests and simulations can seed it.
       groups, queues, sessions: the views of the log that remember something.
       transactions: their coordinator.
       views: what they are made with.
+      doors: what speaks the protocols that it listens for.
       bridges: what moves records to and from other systems by itself.
       is_closing: nothing can be published any more.
     """
@@ -92,7 +91,6 @@ class Broker:
         rng: random.Random,
     ) -> None:
         self.config = config
-        self.addresses: dict[str, tuple[str, int]] = {}
         self.random = rng
         self.is_closing = False
         self.now_ms = now_ms
@@ -106,7 +104,6 @@ class Broker:
         self._reactor = reactor
         self._metadata = metadata
         self._catalog = catalog
-        self._doors: dict[str, Door] = {}
         self._live: dict[Partition, LiveTail] = {}
         self._producer_ids = ProducerIds(metadata)
         rounds = reactor.rounds
@@ -125,7 +122,13 @@ class Broker:
         self.queues = Queues(services)
         self.housekeeping.make_room = self.queues.make_room
         self.sessions = Sessions(services)
+        self.doors = Doors(self, reactor)
         self.bridges = Bridges(self, metadata, spawn, rng)
+
+    @property
+    def addresses(self) -> Mapping[str, tuple[str, int]]:
+        """Where each listener listens, as (host, port); the first address where there are several."""
+        return self.doors.addresses
 
     # -- topics ------------------------------------------------------------------------------------
 
@@ -288,11 +291,7 @@ class Broker:
 
     async def ask_door(self, name: str, request: str, arguments: Mapping[str, Any]) -> Any:
         """Ask an open door what only it knows; see :meth:`trunkline.door.Door.ask`. Raises UnsupportedRequest."""
-        door = self._doors.get(name)
-        if door is None:
-            known = ", ".join(sorted(self._doors)) or "none"
-            raise UnsupportedRequest(f"no door {name[:100]!r} is open here; there are: {known}", request=request[:100])
-        return await door.ask(request, arguments)
+        return await self.doors.ask(name, request, arguments)
 
     def statistics(self) -> BrokerStatistics:
         return BrokerStatistics(
@@ -300,7 +299,7 @@ class Broker:
             partitions=sum(len(topic.partitions) for topic in self.topics.values()),
             net=self._reactor.statistics(),
             transactions=self.transactions.statistics(),
-            doors={name: door.statistics() for name, door in self._doors.items()},
+            doors=self.doors.statistics(),
             bridges=tuple(self.bridges.statuses()),
         )
 
@@ -316,43 +315,6 @@ class Broker:
                 await view.close()
             except (OSError, TrunklineError):  # what it could not write is as after a crash
                 logger.exception("%s could not be closed cleanly", type(view).__name__)
-
-    async def _open_doors(self, host: PluginHost, listeners: Iterable[Listener]) -> None:
-        for name, (address, port) in listeners:
-            registered, websocket = host.listener(name)
-            if websocket is not None and name in self.config.door:
-                raise ConfigurationError(
-                    f"door.{name}: that is the door {registered.name} over WebSocket; its settings are in "
-                    f"[door.{registered.name}]",
-                    keys=[f"door.{name}"],
-                )
-            door = self._doors.get(registered.name)
-            if door is None:
-                settings = self.config.plugin_settings("door", registered.name, registered.settings_type)
-                door = registered.factory(DoorContext(self, settings))
-                await door.open()
-                self._doors[registered.name] = door
-            entrance = door if websocket is None else self._over_websocket(door, websocket)
-            bound = self._reactor.listen(entrance, name, address, port, self._tls(name))
-            self.addresses.setdefault(name, bound)
-
-    def _over_websocket(self, door: Door, offer: WebSocketOffer) -> Door:
-        from trunkline.net.websocket.connection import WebSocketDoor  # few brokers need it, and h11
-
-        return WebSocketDoor(door, offer, self.config.websocket.origins)
-
-    def _tls(self, door: str) -> ssl.SSLContext | None:
-        files = self.config.tls_for(door)
-        if files is None:
-            return None
-        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-        try:
-            context.load_cert_chain(files.certificate, files.key or None)
-        except (OSError, ssl.SSLError) as error:
-            raise ConfigurationError(
-                f"tls: certificate {files.certificate!r} cannot be used for {door}: {error}"
-            ) from None
-        return context
 
     async def _close(self, *, in_order: bool) -> None:
         """Stop accepting; in order: commit what is staged, let connections take what they are due."""
@@ -381,11 +343,7 @@ class Broker:
                 self._reactor.connection_count, self.config.limits.shutdown_timeout_s,
             )  # fmt: skip
         self._reactor.drop_connections()
-        for name, door in self._doors.items():
-            try:
-                await door.close()
-            except Exception:  # the boundary: one door's failure must not keep logs from being closed
-                logger.exception("door %s could not be closed cleanly", name)
+        await self.doors.close()
 
 
 async def _guarded(function: Callable[..., Awaitable[Any]], *args: Any) -> None:
@@ -510,7 +468,7 @@ async def _run_broker(
             await catalog.open()
             await broker._open_views()
             nursery.start_soon(broker.housekeeping.run)
-            await broker._open_doors(host, listeners)
+            await broker.doors.open(host, listeners)
             await broker.bridges.open(host)
             running.shield = True
             task_status.started(broker)

@@ -230,7 +230,7 @@ async def test_a_will_that_was_published_is_known_by_its_record(tmp_path: Path, 
         await client.ask(FIRST)
         assert await client.ask(Pubrel(7)) == Pubcomp(7)  # will and session are stored
         assert await client.ask(Subscribe(1, (Subscription("t"),))) == Suback(1, (0,))
-        (will,) = broker._doors["mqtt"]._server.ledger.wills.values()  # type: ignore[attr-defined]  # it is ours
+        (will,) = broker.doors._open["mqtt"]._server.ledger.wills.values()  # type: ignore[attr-defined]  # it is ours
         headers = [("mqtt.client", b"c"), ("mqtt.will", b"%d" % will.id)]
         await broker.publish("mqtt", b"gone", key=b"wills", headers=headers)
 

@@ -1,0 +1,98 @@
+"""The doors of a broker: makes those that listen, gives each its listeners, asks and closes them."""
+
+from __future__ import annotations
+
+import logging
+import ssl
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from trunkline.config import BrokerConfig, Listener
+from trunkline.door import Door, DoorContext, WebSocketOffer
+from trunkline.errors import ConfigurationError, UnsupportedRequest
+from trunkline.net.reactor import Reactor
+
+if TYPE_CHECKING:
+    from trunkline.broker import Broker
+    from trunkline.plugins import PluginHost, RegisteredDoor
+
+__all__ = ["Doors"]
+
+logger = logging.getLogger("trunkline.door")
+
+
+class Doors:
+    """Made by the broker; belongs to its thread.
+
+    Attributes:
+      addresses: where each listener listens, as (host, port); the first address where there are several.
+    """
+
+    def __init__(self, broker: Broker, reactor: Reactor) -> None:
+        self.addresses: dict[str, tuple[str, int]] = {}
+        self._broker = broker
+        self._reactor = reactor
+        self._open: dict[str, Door] = {}
+
+    async def open(self, host: PluginHost, listeners: Iterable[Listener]) -> None:
+        """Open the doors of these listeners, then listen. Raises ConfigurationError, PluginError, ListenFailed."""
+        config = self._broker.config
+        for name, (address, port) in listeners:
+            registered, websocket = host.listener(name)
+            if websocket is not None and name in config.door:
+                raise ConfigurationError(
+                    f"door.{name}: that is the door {registered.name} over WebSocket; its settings are in "
+                    f"[door.{registered.name}]",
+                    keys=[f"door.{name}"],
+                )
+            door = self._open.get(registered.name) or await self._open_door(registered)
+            entrance = door if websocket is None else _over_websocket(door, websocket, config)
+            bound = self._reactor.listen(entrance, name, address, port, _tls_context(name, config))
+            self.addresses.setdefault(name, bound)
+
+    async def _open_door(self, registered: RegisteredDoor) -> Door:
+        settings = self._broker.config.plugin_settings("door", registered.name, registered.settings_type)
+        door = registered.factory(DoorContext(self._broker, settings))
+        await door.open()
+        self._open[registered.name] = door
+        return door
+
+    async def ask(self, name: str, request: str, arguments: Mapping[str, Any]) -> Any:
+        """See :meth:`trunkline.broker.Broker.ask_door`."""
+        door = self._open.get(name)
+        if door is None:
+            known = ", ".join(sorted(self._open)) or "none"
+            raise UnsupportedRequest(f"no door {name[:100]!r} is open here; there are: {known}", request=request[:100])
+        return await door.ask(request, arguments)
+
+    def statistics(self) -> dict[str, dict[str, int | float]]:
+        """Each door's own counters, by its name."""
+        return {name: door.statistics() for name, door in self._open.items()}
+
+    async def close(self) -> None:
+        """Close them, after their connections. Whatever one of them does, the others are closed too."""
+        for name, door in self._open.items():
+            try:
+                await door.close()
+            except Exception:  # the boundary: one door's failure must not keep logs from being closed
+                logger.exception("door %s could not be closed cleanly", name)
+
+
+def _over_websocket(door: Door, offer: WebSocketOffer, config: BrokerConfig) -> Door:
+    from trunkline.net.websocket.connection import WebSocketDoor  # few brokers need it, and h11
+
+    return WebSocketDoor(door, offer, config.websocket.origins)
+
+
+def _tls_context(listener: str, config: BrokerConfig) -> ssl.SSLContext | None:
+    files = config.tls_for(listener)
+    if files is None:
+        return None
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    try:
+        context.load_cert_chain(files.certificate, files.key or None)
+    except (OSError, ssl.SSLError) as error:
+        raise ConfigurationError(
+            f"tls: certificate {files.certificate!r} cannot be used for {listener}: {error}"
+        ) from None
+    return context
