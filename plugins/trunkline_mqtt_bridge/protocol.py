@@ -6,12 +6,13 @@ is wrong with it, and an end that the broker declares, is a LinkFailed.
 
 from __future__ import annotations
 
+import math
 from typing import Final
 
 import msgspec
 
 from trunkline.errors import RemoteProtocolError
-from trunkline.links import LinkFailed
+from trunkline.links import ConnectionEnded, LinkFailed
 from trunkline_mqtt.decoder import Decoder
 from trunkline_mqtt.encoder import encode
 from trunkline_mqtt.packets import (
@@ -21,6 +22,7 @@ from trunkline_mqtt.packets import (
     Connect,
     Disconnect,
     Packet,
+    Pingreq,
     Pingresp,
     Puback,
     Pubcomp,
@@ -38,6 +40,7 @@ __all__ = ["ClientProtocol", "Limits", "connect_packet", "reason_text"]
 _EXPECTED: Final = (Publish, Puback, Pubrec, Pubrel, Pubcomp, Suback, Unsuback, Pingresp)
 _OLD_REASONS: Final = {code: reason for reason, code in reversed(RETURN_CODES.items())}
 _LARGEST_PACKET: Final = 268_435_455 + 5
+_SILENCE: Final = 1.5  # times the keep-alive: MQTT 5.0, 3.1.2.10, turned round
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -74,9 +77,45 @@ class ClientProtocol:
         """It speaks MQTT 5.0."""
         return self._level == MQTT_5
 
+    @property
+    def is_ready(self) -> bool:
+        """CONNACK came."""
+        return self.limits is not None
+
+    @property
+    def doing(self) -> str:
+        """See :class:`trunkline.links.PeerProtocol`."""
+        return "connected" if self.is_ready else "waiting for CONNACK"
+
+    @property
+    def pulse_s(self) -> float:
+        """MQTT 5.0, 3.1.2.10: more often than the keep-alive asks for."""
+        return self._keep_alive_s / 2 or math.inf
+
+    @property
+    def silence_s(self) -> float:
+        """At least the pulse is answered."""
+        return _SILENCE * self._keep_alive_s or math.inf
+
+    @property
+    def _keep_alive_s(self) -> int:
+        return 0 if self.limits is None else self.limits.keep_alive_s
+
     def begin(self) -> bytes:
         """What to send first."""
         return encode(self._connect, self._level)
+
+    def pulse(self) -> bytes:
+        """PINGREQ."""
+        return encode(Pingreq(), self._level)
+
+    def goodbye(self) -> bytes:
+        """DISCONNECT."""
+        return encode(Disconnect(), self._level)
+
+    def data_to_send(self) -> bytes:
+        """Nothing has to be answered that is not an event."""
+        return b""
 
     def encode(self, packet: Packet) -> bytes:
         """A packet as bytes."""
@@ -92,7 +131,7 @@ class ClientProtocol:
                     self.limits = self._greeted(packet)
                 elif isinstance(packet, Disconnect):
                     reason = reason_text(packet.reason_code, packet.properties)
-                    raise LinkFailed(f"it ended the connection: {reason}", packet.reason_code)
+                    raise ConnectionEnded(f"it ended the connection: {reason}", packet.reason_code)
                 elif isinstance(packet, _EXPECTED):
                     packets.append(packet)
                 else:

@@ -152,9 +152,9 @@ class Upstream(Link):
             self._where,
             settings,
             packet,
-            connecting=self._connecting,
             timeout_s=settings.connect_timeout_s,
             max_packet_bytes=settings.max_packet_bytes,
+            connecting=self._connecting,
         ) as client:
             for journal in self.journals:
                 journal.counters["connections"] += 1

@@ -275,7 +275,7 @@ class _Intake:
                     self._journal.lag = max(self._journal.lag - self._moved, self._window.unacknowledged)
                 self._moved = self._moved_bytes = 0
             self._has_room.set()
-            await self._session.wait_writable()
+            await self._session.wait_room()
 
     async def stage_again_forever(self) -> None:
         """What the log refused is staged again, in its order, until the log takes it."""

@@ -160,7 +160,7 @@ class _Conversation:
         link, session, window = self._link, self._session, self._window
         while True:
             self._woken = trio.Event()
-            await session.wait_writable()
+            await session.wait_room()
             if link.is_draining and not window:
                 return
             if session.blocked:

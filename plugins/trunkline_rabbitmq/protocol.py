@@ -12,6 +12,7 @@ A message whose body is larger than ``max_body_bytes`` is not kept: its frames a
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from enum import Enum
 from typing import Any, Final, NamedTuple
@@ -24,6 +25,7 @@ from trunkline_amqp.frames import (
     FRAME_MIN,
     HEADER,
     HEARTBEAT,
+    HEARTBEAT_FRAME,
     METHOD,
     PROTOCOL_HEADER,
     FrameSplitter,
@@ -240,15 +242,39 @@ class ClientProtocol:
             BasicCancel: lambda method: self._events.append(Cancelled(method.consumer_tag)),
         }
 
+    @property
+    def is_ready(self) -> bool:
+        """The channel is open."""
+        return self.state is State.READY
+
+    @property
+    def doing(self) -> str:
+        """See :class:`trunkline.links.PeerProtocol`."""
+        return self.state.value
+
+    @property
+    def pulse_s(self) -> float:
+        """AMQP 0-9-1, 4.2.7: at least once in the time agreed on."""
+        return self.heartbeat_s / 2 or math.inf
+
+    @property
+    def silence_s(self) -> float:
+        """Likewise: two missing heartbeats are the end."""
+        return 2 * self.heartbeat_s or math.inf
+
     def begin(self) -> bytes:
         """What to send first."""
         return PROTOCOL_HEADER
+
+    def pulse(self) -> bytes:
+        """A heartbeat."""
+        return HEARTBEAT_FRAME
 
     def method(self, method: Method) -> bytes:
         """A frame with a method of the channel."""
         return encode_frame(METHOD, CHANNEL, encode_method(method))
 
-    def close(self) -> bytes:
+    def goodbye(self) -> bytes:
         """A frame that ends the connection in order."""
         return encode_frame(METHOD, 0, encode_method(ConnectionClose(reply_code=Reply.SUCCESS, reply_text="done")))
 

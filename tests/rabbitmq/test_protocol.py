@@ -187,5 +187,5 @@ def test_a_byte_that_changed_gives_events_or_an_error(data: st.DataObject) -> No
 
 def test_methods_and_the_end() -> None:
     found = ready()
-    qos, close = sent(found.method(BasicQos(prefetch_count=7)) + found.close())
+    qos, close = sent(found.method(BasicQos(prefetch_count=7)) + found.goodbye())
     assert (qos.prefetch_count, close.reply_code) == (7, 200)

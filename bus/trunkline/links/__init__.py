@@ -3,17 +3,19 @@
 link        connect, converse until something fails, wait, and again
 journal     how a link goes;  pauses: how long to wait before the next attempt
 failures    what went wrong;  connecting: a stream to the other system
+peer        a connection: a buffer that one task sends, and what is received
 origin      where a record came from
 """
 
 from trunkline.links.connecting import TlsSettings, WhereTo, connect, read_password
-from trunkline.links.failures import LinkFailed, one_failure, reason_of
+from trunkline.links.failures import ConnectionEnded, LinkFailed, one_failure, reason_of
 from trunkline.links.journal import Journal
 from trunkline.links.link import Link
 from trunkline.links.origin import ORIGIN, origin_of
 from trunkline.links.pauses import Pauses
+from trunkline.links.peer import Peer, PeerProtocol, open_peer
 
 __all__ = [
-    "ORIGIN", "Journal", "Link", "LinkFailed", "Pauses", "TlsSettings", "WhereTo", "connect", "one_failure",
-    "origin_of", "read_password", "reason_of",
+    "ORIGIN", "ConnectionEnded", "Journal", "Link", "LinkFailed", "Pauses", "Peer", "PeerProtocol", "TlsSettings",
+    "WhereTo", "connect", "one_failure", "open_peer", "origin_of", "read_password", "reason_of",
 ]  # fmt: skip

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import trio
 
-__all__ = ["LinkFailed", "one_failure", "reason_of"]
+__all__ = ["ConnectionEnded", "LinkFailed", "one_failure", "reason_of"]
 
 
 class LinkFailed(Exception):
@@ -20,6 +20,10 @@ class LinkFailed(Exception):
     def __init__(self, message: str, code: int = 0) -> None:
         super().__init__(message)
         self.code = code
+
+
+class ConnectionEnded(LinkFailed):
+    """The other side ended the connection, or the network did."""
 
 
 @contextmanager

@@ -1,88 +1,14 @@
-"""A connection with a peer that says exactly what the test says, and messages whose records take their time."""
+"""Messages whose records take their time, and connections that end meanwhile."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import pytest
-import trio
-import trio.testing
-
 from trunkline.errors import LogStopped, TrunklineError
-from trunkline.links import Journal, LinkFailed, WhereTo
-from trunkline_mqtt.decoder import Decoder
-from trunkline_mqtt.encoder import encode
-from trunkline_mqtt.packets import MQTT_5, Connack, Connect, Packet, Pingreq, Pingresp, Publish, Pubrec
-from trunkline_mqtt_bridge.client import OUTBOUND_PACKETS, Client
+from trunkline.links import Journal
+from trunkline_mqtt.packets import Packet, Publish, Pubrec
 from trunkline_mqtt_bridge.inbound import Inbound, InboundLink
-from trunkline_mqtt_bridge.protocol import ClientProtocol
 from trunkline_mqtt_bridge.settings import LinkSettings
-
-KEEP_ALIVE_S = 10
-
-
-def client_on(stream: trio.abc.Stream) -> Client:
-    """One that has been greeted."""
-    protocol = ClientProtocol(Connect("c", keep_alive=KEEP_ALIVE_S, protocol_level=MQTT_5), 1_000_000)
-    protocol.receive_data(encode(Connack(0, True), MQTT_5))
-    return Client(stream, protocol, WhereTo("there", 1, False, "there"))
-
-
-class Peer:
-    """The other end."""
-
-    def __init__(self, stream: trio.abc.Stream) -> None:
-        self.stream = stream
-        self.got: list[Packet] = []
-        self._decoder = Decoder()
-        self._decoder.protocol_level = MQTT_5
-
-    async def answer_pings(self) -> None:
-        while data := await self.stream.receive_some():
-            self._decoder.receive_data(bytes(data))
-            while (packet := self._decoder.next_event()) is not None:
-                self.got.append(packet)
-                if isinstance(packet, Pingreq):
-                    await self.stream.send_all(encode(Pingresp(), MQTT_5))
-
-
-@pytest.mark.trio
-async def test_messages_that_are_not_answered_do_not_make_the_broker_look_silent(
-    autojump_clock: trio.testing.MockClock,
-) -> None:
-    """MQTT 5.0, 3.1.2.10: a client may send PINGREQ at any time; only that says whether the server is there."""
-    ours, theirs = trio.testing.memory_stream_pair()
-    client, peer = client_on(ours), Peer(theirs)
-
-    async def receive() -> None:
-        while True:
-            await client.receive()
-
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(client.send_forever)
-        nursery.start_soon(peer.answer_pings)
-        nursery.start_soon(receive)
-        for _ in range(10 * KEEP_ALIVE_S):
-            client.write_packet(Publish("a", b"x"))
-            await trio.sleep(1)
-        nursery.cancel_scope.cancel()
-    assert sum(isinstance(packet, Publish) for packet in peer.got) == 10 * KEEP_ALIVE_S
-
-
-@pytest.mark.trio
-async def test_a_silent_broker_is_given_up(autojump_clock: trio.testing.MockClock) -> None:
-    ours, _theirs = trio.testing.memory_stream_pair()
-    with pytest.raises(LinkFailed, match="silent: nothing came for 15 s"):
-        await client_on(ours).receive()
-
-
-@pytest.mark.trio
-async def test_a_broker_that_sends_and_does_not_read_is_given_up() -> None:
-    client = client_on(trio.testing.memory_stream_pair()[0])
-    for _ in range(OUTBOUND_PACKETS + 1):
-        client.write(b"ack")
-    with pytest.raises(LinkFailed, match="reads no acknowledgements"):
-        await client.receive()
 
 
 class Slow:
