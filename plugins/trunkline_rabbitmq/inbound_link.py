@@ -29,11 +29,12 @@ from trunkline_amqp.methods import (
     QueueDeclare,
     QueueDeclareOk,
 )
+from trunkline_amqp.routing import routing_key
 from trunkline_rabbitmq.client import Session
 from trunkline_rabbitmq.hops import hops_of
 from trunkline_rabbitmq.inbound import InboundWindow
 from trunkline_rabbitmq.link import RabbitmqLink
-from trunkline_rabbitmq.messages import record_parts
+from trunkline_rabbitmq.messages import record_headers
 from trunkline_rabbitmq.protocol import CHANNEL, Answer, Cancelled, Delivered, TooLarge
 from trunkline_rabbitmq.settings import InboundSettings, ServerSettings
 
@@ -128,6 +129,7 @@ class _Intake:
         self._journal = link.journal
         self._session = session
         self._topic = topic
+        self._is_slashed = link.is_slashed(topic.name)
         self._window = InboundWindow(link.settings.max_unacknowledged_bytes)
         self._refused: deque[Delivered] = deque()  # by the log, for now
         self._moved = self._moved_bytes = 0
@@ -203,8 +205,10 @@ class _Intake:
         """Whether the log takes it; if not, it is seen to."""
         link = self._link
         now_ms = link.broker.now_ms()
-        _, _, exchange, routing_key, properties, body = message
-        key, value, headers = record_parts(exchange, routing_key, properties, body, origin=link.origin, now_ms=now_ms)
+        _, _, exchange, key, properties, value = message
+        if self._is_slashed:
+            key = routing_key(key, is_slashed=True)
+        headers = record_headers(exchange, properties, origin=link.origin, now_ms=now_ms)
         partition = self._topic.partition_for(key)
         try:
             partition.stage_record(now_ms, key, value, headers, self, message)

@@ -25,6 +25,11 @@ class RabbitmqLink(Link):
         self.journal = journal
         self.node = node
         self._server = server
+        self._mqtt_topic: str = context.broker.config.door.get("mqtt", {}).get("topic", "mqtt")
+
+    def is_slashed(self, topic: str) -> bool:
+        """Keys of this topic are MQTT's: they have ``/`` where routing keys have ``.``, and the reverse."""
+        return topic == self._mqtt_topic
 
     @property
     @abstractmethod

@@ -15,7 +15,7 @@ from trunkline.records import Header, Record
 from trunkline_amqp.bridge import PROPERTIES_HEADER, Place, message_of, prepare, record_of
 from trunkline_amqp.content import NO_PROPERTIES
 
-__all__ = ["record_parts", "wire_parts"]
+__all__ = ["record_headers", "wire_parts"]
 
 _MAX_KEY_BYTES: Final = 255
 _PERSISTENT: Final = b"\x10\x00\x02"
@@ -24,13 +24,14 @@ _PERSISTENT: Final = b"\x10\x00\x02"
 _REMEMBERED_BYTES: Final = 256
 
 
-def record_parts(
-    exchange: bytes, routing_key: bytes, properties: bytes, body: bytes, *, origin: str, now_ms: int
-) -> tuple[bytes, bytes, bytes]:
-    """Key, value and encoded headers of the record for a message from ``origin``. Raises AmqpError."""
+def record_headers(exchange: bytes, properties: bytes, *, origin: str, now_ms: int) -> bytes:
+    """The encoded headers of the record for a message from ``origin``; its key and value are as they are there.
+
+    Raises AmqpError.
+    """
     if len(properties) <= _REMEMBERED_BYTES and prepare(properties).block is not None:
-        return routing_key, body, _remembered_headers(exchange, properties, origin)
-    return routing_key, body, _headers(exchange, properties, origin, now_ms)
+        return _remembered_headers(exchange, properties, origin)
+    return _headers(exchange, properties, origin, now_ms)
 
 
 def _headers(exchange: bytes, properties: bytes, origin: str, now_ms: int) -> bytes:

@@ -57,7 +57,6 @@ class OutboundLink(RabbitmqLink):
         source = f"queue {settings.queue}" if settings.queue else f"topic {', '.join(settings.topics)}"
         place = f"exchange {settings.exchange}" if settings.exchange else "default exchange"
         super().__init__(context, node, server, Journal(name, "out", source, f"{server_name} {place}"))
-        self._mqtt_topic = context.broker.config.door.get("mqtt", {}).get("topic", "mqtt")
         self._conversation: _Conversation | None = None
 
     @property
@@ -109,8 +108,7 @@ class OutboundLink(RabbitmqLink):
         if not self.settings.echo and record.headers and origin_of(record) == self.target:
             self.journal.counters["echoes"] += 1
             return None
-        is_slashed = topic == self._mqtt_topic
-        key, properties, body = wire_parts(record, is_slashed=is_slashed)
+        key, properties, body = wire_parts(record, is_slashed=self.is_slashed(topic))
         if self.settings.routing_key is not None:
             key = self.settings.routing_key.encode()
         if len(hops_of(properties)) >= self.max_hops:
