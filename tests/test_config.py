@@ -105,6 +105,11 @@ def test_an_error_names_the_variable_that_is_wrong() -> None:
     assert message.startswith("environment variable TRUNKLINE_LIMITS__MAX_CONNECTIONS: limits.max_connections: 'many'")
 
 
+def test_an_empty_variable_does_not_mean_the_working_directory() -> None:
+    with pytest.raises(ConfigurationError, match=r"^environment variable TRUNKLINE_DATA: data: '' is no directory"):
+        load_config(environ={"TRUNKLINE_DATA": ""})
+
+
 def test_an_error_names_the_flag_that_is_wrong() -> None:
     assert error_of(flags={"storage": ("--store", "BIG")}).startswith("--store: storage: 'BIG' is not allowed")
 

@@ -24,6 +24,7 @@ from trunkline.bridge import BridgeStatus
 from trunkline.bridging import Bridges
 from trunkline.catalog import TopicCatalog
 from trunkline.config import BrokerConfig
+from trunkline.config_checks import check_config
 from trunkline.disk import Disk, RealDisk
 from trunkline.doors import Doors
 from trunkline.errors import BrokerClosing, TrunklineError, UnknownTopic
@@ -446,6 +447,7 @@ async def _run_broker(
         host.listener(name)
     for name in config.bridge:
         host.bridge(name)
+    check_config(config, host)
     listeners = config.listeners({name: door.default_port for name, door in host.doors.items()})
     async with AsyncExitStack() as stack:
         stack.enter_context(lock_directory(config.data))

@@ -56,6 +56,8 @@ def load_config(
     for key, (flag, value) in (flags or {}).items():
         raw.pop(key, None)
         _merge(raw, {key: value}, origins, flag)
+    if raw.get("data") == "":  # as a path it would be the working directory
+        raise ConfigurationError(f"{origin_of(('data',), origins)}data: '' is no directory", keys=["data"])
     config = convert(raw, BrokerConfig, origins=origins)
     _check_topic_settings(config, origins)
     return msgspec.structs.replace(

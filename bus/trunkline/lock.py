@@ -24,11 +24,14 @@ def lock_directory(directory: Path) -> Iterator[None]:
     path = directory / "lock"
     try:
         directory.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise ConfigurationError(f"data directory {directory}: is there already, and is no directory") from None
+    except OSError as error:
+        raise _unusable(directory, error) from None
+    try:
         fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     except OSError as error:
-        raise ConfigurationError(
-            f"data directory {directory}: {error.strerror}; choose one that can be written"
-        ) from None
+        raise _unusable(directory, error) from None
     try:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -46,3 +49,7 @@ def lock_directory(directory: Path) -> Iterator[None]:
         yield
     finally:
         os.close(fd)
+
+
+def _unusable(directory: Path, error: OSError) -> ConfigurationError:
+    return ConfigurationError(f"data directory {directory}: {error.strerror}; choose one that can be written")

@@ -181,6 +181,10 @@ class PluginHost:
         """The door ``name``, loading the plugin of that name if no loaded plugin offers it. Raises PluginError."""
         return self._find("door", name, self.doors)
 
+    def knows_door(self, name: str) -> bool:
+        """Whether a loaded plugin offers the door, or an installed one has that name; that is not loaded for it."""
+        return name in self.doors or name in _entry_points()
+
     def bridge(self, name: str) -> RegisteredBridge:
         """The bridge ``name``, loading the plugin of that name if no loaded plugin offers it. Raises PluginError.
 

@@ -89,6 +89,9 @@ def compile_routes(routes: Iterable[RouteSettings], default: RouteSettings, take
 
     Raises ConfigurationError, which names the rule and what is wrong with it.
     """
+    problem = _topic_problem(default, {}, frozenset())
+    if problem is not None:
+        raise ConfigurationError(f"door.mqtt.topic: {problem}", keys=["door.mqtt.topic"])
     compiled = []
     shapes: dict[str, int] = {}
     partitions: dict[str, int] = {default.topic: default.partitions}

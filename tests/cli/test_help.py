@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import pytest
 from click.testing import CliRunner
 
 from trunkline.cli.failures import FAILED, INTERRUPTED, OK, UNREACHABLE, USAGE
-from trunkline.cli.root import COMMANDS, LazyGroup, cli
+from trunkline.cli.root import COMMANDS, LazyGroup, cli, run
 
 REFERENCE = (Path(__file__).parents[2] / "docs" / "cli.md").read_text()
 
@@ -70,6 +71,15 @@ def test_the_root_help_lists_the_commands() -> None:
 
 def test_a_misspelt_command_is_a_usage_error() -> None:
     assert CliRunner().invoke(cli, ["serv"]).exit_code == USAGE
+
+
+def test_a_group_without_a_command_shows_its_help_as_it_is(capfd: pytest.CaptureFixture[str]) -> None:
+    assert run(["queue"]) == USAGE
+    shown = capfd.readouterr().err.splitlines()
+    assert shown[0] == "Usage: trunkline queue [OPTIONS] COMMAND [ARGS]..."
+    assert any(line.startswith("  create ") for line in shown)
+    assert run(["queue", "--json"]) == USAGE
+    assert json.loads(capfd.readouterr().err)["event"] == "error"
 
 
 def test_version() -> None:

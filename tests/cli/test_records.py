@@ -21,6 +21,11 @@ def record(
     return ConsumerRecord(42, 1_769_860_800_123, key, value, headers, topic="orders", partition=3)
 
 
+def test_a_template_with_an_unknown_field_is_told_which_there_are() -> None:
+    with pytest.raises(click.BadParameter, match=r"unknown field 'nope'; there are topic, partition, offset"):
+        parse_template("{offset} {nope}")
+
+
 def test_json_has_every_field_as_text() -> None:
     line = format_json(record(b"k", "grün".encode(), (("a", b"1"), ("a", None))))
     assert json.loads(line) == {

@@ -151,13 +151,13 @@ def test_an_unknown_key_names_the_file_and_the_nearest_key(run: Run, tmp_path: P
 
 def test_an_unknown_store_is_refused_with_the_nearest_name(run: Run, tmp_path: Path) -> None:
     result = run("serve", "--data", str(tmp_path), "--store", "segmants", "--listen", "native=127.0.0.1:0")
-    assert result.returncode == 1
+    assert result.returncode == 2
     assert "did you mean 'segments'" in error_of(result)
 
 
 def test_an_unknown_door_is_refused(run: Run, tmp_path: Path) -> None:
     result = run("serve", "--data", str(tmp_path), "--listen", "carrierpigeon=127.0.0.1:0")
-    assert result.returncode == 1
+    assert result.returncode == 2
     assert "unknown door 'carrierpigeon'" in error_of(result)
 
 
@@ -166,6 +166,13 @@ def test_a_data_directory_that_cannot_be_made_is_refused(run: Run, tmp_path: Pat
     result = run("serve", "--data", str(tmp_path / "file" / "data"), "--listen", "native=127.0.0.1:0")
     assert result.returncode == 2
     assert str(tmp_path / "file" / "data") in error_of(result)
+
+
+def test_a_data_directory_that_is_a_file_is_refused(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    result = run("serve", "--data", str(tmp_path / "file"), "--listen", "native=127.0.0.1:0")
+    assert result.returncode == 2
+    assert error_of(result).endswith("file: is there already, and is no directory")
 
 
 def test_errors_are_json_with_json(run: Run, tmp_path: Path) -> None:

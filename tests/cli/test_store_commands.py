@@ -165,6 +165,13 @@ def test_a_directory_without_logs_is_refused(store: Command, tmp_path: Path, com
     assert list(tmp_path.iterdir()) == []
 
 
+def test_foreign_directories_that_are_called_like_logs_are_none(store: Command, tmp_path: Path) -> None:
+    (tmp_path / "etc" / "dbus-1").mkdir(parents=True)
+    (tmp_path / "etc" / "dbus-1" / "session.conf").touch()
+    result = store("verify", tmp_path / "etc")
+    assert (result.code, "holds no logs" in result.errors) == (2, True)
+
+
 def test_a_copy_of_a_log_or_store_is_looked_at_without_its_data_directory(
     store: Command, data: Path, tmp_path: Path
 ) -> None:
@@ -241,7 +248,7 @@ def test_convert_there_and_back(store: Command, data: Path) -> None:
 
 
 def test_convert_to_what_is_not_there(store: Command, data: Path) -> None:
-    assert store("convert", data, "--to", "paper").code == 1
+    assert store("convert", data, "--to", "paper").code == 2
     assert store("convert", data, "--to", "sqlite", "--topic", "missing").code == 1
     assert store("verify", data).code == 0
 

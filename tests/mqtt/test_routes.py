@@ -113,6 +113,12 @@ async def test_a_rule_that_cannot_be_is_refused_with_the_reason(
             raise AssertionError("it was taken")
 
 
+async def test_the_doors_own_topic_must_have_a_name_of_the_log() -> None:
+    default = RouteSettings(filter="#", topic="home/kitchen")
+    with pytest.raises(ConfigurationError, match=r"^door\.mqtt\.topic: topic name 'home/kitchen' is not allowed"):
+        compile_routes((), default, taken=())
+
+
 async def test_messages_go_where_rules_say_and_devices_stay_together(routed: Broker, dial: Dial) -> None:
     peer = await dial(routed.addresses["mqtt"], Connect("c"))
     for number, topic in enumerate(("dev/7/temp", "dev/7/cfg/a", "dev/8/temp", "other"), 1):

@@ -117,6 +117,22 @@ async def test_batches_whose_answers_were_lost_are_not_written_twice(broker: Res
         assert [(await delivery).offset for delivery in deliveries] == list(range(1, 500))
 
 
+@pytest.mark.parametrize("greeting", [b"AMQP\x00\x00\x09\x01", b"\x00\x00"], ids=["another protocol", "cut short"])
+async def test_a_server_that_speaks_something_else_is_named(greeting: bytes) -> None:
+    async def answer(stream: anyio.abc.SocketStream) -> None:
+        async with stream:
+            await stream.receive()
+            await stream.send(greeting)
+
+    async with await anyio.create_tcp_listener(local_host="127.0.0.1") as listener, anyio.create_task_group() as tasks:
+        tasks.start_soon(listener.serve, answer)
+        port = listener.extra(anyio.abc.SocketAttribute.local_port)
+        with pytest.raises(ConnectionFailed, match="is this its native port"):
+            async with connect(f"trunkline://127.0.0.1:{port}"):
+                raise AssertionError("it connected")
+        tasks.cancel_scope.cancel()
+
+
 async def test_a_stream_goes_on_where_it_was_when_the_connection_breaks(broker: RestartableBroker) -> None:
     async with open_proxy(broker.port) as proxy, connect(broker.url) as writer, connect(proxy.url) as reader:
         found: list[ConsumerRecord] = []

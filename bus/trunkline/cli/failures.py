@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import click
 
-from trunkline.errors import ConfigurationError, ConnectionFailed, TrunklineError
+from trunkline.errors import ConfigurationError, ConnectionFailed, PluginError, TrunklineError
 
 __all__ = ["FAILED", "INTERRUPTED", "OK", "UNREACHABLE", "USAGE", "Invocation", "discard_stdout", "run_reporting"]
 
@@ -55,6 +55,9 @@ def run_reporting(command: Callable[[], object], invocation: Invocation) -> int:
             import traceback
 
             traceback.print_exception(raised)
+        if isinstance(error, click.exceptions.NoArgsIsHelpError) and not invocation.as_json:
+            click.echo(error.ctx.get_help(), err=True)
+            return USAGE
         code, name, message = _explain(error)
         _report(name, message, as_json=invocation.as_json)
         return code
@@ -69,13 +72,15 @@ def _only(error: BaseException) -> BaseException:
 
 def _explain(error: Exception) -> tuple[int, str, str]:
     """Exit code, stable name and message."""
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        return USAGE, "MissingCommand", f"a command is missing (see `{error.ctx.command_path} --help`)"
     if isinstance(error, click.ClickException):
         where = getattr(error, "ctx", None)
         hint = f" (see `{where.command_path} --help`)" if isinstance(where, click.Context) else ""
         return error.exit_code, type(error).__name__, f"{error.format_message()}{hint}"
     if isinstance(error, ConnectionFailed):
         return UNREACHABLE, error.code, str(error)
-    if isinstance(error, ConfigurationError):
+    if isinstance(error, ConfigurationError | PluginError):
         return USAGE, error.code, str(error)
     if isinstance(error, TrunklineError):
         return FAILED, error.code, str(error)

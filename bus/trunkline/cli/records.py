@@ -55,7 +55,8 @@ def parse_template(template: str) -> Formatter:
     try:
         fields = [field for _, field, _, _ in string.Formatter().parse(template) if field is not None]
         unknown = [field for field in fields if field not in TEMPLATE_FIELDS]
-        template.format(**dict.fromkeys(TEMPLATE_FIELDS, 0))
+        if not unknown:
+            template.format(**dict.fromkeys(TEMPLATE_FIELDS, 0))
     except (ValueError, LookupError, AttributeError, TypeError) as error:
         raise click.BadParameter(f"{template!r}: {error}", param_hint="--format") from None
     if unknown:

@@ -122,6 +122,8 @@ def open_stored_logs(directory: Path, store_name: str | None, config_file: Path 
             found.add_store(name, directory.parent, [], directory.name)
             if not found.logs:
                 found.add_store(name, directory, [])
+            if store_name is None:  # a guess, and many a foreign directory is called like a log
+                found.logs = [log for log in found.logs if _has_segments(log)]
         if not found.logs and not found.faults and not is_data_directory(directory):
             raise click.BadParameter(f"{directory} holds no logs; give a broker's data directory", param_hint="DIR")
         yield found
@@ -130,3 +132,7 @@ def open_stored_logs(directory: Path, store_name: str | None, config_file: Path 
 def _directory_name(name: TopicPartition) -> str:
     """As stores with a directory for each log call it."""
     return f"{name.topic}-{name.partition}"
+
+
+def _has_segments(log: StoredLog) -> bool:
+    return any((log.directory / _directory_name(log.name)).glob("*.log"))

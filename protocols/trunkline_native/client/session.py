@@ -117,8 +117,11 @@ class Session:
     async def greet(self, client_name: str) -> None:
         """Agree on a version. Raises ConnectionFailed, RemoteProtocolError, or what the server answered."""
         await self._stream.send(encode(Hello(0, [PROTOCOL_VERSION], client_name)))
-        while (event := self._frames.next_event()) is NEED_DATA:
-            self._frames.receive_data(await self._receive())
+        try:
+            while (event := self._frames.next_event()) is NEED_DATA:
+                self._frames.receive_data(await self._receive())
+        except RemoteProtocolError as error:
+            raise ConnectionFailed(f"the server answered something else ({error}); is this its native port?") from None
         if event is CLOSED:
             raise ConnectionFailed("the server closed the connection instead of answering; is this its native port?")
         assert isinstance(event, Frame)
