@@ -13,7 +13,7 @@ import shutil
 import socket
 import subprocess
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
@@ -88,19 +88,23 @@ class RabbitmqServer:
     Args:
       directory: for all it writes; must be there.
       management: also its HTTP API, on ``management_port``.
+      tls: also AMQP over TLS, on ``tls_port``, with these of its ``ssl_options``; and ``management_tls_port``.
 
     Attributes:
       pid: of the running server.
       port: for AMQP.
     """
 
-    def __init__(self, directory: Path, *, management: bool = False) -> None:
+    def __init__(self, directory: Path, *, management: bool = False, tls: Mapping[str, object] | None = None) -> None:
         self.port = free_port()
+        self.tls_port = free_port()
         self.management_port = free_port()
+        self.management_tls_port = free_port()
         self._directory = directory
         self._names_port = free_port()
         self._between_port = free_port()
         self._management = management
+        self._tls = tls
         self._log = directory / "log"
         self._names = ExitStack()
         self._server = ExitStack()
@@ -121,6 +125,12 @@ class RabbitmqServer:
         ]
         if self._management:
             settings += ["management.tcp.ip = 127.0.0.1", f"management.tcp.port = {self.management_port}"]
+        if self._tls:
+            settings.append(f"listeners.ssl.1 = 127.0.0.1:{self.tls_port}")
+            settings += [f"ssl_options.{name} = {value}" for name, value in self._tls.items()]
+        if self._tls and self._management:
+            settings += ["management.ssl.ip = 127.0.0.1", f"management.ssl.port = {self.management_tls_port}"]
+            settings += [f"management.ssl.{name} = {self._tls[name]}" for name in ("cacertfile", "certfile", "keyfile")]
         (directory / "rabbitmq.conf").write_text("\n".join(settings) + "\n")
         (directory / "enabled_plugins").write_text("[rabbitmq_management].\n" if self._management else "[].\n")
         log = directory / "names"

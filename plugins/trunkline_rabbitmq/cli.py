@@ -27,11 +27,15 @@ def rabbitmq() -> None:
 @click.option("--vhost", default="/", show_default=True, help="Which vhost.")
 @click.option("--to", "target", metavar="URL", default="amqp://guest:guest@127.0.0.1:5672/", show_default=True,
               help="Where to declare it: the AMQP door.")  # fmt: skip
+@click.option("--ca-file", metavar="FILE", default="",
+              help="Certificates (PEM) for https and amqps, in place of the system's.")  # fmt: skip
 @click.option("--dry-run", is_flag=True, help="Declare nothing, only show what would be.")
 @click.option("--links", is_flag=True, help="Instead, print tables of inbound links for all queues.")
 @json_option
 @debug_option
-def import_topology(source: str, vhost: str, target: str, dry_run: bool, links: bool, as_json: bool) -> None:
+def import_topology(
+    source: str, vhost: str, target: str, ca_file: str, dry_run: bool, links: bool, as_json: bool
+) -> None:
     """Declare the exchanges, queues and bindings of a RabbitMQ in the AMQP door, or in another broker.
 
     What is there already is left as it is. Exits with 1 if something could not be declared. Messages stay where they
@@ -41,7 +45,7 @@ def import_topology(source: str, vhost: str, target: str, dry_run: bool, links: 
     from trunkline_rabbitmq.importing import inbound_links, plan
 
     try:
-        definitions = _definitions(source, vhost)
+        definitions = _definitions(source, vhost, ca_file)
         parse_url(target)
     except ValueError as error:
         raise click.ClickException(str(error)) from None
@@ -49,7 +53,7 @@ def import_topology(source: str, vhost: str, target: str, dry_run: bool, links: 
         click.echo(inbound_links(definitions, vhost, "main"), nl=False)
         return
     wanted = plan(definitions, vhost)
-    outcomes = [Outcome(step.what, "") for step in wanted.steps] if dry_run else _declare(target, wanted)
+    outcomes = [Outcome(step.what, "") for step in wanted.steps] if dry_run else _declare(target, ca_file, wanted)
     for outcome in outcomes:
         if as_json:
             print_json({"what": outcome.what, "error": outcome.error or None, "dry_run": dry_run})
@@ -70,21 +74,23 @@ class Outcome(NamedTuple):
     error: str
 
 
-def _definitions(source: str, vhost: str) -> Definitions:
+def _definitions(source: str, vhost: str, ca_file: str) -> Definitions:
     from trunkline_rabbitmq.importing import Definitions
     from trunkline_rabbitmq.management import fetch_definitions
 
     if "://" in source:
-        return fetch_definitions(source, vhost)
+        return fetch_definitions(source, vhost, ca_file)
     try:
         return Definitions.decode(Path(source).read_bytes())
     except OSError as error:
         raise ValueError(f"{source} cannot be read: {error.strerror}") from None
 
 
-def _declare(target: str, wanted: Plan) -> list[Outcome]:
+def _declare(target: str, ca_file: str, wanted: Plan) -> list[Outcome]:
     import trio
 
     from trunkline_rabbitmq.declaring import declare
+    from trunkline_rabbitmq.settings import ServerSettings
 
-    return [Outcome(what, error) for what, error in trio.run(declare, target, wanted)]
+    server = ServerSettings(url=target, ca_file=ca_file)
+    return [Outcome(what, error) for what, error in trio.run(declare, server, wanted)]

@@ -71,7 +71,7 @@ async def open_session(settings: ServerSettings, *, name: str, max_body_bytes: i
         heartbeat_s=settings.heartbeat_s,
         max_body_bytes=max_body_bytes,
     )
-    where = WhereTo(address.host, address.port, address.is_tls, str(address))
+    where = WhereTo(address.host, address.port, address.is_tls, str(address), settings.server_name)
     async with open_peer(
         where,
         settings,

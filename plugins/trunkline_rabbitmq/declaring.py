@@ -11,7 +11,7 @@ from trunkline_rabbitmq.settings import ServerSettings
 __all__ = ["declare"]
 
 
-async def declare(url: str, plan: Plan) -> list[tuple[str, str]]:
+async def declare(server: ServerSettings, plan: Plan) -> list[tuple[str, str]]:
     """What became of each step: what it is, and the error, empty if it is there now.
 
     A refusal closes the channel, so what follows it is done over a new connection. When nobody can be reached, the
@@ -20,18 +20,18 @@ async def declare(url: str, plan: Plan) -> list[tuple[str, str]]:
     results: list[tuple[str, str]] = []
     while len(results) < len(plan.steps):
         done = len(results)
-        error = await _declare_some(url, plan, results)
+        error = await _declare_some(server, plan, results)
         if error and len(results) == done:  # it failed before it came to a step
             results += [(step.what, error) for step in plan.steps[done:]]
     return results
 
 
-async def _declare_some(url: str, plan: Plan, results: list[tuple[str, str]]) -> str:
+async def _declare_some(server: ServerSettings, plan: Plan, results: list[tuple[str, str]]) -> str:
     """Until one is refused, which is among the results then. Why it ended; empty: all is done."""
     is_open = False
     try:
         with one_failure():
-            async with open_session(ServerSettings(url=url), name="trunkline import", max_body_bytes=0) as session:
+            async with open_session(server, name="trunkline import", max_body_bytes=0) as session:
                 is_open = True
                 for step in plan.steps[len(results) :]:
                     await session.call(step.method, step.answer)

@@ -9,6 +9,7 @@ connection, is left out, with a remark where somebody may miss it.
 from __future__ import annotations
 
 import re
+from collections.abc import Container
 from typing import Any, NamedTuple
 
 import msgspec
@@ -157,19 +158,33 @@ def _bind(binding: _Binding) -> Step:
 
 
 def inbound_links(definitions: Definitions, vhost: str, server: str) -> str:
-    """Tables for a configuration: a link for each queue, into the home topic of the AMQP door's queue of that name."""
+    """Tables for a configuration: a link for each queue, into the home topic of the AMQP door's queue of that name.
+
+    Where an exchange has that name too, this is how the door calls them once :func:`plan` is carried out.
+    """
+    exchanges = {found.name for found in definitions.exchanges if found.vhost in ("", vhost) and found.durable}
     tables: dict[str, str] = {}
     for queue in definitions.queues:
-        if queue.vhost in ("", vhost) and not queue.name.startswith("amq."):
-            name = free = re.sub(r"[^A-Za-z0-9._-]+|^[._-]+", "-", queue.name)[:90].strip("-") or "queue"
-            number = 1
-            while free in tables:
-                number += 1
-                free = f"{name}-{number}"
-            lines = [f"[bridge.rabbitmq.inbound.{_quoted(free)}]", f"server = {_quoted(server)}"]
-            lines += [f"queue = {_quoted(queue.name)}", f"topic = {_quoted(topic_name(DEFAULT_VHOST, queue.name))}"]
-            tables[free] = "\n".join(lines) + "\n"
+        if queue.vhost not in ("", vhost) or queue.name.startswith("amq."):
+            continue
+        name = _free(re.sub(r"[^A-Za-z0-9._-]+|^[._-]+", "-", queue.name)[:90].strip("-") or "queue", tables)
+        if queue.arguments.get("x-queue-type") == "stream":
+            tables[name] = f"# No link for {_quoted(queue.name)}: a stream does not remember what was acknowledged.\n"
+            continue
+        topic = topic_name(DEFAULT_VHOST, queue.name) + ("_q" if queue.name in exchanges else "")
+        lines = [f"[bridge.rabbitmq.inbound.{_quoted(name)}]", f"server = {_quoted(server)}"]
+        lines += [f"queue = {_quoted(queue.name)}", f"topic = {_quoted(topic)}"]
+        tables[name] = "\n".join(lines) + "\n"
     return "\n".join(tables.values())
+
+
+def _free(wanted: str, taken: Container[str]) -> str:
+    """``wanted``, with a number behind it if that is taken."""
+    name, number = wanted, 1
+    while name in taken:
+        number += 1
+        name = f"{wanted}-{number}"
+    return name
 
 
 def _quoted(text: str) -> str:

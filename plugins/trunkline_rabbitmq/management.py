@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import ssl
 import urllib.error
 import urllib.request
 from typing import Final
@@ -17,11 +18,12 @@ MAX_BYTES: Final = 256 * 1024 * 1024
 """Of an answer: some hundred thousand queues."""
 
 
-def fetch_definitions(url: str, vhost: str) -> Definitions:
+def fetch_definitions(url: str, vhost: str, ca_file: str = "") -> Definitions:
     """The definitions of a vhost. Blocking.
 
     Args:
       url: ``http://USER:PASSWORD@HOST:15672``; guest, guest where it names nobody.
+      ca_file: certificates (PEM) to check the server's with, if it is https; empty: those of the system.
 
     Raises ValueError, which says what is wrong, without the password.
     """
@@ -33,7 +35,8 @@ def fetch_definitions(url: str, vhost: str) -> Definitions:
     request = urllib.request.Request(f"{where}/api/definitions/{quote(vhost, safe='')}")
     request.add_header("Authorization", f"Basic {base64.b64encode(user.encode()).decode()}")
     try:
-        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
+        context = ssl.create_default_context(cafile=ca_file or None) if parts.scheme == "https" else None
+        with urllib.request.urlopen(request, timeout=TIMEOUT_S, context=context) as answer:
             data = answer.read(MAX_BYTES + 1)
     except urllib.error.HTTPError as error:
         with error:

@@ -37,6 +37,7 @@ class ServerSettings(_Table, frozen=True, kw_only=True):
       password_file: the password is the first line of this file, in place of one in ``url``.
       ca_file: certificates (PEM) to check the server's with; empty: those of the system.
       certificate, key: of this side (PEM), where the server asks for them.
+      server_name: what the server's certificate is for, where that is not the URL's host.
       heartbeat_s: how often each side shows that it is there, unless the server wants it more often; it counts as gone
         after twice that.
       connect_timeout_s: for the connection and the greeting together.
@@ -48,6 +49,7 @@ class ServerSettings(_Table, frozen=True, kw_only=True):
     ca_file: str = ""
     certificate: str = ""
     key: str = ""
+    server_name: str = ""
     heartbeat_s: Annotated[float, msgspec.Meta(ge=1, le=3600)] = 30.0
     connect_timeout_s: _Seconds = 15.0
     first_pause_s: _Seconds = 0.5

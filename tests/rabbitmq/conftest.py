@@ -9,6 +9,7 @@ from itertools import count
 from pathlib import Path
 
 import pytest
+import trustme
 from tests.rabbitmq.world import OpenBridge, Users
 
 from rabbitmq_server import RabbitmqServer, rabbitmq_script
@@ -17,13 +18,34 @@ from trunkline.config import BrokerConfig
 
 
 @pytest.fixture(scope="session")
-def rabbitmq(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitmqServer]:
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """``ca.pem``; the server's, for localhost only; ``client.pem`` with its key; ``strangers.pem`` of another CA."""
+    directory = tmp_path_factory.mktemp("certificates")
+    authority = trustme.CA()
+    server, client = authority.issue_cert("localhost"), authority.issue_cert("bridge@example.org")
+    authority.cert_pem.write_to_path(directory / "ca.pem")
+    server.cert_chain_pems[0].write_to_path(directory / "server.pem")
+    server.private_key_pem.write_to_path(directory / "server.key")
+    client.private_key_and_cert_chain_pem.write_to_path(directory / "client.pem")
+    trustme.CA().cert_pem.write_to_path(directory / "strangers.pem")
+    return directory
+
+
+@pytest.fixture(scope="session")
+def rabbitmq(tmp_path_factory: pytest.TempPathFactory, certificates: Path) -> Iterator[RabbitmqServer]:
     """Debian's rabbitmq-server."""
     if rabbitmq_script() is None:
         if os.environ.get("CI"):
             pytest.fail("rabbitmq-server is not installed")
         pytest.skip("rabbitmq-server is not installed")
-    with RabbitmqServer(tmp_path_factory.mktemp("rabbitmq"), management=True) as server:
+    tls = {
+        "cacertfile": certificates / "ca.pem",
+        "certfile": certificates / "server.pem",
+        "keyfile": certificates / "server.key",
+        "verify": "verify_peer",
+        "fail_if_no_peer_cert": "true",
+    }
+    with RabbitmqServer(tmp_path_factory.mktemp("rabbitmq"), management=True, tls=tls) as server:
         yield server
 
 

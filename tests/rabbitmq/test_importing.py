@@ -72,11 +72,16 @@ def test_what_are_no_definitions_is_refused(data: bytes) -> None:
 
 
 def test_links_bring_each_queue_into_the_home_topic_of_its_name() -> None:
-    queues = [{"name": name} for name in ("orders", "celery@host", "celery host", 'say "no"', "amq.gen-1")]
-    text = inbound_links(read({"queues": queues}), "/", "main")
+    queues: list[dict[str, Any]] = [
+        {"name": name} for name in ("orders", "celery@host", "celery host", 'say "no"', "amq.gen-1")
+    ]
+    queues.append({"name": "a stream", "arguments": {"x-queue-type": "stream"}})
+    exchanges = [{"name": "orders", "type": "topic"}]
+    text = inbound_links(read({"queues": queues, "exchanges": exchanges}), "/", "main")
+    assert '# No link for "a stream"' in text
     links = tomllib.loads(text)["bridge"]["rabbitmq"]["inbound"]
     assert {name: (link["queue"], link["topic"]) for name, link in links.items()} == {
-        "orders": ("orders", "orders"),
+        "orders": ("orders", "orders_q"),
         "celery-host": ("celery@host", "celery_x40_host"),
         "celery-host-2": ("celery host", "celery_x20_host"),
         "say-no": ('say "no"', "say_x2022_no_x22_"),

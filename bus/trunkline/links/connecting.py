@@ -29,12 +29,18 @@ class TlsSettings(Protocol):
 
 
 class WhereTo(NamedTuple):
-    """A server. ``name``: for people."""
+    """A server.
+
+    Attributes:
+      name: for people.
+      server_name: what its certificate has to be for; empty: ``host``.
+    """
 
     host: str
     port: int
     is_tls: bool
     name: str
+    server_name: str = ""
 
 
 async def connect(where: WhereTo, settings: TlsSettings) -> trio.abc.Stream:
@@ -51,7 +57,8 @@ async def _handshake(stream: trio.SocketStream, where: WhereTo, settings: TlsSet
         context = ssl.create_default_context(cafile=settings.ca_file or None)
         if settings.certificate:
             context.load_cert_chain(settings.certificate, settings.key or None)
-        encrypted: trio.SSLStream[trio.SocketStream] = trio.SSLStream(stream, context, server_hostname=where.host)
+        name = where.server_name or where.host
+        encrypted: trio.SSLStream[trio.SocketStream] = trio.SSLStream(stream, context, server_hostname=name)
         await encrypted.do_handshake()
     except (OSError, trio.BrokenResourceError) as error:  # of which ssl's errors are some
         await trio.aclose_forcefully(stream)
