@@ -43,7 +43,7 @@ FETCH: Final = 1
 API_VERSIONS: Final = 18
 
 _ROWS: Final = (
-    Api(PRODUCE, "Produce", 0, 3, 11, 9),
+    Api(PRODUCE, "Produce", 0, 3, 12, 9),
     Api(FETCH, "Fetch", 4, 4, 16, 12),
     Api(2, "ListOffsets", 1, 1, 10, 6),
     Api(3, "Metadata", 0, 0, 13, 9),
@@ -60,12 +60,12 @@ _ROWS: Final = (
     Api(19, "CreateTopics", 2, 2, 7, 5),
     Api(20, "DeleteTopics", 1, 1, 6, 4),
     Api(21, "DeleteRecords", 0, 0, 2, 2),
-    Api(22, "InitProducerId", 0, 0, 4, 2),
+    Api(22, "InitProducerId", 0, 0, 5, 2),
     Api(23, "OffsetForLeaderEpoch", 2, 2, 4, 4),
     Api(24, "AddPartitionsToTxn", 0, 0, 3, 3),
-    Api(25, "AddOffsetsToTxn", 0, 0, 3, 3),
-    Api(26, "EndTxn", 0, 0, 3, 3),
-    Api(28, "TxnOffsetCommit", 0, 0, 3, 3),
+    Api(25, "AddOffsetsToTxn", 0, 0, 4, 3),
+    Api(26, "EndTxn", 0, 0, 5, 3),
+    Api(28, "TxnOffsetCommit", 0, 0, 5, 3),
     Api(29, "DescribeAcls", 1, 1, 3, 2),
     Api(30, "CreateAcls", 1, 1, 3, 2),
     Api(31, "DeleteAcls", 1, 1, 3, 2),

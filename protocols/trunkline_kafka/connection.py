@@ -3,7 +3,8 @@
 Requests are begun one after another, each when those before it are answered and the client has taken the answers
 (what was written and not sent is below the limit): so a connection holds one answer at a time, however many fetches
 it asks for. Produce alone does not wait for its turn: its batches are staged as they arrive, and only the answer
-keeps its place; so requests that follow each other share a round and its flush. While too many wait for their answers,
+keeps its place; so requests that follow each other share a round and its flush (see
+:mod:`trunkline_kafka.held_produce` for those that cannot be staged yet). While too many wait for their answers,
 nothing is read from the client.
 
 A request that cannot be read, or is of a kind or version that is not known, ends the connection, as it does in Kafka:
@@ -25,6 +26,7 @@ from trunkline_kafka.fields import Reader
 
 if TYPE_CHECKING:
     from trunkline_kafka.fetch_sessions import FetchSession
+    from trunkline_kafka.held_produce import HeldProduce
     from trunkline_kafka.repeated_fetch import LastFetches
     from trunkline_kafka.server import KafkaServer
 
@@ -48,6 +50,7 @@ class KafkaConnection(Connection):
         "_is_pumping",
         "_waiting_bytes",
         "fetch_session",
+        "held",
         "last_fetches",
         "local",
         "server",
@@ -60,6 +63,7 @@ class KafkaConnection(Connection):
         self.local = transport.local  # while there is a socket to ask
         self.fetch_session: FetchSession | None = None
         self.last_fetches: LastFetches | None = None  # made by the first request that is worth remembering
+        self.held: HeldProduce | None = None  # made by the first request of such a transaction
         self._handlers = handlers
         self._frames = FrameDecoder(FIRST_REQUEST_BYTES)
         self._exchanges: deque[Exchange] = deque()
@@ -135,9 +139,23 @@ class KafkaConnection(Connection):
 
     def promise(self, exchange: Exchange) -> None:
         """Keep the place of an answer; while too much waits, nothing is read."""
-        exchanges, settings = self._exchanges, self.server.settings
-        exchanges.append(exchange)
-        if len(exchanges) >= settings.max_waiting_requests or self._waiting_bytes >= settings.max_request_bytes:
+        self._exchanges.append(exchange)
+        self._pause_if_full()
+
+    def hold(self, size_bytes: int) -> None:
+        """So much more of this client's waits here."""
+        self._waiting_bytes += size_bytes
+        self._pause_if_full()
+
+    def let_go(self, size_bytes: int) -> None:
+        """So much of it does not any more."""
+        self._waiting_bytes -= size_bytes
+        if self._is_paused:
+            self._resume()
+
+    def _pause_if_full(self) -> None:
+        settings = self.server.settings
+        if len(self._exchanges) >= settings.max_waiting_requests or self._waiting_bytes >= settings.max_request_bytes:
             self._is_paused = True
             self.transport.pause()
 
@@ -191,7 +209,7 @@ class KafkaConnection(Connection):
         except Exception:
             self.transport.close()  # a bug here: better no answer than none ever
             raise
-        if not self.transport.is_closing:
+        if message is not WAITS and not self.transport.is_closing:
             exchange.answer(message)
 
     def answered(self, exchange: Exchange) -> None:

@@ -74,7 +74,7 @@ class Encoded(NamedTuple):
 
 
 class Later(NamedTuple):
-    """The answer takes a task: it is what ``work`` returns."""
+    """The answer takes a task: it is what ``work`` returns, if that is not WAITS."""
 
     work: Callable[[], Awaitable[Any]]
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
-from trunkline.errors import CorruptBatch, InvalidBatch, TrunklineError, UnsupportedCompression
+from trunkline.errors import CorruptBatch, InvalidBatch, InvalidTransactionState, TrunklineError, UnsupportedCompression
 from trunkline.records import HEADER_BYTES, Compression, read_header
 from trunkline.transactions.state import ProducerIdentity
 from trunkline_kafka.bridge import error_code
@@ -12,6 +13,7 @@ from trunkline_kafka.codec import RequestHeader
 from trunkline_kafka.error_codes import ErrorCode
 from trunkline_kafka.exchange import Exchange
 from trunkline_kafka.fields import Buffer
+from trunkline_kafka.held_produce import ADDS_PARTITIONS_FROM, HeldProduce
 from trunkline_kafka.messages.produce import (
     PartitionProduceData,
     PartitionProduceResponse,
@@ -23,25 +25,30 @@ from trunkline_kafka.messages.produce import (
 if TYPE_CHECKING:
     from trunkline_kafka.connection import KafkaConnection
 
-__all__ = ["produce"]
+__all__ = ["Producing", "produce"]
 
 _ZSTD_FROM: Final = 7  # before this version a broker has to refuse zstd (KIP-110)
+_ABORTABLE_FROM: Final = 11  # the version that knows TRANSACTION_ABORTABLE (KIP-890)
 _ATTRIBUTES_AT: Final = 22  # the low byte
 _TRANSACTIONAL: Final = 0x10
 
 
-class _Producing(Exchange):
+class Producing(Exchange):
     """A Produce request whose batches are on their way; the receiver of their appends.
 
     While it waits it holds nothing of the request, whose batches have been copied.
+
+    Attributes:
+      refusals: producers that could not add a partition to their transaction.
     """
 
-    __slots__ = ("_answers", "_transactional_id", "_waiting")
+    __slots__ = ("_answers", "_transactional_id", "_waiting", "refusals")
 
     def __init__(self, connection: KafkaConnection, header: RequestHeader) -> None:
         super().__init__(connection, header, None, 0)
         self._answers: list[TopicProduceResponse] = []
         self._transactional_id: str | None = None
+        self.refusals: Mapping[ProducerIdentity, TrunklineError] = {}
         self._waiting = 1  # batches that are not committed yet, and one more until all are staged
         self.is_begun = True
 
@@ -60,7 +67,7 @@ class _Producing(Exchange):
                         raise refusal
                     self._stage(topic.name, data, answer, receiver)
                 except TrunklineError as error:
-                    _fail(answer, error)
+                    self._fail(answer, error)
             self._answers.append(TopicProduceResponse(topic.name, tuple(answers)))
         if receiver is not None:
             self._one_done()
@@ -68,7 +75,7 @@ class _Producing(Exchange):
             self.connection.transport.close()
 
     def _stage(
-        self, topic: str, data: PartitionProduceData, answer: PartitionProduceResponse, receiver: _Producing | None
+        self, topic: str, data: PartitionProduceData, answer: PartitionProduceResponse, receiver: Producing | None
     ) -> None:
         broker = self.connection.server.broker
         partition = broker.partition(topic, data.index)
@@ -83,6 +90,8 @@ class _Producing(Exchange):
         if transactional_id is not None and in_transaction:
             header = read_header(records)
             producer = ProducerIdentity(header.producer_id, header.producer_epoch)
+            if producer in self.refusals:
+                raise self.refusals[producer]
             broker.transactions.check_append(transactional_id, producer, topic, data.index)
         partition.stage_batch(records, receiver, answer, in_transaction=in_transaction)
         self._waiting += 1
@@ -99,8 +108,15 @@ class _Producing(Exchange):
     def append_failed(self, token: object, error: TrunklineError) -> None:
         """See :class:`trunkline.pending.AppendReceiver`."""
         assert type(token) is PartitionProduceResponse
-        _fail(token, error)
+        self._fail(token, error)
         self._one_done()
+
+    def _fail(self, answer: PartitionProduceResponse, error: TrunklineError) -> None:
+        answer.error_code = error.error_code if isinstance(error, _Refused) else error_code(error)
+        if isinstance(error, InvalidTransactionState) and self.version >= _ABORTABLE_FROM:
+            answer.error_code = ErrorCode.TRANSACTION_ABORTABLE
+        answer.error_message = str(error)
+        answer.base_offset = -1
 
     def _one_done(self) -> None:
         self._waiting -= 1
@@ -113,10 +129,15 @@ def produce(connection: KafkaConnection, header: RequestHeader, request: Produce
 
     With acks=0 there is no answer; an error ends the connection, which is how Kafka says it.
     """
-    producing = _Producing(connection, header)
+    producing = Producing(connection, header)
     if request.acks:
         connection.promise(producing)
-    producing.stage(request)
+    if request.transactional_id is None or header.api_version < ADDS_PARTITIONS_FROM:
+        producing.stage(request)
+        return
+    if connection.held is None:
+        connection.held = HeldProduce(connection)
+    connection.held.stage(producing, request)
 
 
 class _Refused(TrunklineError):
@@ -138,9 +159,3 @@ def _check_compression(name: str, batch: Buffer, version: int) -> None:
         raise CorruptBatch(f"{name}: a batch has at least {HEADER_BYTES} bytes, these are {len(batch)}")
     if batch[_ATTRIBUTES_AT] & 7 == Compression.ZSTD:
         raise UnsupportedCompression(f"{name}: zstd is taken in Produce {_ZSTD_FROM} and later, not in {version}")
-
-
-def _fail(answer: PartitionProduceResponse, error: TrunklineError) -> None:
-    answer.error_code = error.error_code if isinstance(error, _Refused) else error_code(error)
-    answer.error_message = str(error)
-    answer.base_offset = -1

@@ -2,6 +2,10 @@
 
 The core's coordinator does all of it (:mod:`trunkline.transactions.coordinator`); here are its words. A request that
 changes a transaction is answered once that is durable, so it takes a task.
+
+Clients that know the second protocol of transactions (KIP-890) say it by the versions of their requests: EndTxn from 5
+on gives their producer its next epoch, and TxnOffsetCommit from 5 on, as Produce from 12 on, does without the
+request that came before it, and adds the group or partition to the transaction itself.
 """
 
 from __future__ import annotations
@@ -10,7 +14,7 @@ from collections.abc import Awaitable
 from functools import partial
 from typing import Any, Final
 
-from trunkline.errors import InvalidSetting, Overloaded, ProducerFenced, TrunklineError
+from trunkline.errors import InvalidSetting, InvalidTransactionState, Overloaded, ProducerFenced, TrunklineError
 from trunkline.groups import OffsetAndMetadata
 from trunkline.log import TopicPartition
 from trunkline.transactions.state import ProducerIdentity
@@ -39,6 +43,9 @@ __all__ = ["add_offsets_to_txn", "add_partitions_to_txn", "end_txn", "init_produ
 
 _FENCED_FROM: Final = 2  # of the requests that change a transaction: the version that knows PRODUCER_FENCED
 _INIT_FENCED_FROM: Final = 4
+_BUMPS_FROM: Final = 5
+_ADDS_GROUP_FROM: Final = 5
+_ABORTABLE_FROM: Final = 4
 _NEVER: Final = 1 << 15
 
 
@@ -148,6 +155,22 @@ async def _add_offsets(exchange: Exchange) -> AddOffsetsToTxnResponse:
 
 def txn_offset_commit(exchange: Exchange) -> Any:
     """Offsets that are committed if the transaction is."""
+    if exchange.version < _ADDS_GROUP_FROM:
+        return _stage_offsets(exchange)
+    return Later(partial(_add_group_and_stage_offsets, exchange))
+
+
+async def _add_group_and_stage_offsets(exchange: Exchange) -> Any:
+    request: TxnOffsetCommitRequest = exchange.request
+    producer = ProducerIdentity(request.producer_id, request.producer_epoch)
+    try:
+        await exchange.server.broker.transactions.add_group(request.transactional_id, producer, request.group_id)
+    except TrunklineError as error:
+        return _stage_offsets(exchange, error)
+    return _stage_offsets(exchange)
+
+
+def _stage_offsets(exchange: Exchange, refusal: TrunklineError | None = None) -> Any:
     request: TxnOffsetCommitRequest = exchange.request
     topics: list[TxnOffsetCommitResponseTopic] = []
     response = TxnOffsetCommitResponse(topics=topics)
@@ -166,9 +189,10 @@ def txn_offset_commit(exchange: Exchange) -> Any:
                 offsets[TopicPartition(topic.name, asked.partition_index)] = OffsetAndMetadata(
                     asked.committed_offset, metadata, asked.committed_leader_epoch
                 )
-    code_of = partial(_transaction_error, version=exchange.version, fenced_from=_NEVER)
-    staging = OffsetsUnderWay(exchange, response, accepted, code_of)
+    staging = OffsetsUnderWay(exchange, response, accepted, partial(_staging_error, version=exchange.version))
     try:
+        if refusal is not None:
+            raise refusal
         exchange.server.broker.transactions.stage_offsets(
             request.transactional_id,
             ProducerIdentity(request.producer_id, request.producer_epoch),
@@ -185,6 +209,12 @@ def txn_offset_commit(exchange: Exchange) -> Any:
     return WAITS
 
 
+def _staging_error(error: TrunklineError, version: int) -> ErrorCode:
+    if isinstance(error, InvalidTransactionState) and version >= _ABORTABLE_FROM:
+        return ErrorCode.TRANSACTION_ABORTABLE
+    return _transaction_error(error, version, fenced_from=_NEVER)
+
+
 # -- the end ---------------------------------------------------------------------------------------
 
 
@@ -195,6 +225,13 @@ def end_txn(exchange: Exchange) -> Later:
 
 async def _end(exchange: Exchange) -> EndTxnResponse:
     request: EndTxnRequest = exchange.request
-    producer = ProducerIdentity(request.producer_id, request.producer_epoch)
-    ending = exchange.server.broker.transactions.end(request.transactional_id, producer, is_commit=request.committed)
-    return EndTxnResponse(error_code=await _code(exchange, ending))
+    try:
+        following = await exchange.server.broker.transactions.end(
+            request.transactional_id,
+            ProducerIdentity(request.producer_id, request.producer_epoch),
+            is_commit=request.committed,
+            bumps=exchange.version >= _BUMPS_FROM,
+        )
+    except TrunklineError as error:
+        return EndTxnResponse(error_code=_transaction_error(error, exchange.version))
+    return EndTxnResponse(producer_id=following.producer_id, producer_epoch=following.epoch)

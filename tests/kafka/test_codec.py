@@ -383,7 +383,7 @@ def test_large_records_are_not_copied_into_a_response() -> None:
 
 
 def test_what_is_not_served_is_refused_in_the_header() -> None:
-    for key, version in ((0, 2), (0, 12), (1, 3), (99, 0), (7, 0)):
+    for key, version in ((0, 2), (0, 13), (1, 3), (99, 0), (7, 0)):
         with pytest.raises(RemoteProtocolError, match=r"is not taken|is not known here"):
             read_header(Reader(struct.pack(">hhih", key, version, 1, -1)))
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
+import msgspec
 import pytest
 import trio
 import trio.testing
@@ -28,7 +29,7 @@ from trunkline.plugins import PluginHost
 from trunkline.records import encode
 from trunkline.testing.scripted_store import ScriptedStore
 from trunkline.transactions.coordinator import TransactionCoordinator
-from trunkline.transactions.state import ProducerIdentity, TransactionState
+from trunkline.transactions.state import MAX_EPOCH, ProducerIdentity, TransactionState, initialise
 
 pytestmark = pytest.mark.trio
 
@@ -177,6 +178,36 @@ async def test_what_was_decided_is_completed_at_the_next_start(
         await broker.transactions.end("mine", producer, is_commit=is_commit)
         with pytest.raises(InvalidTransactionState):
             await broker.transactions.end("mine", producer, is_commit=not is_commit)
+
+
+@pytest.mark.parametrize("epoch", [4, MAX_EPOCH])
+async def test_an_end_with_a_new_epoch_is_completed_at_the_next_start(
+    open_again: Open, monkeypatch: pytest.MonkeyPatch, epoch: int
+) -> None:
+    monkeypatch.setattr(
+        "trunkline.transactions.coordinator.initialise",
+        lambda *args, **rest: msgspec.structs.replace(initialise(*args, **rest), epoch=epoch),
+    )
+    async with open_again() as broker:
+        producer = await begin(broker)
+        assert producer.epoch == epoch
+        broker.partition(*PLACE).stop(OSError("the disk has failed"))  # so the marker cannot be written
+        following = await broker.transactions.end("mine", producer, is_commit=True, bumps=True)
+        assert state(broker) is TransactionState.PREPARE_COMMIT
+    async with open_again() as broker:
+        await until(lambda: not state(broker).is_prepared)
+        assert broker.transactions.describe("mine").producer == following
+        assert await broker.transactions.end("mine", producer, is_commit=True, bumps=True) == following
+        if epoch < MAX_EPOCH:
+            assert following == ProducerIdentity(producer.producer_id, epoch + 1)
+        else:
+            assert (following.producer_id > producer.producer_id, following.epoch) == (True, 0)
+        with pytest.raises((ProducerFenced, UnknownTransactionalId)):
+            await write(broker, producer, b"late", first=1)
+        await broker.transactions.add_partitions("mine", following, [PLACE])
+        await write(broker, following, b"b")
+        await broker.transactions.end("mine", following, is_commit=True, bumps=True)
+        assert await visible(broker) == [b"a", b"b"]
 
 
 async def test_what_was_not_decided_goes_on_after_a_restart(open_again: Open) -> None:

@@ -4,6 +4,9 @@ Three clients, two of which have the same transactional id, so that each is the 
 coordinator writes to is in memory: its own topic, that of the groups, two partitions. What is written there becomes
 durable at once, or when the test says so, or fails, or is lost in a crash. In the end every transaction was committed
 everywhere, in partitions and groups, or nowhere; and what somebody was told of one is so.
+
+Each transaction goes by the first or the second protocol. Of those that ended by the second, requests come again,
+late: nothing that was written so is ever taken.
 """
 
 from __future__ import annotations
@@ -113,11 +116,12 @@ class Attempt:
     """A transaction as its client knows it.
 
     ``asked`` is how the client wants it to end: from then on it asks for that and nothing else, as Kafka's clients do.
-    ``told`` is how it ended, once the client has been told.
+    ``told`` is how it ended, once the client has been told. ``is_second``: which protocol it goes by.
     """
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, is_second: bool) -> None:
         self.number = number
+        self.is_second = is_second
         self.group = f"g{number}"
         self.written: set[TopicPartition] = set()
         self.has_offset = False
@@ -132,6 +136,8 @@ class Client:
         self.name = name
         self.identity: ProducerIdentity | None = None
         self.attempt: Attempt | None = None
+        self.is_second = False  # of its next transaction
+        self.past: list[tuple[ProducerIdentity, Attempt]] = []  # what ended by the second protocol
         self.is_busy = False
 
 
@@ -260,7 +266,7 @@ class World:
 
     def _attempt(self, client: Client) -> Attempt:
         if client.attempt is None:
-            client.attempt = Attempt(len(self.attempts))
+            client.attempt = Attempt(len(self.attempts), client.is_second)
             self.attempts.append(client.attempt)
         return client.attempt
 
@@ -291,12 +297,30 @@ class World:
     async def end(self, client: Client, is_commit: bool) -> None:
         if client.identity is None or client.attempt is None:
             return
-        attempt = client.attempt
+        attempt, was = client.attempt, client.identity
         if attempt.asked is None:
             attempt.asked = is_commit
-        await self.coordinator.end(client.name, client.identity, is_commit=attempt.asked)
+        bumps = attempt.is_second
+        client.identity = await self.coordinator.end(client.name, was, is_commit=attempt.asked, bumps=bumps)
         attempt.told = attempt.asked
         client.attempt = None
+        if bumps:
+            client.past.append((was, attempt))
+
+    async def come_late(self, client: Client) -> None:
+        """A batch, offsets and an end of an earlier transaction, all said in its name, arrive now."""
+        for was, attempt in client.past[-2:]:
+            with suppress(TrunklineError):
+                await self.coordinator.end(client.name, was, is_commit=bool(attempt.asked), bumps=True)
+            with suppress(TrunklineError):
+                await self.coordinator.add_group(client.name, was, attempt.group)
+                raise AssertionError("its offsets were taken")
+            with suppress(TrunklineError):
+                await self.coordinator.add_partitions(client.name, was, PLACES)
+                raise AssertionError("its partitions were taken")
+            with suppress(TrunklineError):
+                self.coordinator.check_append(client.name, was, *PLACES[0])
+                raise AssertionError("its batch was taken")
 
     async def fill(self, client: Client) -> None:
         """Write everywhere; where it gets to is up to what happens meanwhile."""
@@ -304,8 +328,9 @@ class World:
             await self.write(client, place)
         await self.stage(client)
 
-    async def transact(self, client: Client, is_commit: bool) -> None:
-        """A whole transaction."""
+    async def transact(self, client: Client, is_commit: bool, is_second: bool = False) -> None:
+        """A whole transaction, unless it has begun before."""
+        client.is_second = is_second
         await self.fill(client)
         await self.end(client, is_commit)
 
@@ -335,7 +360,8 @@ COUNT = st.integers(0, 3)
 TARGET = st.integers(0, 3)
 STEPS = st.one_of(
     st.tuples(st.just("initialise"), CLIENT),
-    *[st.tuples(st.just("transact"), CLIENT, st.sampled_from([True, True, False]))] * 6,
+    *[st.tuples(st.just("transact"), CLIENT, st.sampled_from([True, True, False]), st.booleans())] * 6,
+    *[st.tuples(st.just("come late"), CLIENT)] * 3,
     st.tuples(st.just("crash in the end"), CLIENT, TARGET, st.tuples(COUNT, COUNT, COUNT, COUNT)),
     st.tuples(st.just("write"), CLIENT, st.sampled_from(PLACES)),
     st.tuples(st.just("stage"), CLIENT),
@@ -373,7 +399,9 @@ async def step(world: World, name: str, args: list[Any]) -> None:
     elif name == "end":
         world.ask(world.clients[args[0]], lambda client: world.end(client, args[1]))
     elif name == "transact":
-        world.ask(world.clients[args[0]], lambda client: world.transact(client, args[1]))
+        world.ask(world.clients[args[0]], lambda client: world.transact(client, *args[1:]))
+    elif name == "come late":
+        world.ask(world.clients[args[0]], world.come_late)
     elif name == "crash in the end":
         client = world.clients[args[0]]
         world.ask(client, world.fill)

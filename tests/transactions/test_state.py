@@ -21,6 +21,7 @@ from trunkline.transactions.state import (
     end,
     fence,
     initialise,
+    successor,
 )
 from trunkline.transactions.stored import decode_key, decode_transaction, encode_key, encode_transaction
 
@@ -150,6 +151,78 @@ def test_a_fence_aborts_in_an_epoch_that_nobody_has() -> None:
         end(fenced, ME, 61, is_commit=True)
     with pytest.raises(ProducerFenced):
         initialise(complete(fenced, 61), 1000, 62, expected=ME)
+
+
+# -- the second protocol: a new epoch with each end ------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("state", "committed", "aborted"),
+    [
+        ("EMPTY", INVALID, "PREPARE_ABORT"),
+        ("ONGOING", "PREPARE_COMMIT", "PREPARE_ABORT"),
+        ("PREPARE_COMMIT", BUSY, INVALID),
+        ("PREPARE_ABORT", INVALID, BUSY),
+        ("COMPLETE_COMMIT", "COMPLETE_COMMIT", "PREPARE_ABORT"),
+        ("COMPLETE_ABORT", INVALID, "PREPARE_ABORT"),
+    ],
+)
+def test_ends_that_give_a_new_epoch(state: str, committed: str, aborted: str) -> None:
+    present = make(TransactionState[state])
+    assert outcome(lambda: end(present, ME, 60, is_commit=True, bumps=True)) == committed
+    assert outcome(lambda: end(present, ME, 60, is_commit=False, bumps=True)) == aborted
+
+
+@pytest.mark.parametrize("is_commit", [True, False])
+def test_an_end_with_a_new_epoch_fences_the_old_one_but_for_saying_it_again(is_commit: bool) -> None:
+    new = ProducerIdentity(7, 4)
+    prepared = end(make(TransactionState.ONGOING), ME, 60, is_commit=is_commit, bumps=True)
+    assert (prepared.producer, successor(prepared)) == (new, new), "the markers have the new epoch"
+    assert outcome(lambda: end(prepared, ME, 61, is_commit=is_commit, bumps=True)) == BUSY
+    assert outcome(lambda: end(prepared, ME, 61, is_commit=not is_commit, bumps=True)) == INVALID
+    done = complete(prepared, 61)
+    assert end(done, ME, 62, is_commit=is_commit, bumps=True) is done
+    assert outcome(lambda: end(done, ME, 62, is_commit=not is_commit, bumps=True)) == INVALID
+    assert outcome(lambda: end(done, new, 62, is_commit=True, bumps=True)) == INVALID, "this one has not begun"
+    with pytest.raises(ProducerFenced):
+        add(done, ME, 62, partitions=[PLACE])
+    again = add(done, new, 63, partitions=[PLACE])
+    with pytest.raises(ProducerFenced):
+        end(again, ME, 64, is_commit=is_commit, bumps=True)
+
+
+def test_who_lost_the_answer_to_its_end_may_also_initialise() -> None:
+    done = complete(end(make(TransactionState.ONGOING), ME, 60, is_commit=True, bumps=True), 61)
+    assert initialise(done, 1000, 62, expected=ME) is done
+    anybody = initialise(done, 1000, 62, expected=None)
+    with pytest.raises(ProducerFenced):
+        end(anybody, ME, 63, is_commit=True, bumps=True)
+
+
+def test_after_an_initialisation_the_last_end_cannot_be_said_again() -> None:
+    following = initialise(make(TransactionState.COMPLETE_COMMIT), 1000, 60, expected=ME)
+    with pytest.raises(ProducerFenced):
+        end(following, ME, 61, is_commit=True, bumps=True)
+
+
+@pytest.mark.parametrize("is_commit", [True, False])
+def test_the_last_epoch_ends_in_one_that_nobody_is_given_and_another_producer_id_follows(is_commit: bool) -> None:
+    last = msgspec.structs.replace(make(TransactionState.ONGOING), epoch=MAX_EPOCH)
+    prepared = end(last, last.producer, 60, is_commit=is_commit, bumps=True, new_producer_id=9)
+    assert prepared.producer == ProducerIdentity(7, MAX_EPOCH + 1)
+    assert successor(prepared) == ProducerIdentity(9, 0)
+    kept = decode_transaction("mine", encode_transaction(prepared))
+    done = complete(kept, 61)
+    assert (done.producer, done.next_producer_id) == (ProducerIdentity(9, 0), -1)
+    assert end(done, last.producer, 62, is_commit=is_commit, bumps=True) is done, "it did not get the answer"
+
+
+def test_what_was_stored_before_there_was_a_second_protocol_can_be_read() -> None:
+    fields = msgspec.structs.astuple(make(TransactionState.ONGOING))[1:-1]
+    assert decode_transaction("mine", b"\1" + msgspec.msgpack.encode(fields)) == make(TransactionState.ONGOING)
+
+
+# -- what is stored --------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("state", STATES)

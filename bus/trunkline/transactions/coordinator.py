@@ -29,6 +29,7 @@ from trunkline.transactions.state import (
     fence,
     initialise,
     needs_new_producer_id,
+    successor,
 )
 
 __all__ = ["TransactionCoordinator"]
@@ -139,17 +140,30 @@ class TransactionCoordinator(TransactionDriver):
             if present.state is not TransactionState.ONGOING:
                 self._set_deadline(entry, following.timeout_ms / 1000)
 
-    async def end(self, transactional_id: str, producer: ProducerIdentity, *, is_commit: bool) -> None:
+    async def end(
+        self, transactional_id: str, producer: ProducerIdentity, *, is_commit: bool, bumps: bool = False
+    ) -> ProducerIdentity:
         """Commit or abort. When it returns the outcome is durable, and seen wherever it could be written.
+
+        Args:
+          bumps: the producer gets the next epoch, so that nothing of this transaction reaches the next one (KIP-890).
+
+        Returns:
+          Who the producer is from now on; ``producer`` itself, unless ``bumps``.
 
         Raises UnknownTransactionalId, ProducerFenced, ConcurrentTransactions, InvalidTransactionState: nothing changed;
         CoordinatorLoading, BrokerClosing, LogStopped, StoreFull. Cancellation: may have happened; say it again.
         """
         entry = self._entry(transactional_id)
         async with entry.lock:
-            following = end(entry.transaction, producer, self._rounds.now_ms(), is_commit=is_commit)
-            if following is not entry.transaction:
+            present = entry.transaction
+            new_id = await self._new_producer_id() if bumps and needs_new_producer_id(present) else -1
+            following = end(
+                present, producer, self._rounds.now_ms(), is_commit=is_commit, bumps=bumps, new_producer_id=new_id
+            )
+            if following is not present:
                 await self._end(entry, following)
+            return successor(entry.transaction)
 
     def check_append(self, transactional_id: str, producer: ProducerIdentity, topic: str, partition: int) -> None:
         """Whether a batch of this producer may be written there, as part of its transaction.

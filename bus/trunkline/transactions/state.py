@@ -8,6 +8,7 @@ them handles one request of a transactional id after another.
 
     EMPTY ---------- add ----------> ONGOING -- end(commit) --> PREPARE_COMMIT -- complete --> COMPLETE_COMMIT
     COMPLETE_* ----- add ----------> ONGOING -- end(abort) ---> PREPARE_ABORT --- complete --> COMPLETE_ABORT
+    EMPTY, COMPLETE_* -- end(abort, bumps): a new epoch ------> PREPARE_ABORT
     ONGOING -- fence: a new epoch -> PREPARE_ABORT
     EMPTY, COMPLETE_* -- initialise: a new epoch --> EMPTY
 
@@ -18,6 +19,11 @@ Epochs fence: whoever initialises a transactional id gets the next epoch of its 
 older one are refused. So do transactions that were aborted for their time. A producer that says which epoch it has
 (KIP-360) gets the next one only if it has the present one, or has asked before and lost the answer. When the
 epochs of a producer id are used up, it gets another id.
+
+A producer may ask for the next epoch with each end (the second transaction protocol, KIP-890): then whatever of an
+earlier transaction is still on its way is fenced too. Its markers are written in the new epoch, so that each
+partition knows of it. An end that lost its answer may be said again under the old epoch. As such a producer does not
+say where it will write before it does, it may also abort when nothing is ongoing: what is on its way could begin it.
 """
 
 from __future__ import annotations
@@ -49,6 +55,7 @@ __all__ = [
     "fence",
     "initialise",
     "needs_new_producer_id",
+    "successor",
 ]
 
 MAX_EPOCH: Final = (1 << 15) - 2
@@ -90,6 +97,8 @@ class Transaction(msgspec.Struct, frozen=True, array_like=True):
       partitions, groups: where it may have written.
       started_ms: since the epoch; 0 unless it is ongoing or prepared.
       updated_ms: when this was last changed.
+      next_producer_id: who it will be, from epoch 0 on, once what is prepared is complete, since the epochs of
+        ``producer_id`` are used up; else -1.
     """
 
     transactional_id: str
@@ -102,6 +111,7 @@ class Transaction(msgspec.Struct, frozen=True, array_like=True):
     started_ms: int = 0
     updated_ms: int = 0
     last: ProducerIdentity | None = None
+    next_producer_id: int = -1
 
     @property
     def producer(self) -> ProducerIdentity:
@@ -256,32 +266,64 @@ def check_ongoing(present: Transaction, producer: ProducerIdentity, is_known: Ca
         )
 
 
-def end(present: Transaction, producer: ProducerIdentity, now_ms: int, *, is_commit: bool) -> Transaction:
+def end(
+    present: Transaction,
+    producer: ProducerIdentity,
+    now_ms: int,
+    *,
+    is_commit: bool,
+    bumps: bool = False,
+    new_producer_id: int = -1,
+) -> Transaction:
     """Decide how the transaction ends. Said again after it has ended so, it changes nothing.
+
+    Args:
+      bumps: its producer is to have the next epoch.
+      new_producer_id: for that, where :func:`needs_new_producer_id` says so.
 
     Raises UnknownTransactionalId, ProducerFenced, ConcurrentTransactions, InvalidTransactionState.
     """
-    _check_producer(present, producer)
     prepared = TransactionState.PREPARE_COMMIT if is_commit else TransactionState.PREPARE_ABORT
     completed = TransactionState.COMPLETE_COMMIT if is_commit else TransactionState.COMPLETE_ABORT
-    if present.state is TransactionState.ONGOING:
-        return _changed(present, now_ms, state=prepared)
+    is_repeat = producer == present.last and present.state is not TransactionState.EMPTY  # the answer was lost
+    if not is_repeat:
+        _check_producer(present, producer)
+        if present.state is TransactionState.ONGOING or (bumps and not is_commit and not present.state.is_prepared):
+            bump = _bump(present, new_producer_id) if bumps else {}
+            return _changed(present, now_ms, state=prepared, **bump)
     if present.state is prepared:
         raise _concurrent(present)
-    if present.state is completed:
+    if present.state is completed and (is_repeat or present.last is None):
         return present
     raise _invalid(present, f"it cannot be {'committed' if is_commit else 'aborted'}")
+
+
+def _bump(present: Transaction, new_producer_id: int) -> dict[str, object]:
+    """The epoch in which the end is marked; where it is the one that nobody is given, another id comes after it."""
+    assert (new_producer_id >= 0) == needs_new_producer_id(present)
+    return {"epoch": present.epoch + 1, "last": present.producer, "next_producer_id": new_producer_id}
 
 
 def complete(present: Transaction, now_ms: int) -> Transaction:
     """Everybody knows how it ended."""
     assert present.state.is_prepared
     is_commit = present.state is TransactionState.PREPARE_COMMIT
+    following = successor(present)
     return _changed(
         present,
         now_ms,
+        producer_id=following.producer_id,
+        epoch=following.epoch,
         state=TransactionState.COMPLETE_COMMIT if is_commit else TransactionState.COMPLETE_ABORT,
         partitions=frozenset(),
         groups=frozenset(),
         started_ms=0,
+        next_producer_id=-1,
     )
+
+
+def successor(present: Transaction) -> ProducerIdentity:
+    """Who may speak for it once it is complete."""
+    if present.next_producer_id >= 0:
+        return ProducerIdentity(present.next_producer_id, 0)
+    return present.producer
