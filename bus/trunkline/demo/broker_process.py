@@ -26,7 +26,7 @@ import trio
 
 from trunkline.errors import TrunklineError
 
-__all__ = ["BrokerProcess", "BrokerProcessFailed"]
+__all__ = ["BrokerProcess", "BrokerProcessFailed", "free_addresses"]
 
 DOORS: Final = ("mqtt", "native")
 PORTS: Final = range(20_000, 30_000)
@@ -42,7 +42,7 @@ class BrokerProcessFailed(TrunklineError):
     """The broker process ended when it should not have, or did not get ready."""
 
 
-def _free_addresses(count: int) -> list[str]:
+def free_addresses(count: int) -> list[str]:
     """Addresses on loopback where nobody listens now."""
     found: list[str] = []
     for port in random.sample(PORTS, len(PORTS)):
@@ -67,7 +67,7 @@ class BrokerProcess:
         self.log: deque[str] = deque(maxlen=_KEPT_LOG_LINES)
         self._store = store
         self._nursery = nursery
-        self._addresses = dict(zip(DOORS, _free_addresses(len(DOORS)), strict=True))
+        self._addresses = dict(zip(DOORS, free_addresses(len(DOORS)), strict=True))
         self._process: trio.Process | None = None
         self._has_logged_all = trio.Event()
 
