@@ -8,12 +8,12 @@ import trio
 
 from trunkline.links import Peer, TlsSettings, WhereTo, open_peer
 from trunkline_mqtt.packets import Connect, Packet
-from trunkline_mqtt_bridge.protocol import ClientProtocol, Limits
+from trunkline_mqtt_bridge.protocol import ClientProtocol, Event, Limits
 
 __all__ = ["Client", "open_client"]
 
 
-class Client(Peer[Packet]):
+class Client(Peer[Event]):
     """An open connection; made by :func:`open_client`.
 
     Attributes:

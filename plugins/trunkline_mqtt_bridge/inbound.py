@@ -26,6 +26,7 @@ from trunkline_mqtt_bridge.client import Client
 from trunkline_mqtt_bridge.mapping import Mapping as TopicMapping
 from trunkline_mqtt_bridge.mapping import hops_of
 from trunkline_mqtt_bridge.settings import LinkSettings
+from trunkline_mqtt_bridge.skipping import Oversized
 
 __all__ = ["Inbound", "InboundLink"]
 
@@ -115,6 +116,16 @@ class Inbound:
                 self._store(client, link, topic, packet)
                 return
         self._acknowledge(client, self._received, packet.qos, packet.packet_id)  # nobody wants it any more
+
+    def oversized(self, client: Client, packet: Oversized, limit: int) -> None:
+        """A message came that is larger than this side takes, so it was read over: it would come again and again."""
+        for link in self.links:
+            if link.mapping.to_local(packet.topic) is not None:
+                link.journal.counters["oversized"] += 1
+                what = f"a message of {packet.size_bytes} bytes to {packet.topic[:200]!r}"
+                link.journal.note(f"{what} is dropped: max_packet_bytes is {limit}", self._now_ms())
+                break
+        self._acknowledge(client, self._received, packet.qos, packet.packet_id)
 
     def _store(self, client: Client, link: InboundLink, topic: str, packet: Publish) -> None:
         if packet.properties is not NO_PROPERTIES and self._node in hops_of(packet.properties.user):

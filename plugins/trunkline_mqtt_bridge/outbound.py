@@ -3,37 +3,52 @@
 So what is wanted while the broker cannot be reached is the log, not a queue in memory; what was sent and not
 acknowledged is sent again, with the identifier it had; and order holds within a partition.
 
+What can never be sent, because it is too large or ends the connection each time, is set aside.
+
     state 0    sent, not acknowledged
     state 1    QoS 2: PUBREC came, and that is stored before PUBREL is sent
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Final
+import logging
+from collections.abc import Callable
+from typing import Final, NamedTuple
 
 import msgspec
 
 from trunkline.broker import Broker
 from trunkline.errors import SessionFenced, TrunklineError
-from trunkline.links import ORIGIN, Journal, LinkFailed, origin_of
+from trunkline.links import Journal, LinkFailed
 from trunkline.live import Delivery
 from trunkline.sessions import Session, SessionOwner, Unfinished
-from trunkline_mqtt.bridge import outgoing
-from trunkline_mqtt.message import OutgoingMessage
 from trunkline_mqtt.packets import Puback, Pubcomp, Publish, Pubrec, Pubrel
-from trunkline_mqtt.properties import NO_PROPERTIES, Properties
 from trunkline_mqtt_bridge.client import Client
-from trunkline_mqtt_bridge.mapping import Mapping, hops_of, with_hop
+from trunkline_mqtt_bridge.composing import Composer
+from trunkline_mqtt_bridge.mapping import Mapping
+from trunkline_mqtt_bridge.on_way import OnWay
 from trunkline_mqtt_bridge.packet_ids import PacketIds
+from trunkline_mqtt_bridge.places import Places
 from trunkline_mqtt_bridge.protocol import reason_text
+from trunkline_mqtt_bridge.setting_aside import Place, SettingAside
 from trunkline_mqtt_bridge.settings import LinkSettings
+from trunkline_mqtt_bridge.suspects import TRIES, Suspects
 
 __all__ = ["OutboundLink"]
+
+logger = logging.getLogger("trunkline.links")
 
 _SENT: Final = 0
 _RECEIVED: Final = 1
 _FAILURES: Final = 0x80  # reason codes from here on
+
+
+class _Outgoing(NamedTuple):
+    """A message on its way out. ``packet_id``: that of the window, or 0."""
+
+    message: Publish
+    delivery: Delivery
+    packet_id: int
 
 
 class OutboundLink(SessionOwner):
@@ -41,92 +56,86 @@ class OutboundLink(SessionOwner):
 
     Args:
       session_name: of the core's session.
-      node: this broker's name.
-      origin: of records that came from this broker, which are not sent back.
+      composer: makes messages of records; places: where those are.
       window: messages sent and not acknowledged.
+      suspects: those of the broker.
       fail: called when it cannot go on with this connection.
+      set_aside: called when there is something in ``aside``.
+
+    Attributes:
+      aside: what waits to be kept there.
     """
 
     def __init__(
         self,
         broker: Broker,
         settings: LinkSettings,
+        mapping: Mapping,
         journal: Journal,
+        composer: Composer,
+        places: Places,
         *,
         session_name: str,
-        node: str,
-        max_hops: int,
-        origin: str,
         window: int,
+        suspects: Suspects,
         fail: Callable[[TrunklineError], None],
+        set_aside: Callable[[], None],
     ) -> None:
         self.settings = settings
         self.journal = journal
-        self.mapping = Mapping(settings)
         self.session_name = session_name
+        dead_letter_topic = settings.dead_letter_topic or f"mqtt.{journal.name}.dead"
+        self.aside = SettingAside(broker, dead_letter_topic, self._kept)
+        self._kept_since: set[Place] = set()  # while there was no connection
         self._broker = broker
-        self._node = node
-        self._max_hops = max_hops
-        self._origin = origin
-        self._max_window = self._window = window
+        self._mapping = mapping
+        self._composer = composer
+        self._places = places
+        self._window = window
+        self._max_packet_bytes = 0
+        self._suspects = suspects
         self._fail = fail
+        self._tell_set_aside = set_aside
         self._session: Session | None = None
         self._client: Client | None = None
-        self._ids: PacketIds[OutboundLink | None] = PacketIds()
-        self._sizes: dict[int, int] = {}  # of what is on its way in this connection, by identifier
-        self._held: Publish | None = None  # given, and more than the broker allows for now
+        self._on_way: OnWay[OutboundLink] | None = None  # while there is a client
+        self._held: _Outgoing | None = None  # given, and more than the broker allows for now
         self._is_waiting = False  # `deliver` said stop
         self._is_draining = False
 
     @property
     def is_done(self) -> bool:
         """Everything that was sent is acknowledged."""
-        return not self._sizes
-
-    @property
-    def lag(self) -> int | None:
-        """Records of its partitions that it has not looked at, or that are not acknowledged; None: not known."""
-        if self.session_name not in self._broker.sessions:
-            return None
-        found = self._broker.sessions.get(self.session_name)
-        assert found is not None
-        lag = 0
-        for place, cursor in found.cursors.items():
-            topic = self._broker.topics.get(place.topic)
-            if topic is not None and place.partition < len(topic.partitions):
-                lag += max(topic.partitions[place.partition].high_watermark - cursor, 0)
-        return lag
+        return not self._on_way
 
     # -- a connection ------------------------------------------------------------------------------
 
-    def attach(self, client: Client, ids: PacketIds[OutboundLink | None], topics: Sequence[str]) -> None:
-        """Send over this connection from now on. Raises TrunklineError."""
-        self._client, self._ids = client, ids
-        self._window = min(self._max_window, client.limits.receive_maximum)
-        session = self._session = self._broker.sessions.attach(self.session_name, self, hold=True)
-        for entry in session.unfinished:
-            ids.reserve(entry.id, self)
-        wanted = {(topic, self.mapping.local_filter) for topic in topics}
+    def attach(
+        self,
+        client: Client,
+        ids: PacketIds[OutboundLink | None],
+        max_packet_bytes: int,
+    ) -> None:
+        """Send over this connection from now on, packets that are no larger. Raises TrunklineError."""
+        session = self._broker.sessions.attach(self.session_name, self, hold=True)
+        window = min(self._window, client.limits.receive_maximum)
+        self._session, self._client, self._max_packet_bytes = session, client, max_packet_bytes
+        self._on_way = OnWay(self, session, ids, self._suspects, window)
+        wanted = {(topic, self._mapping.local_filter) for topic in self._places.topics_of(self.settings.topic)}
         for name in session.filters:
             if (name.topic, name.pattern) not in wanted:  # the configuration was changed
                 session.unsubscribe(name.topic, name.pattern)
         for topic, pattern in sorted(wanted - {(name.topic, name.pattern) for name in session.filters}):
-            session.subscribe(topic, pattern, start=self._start(topic) if not session.is_resumed else None)
+            from_start = self.settings.start == "earliest" and not session.is_resumed
+            session.subscribe(topic, pattern, start=self._places.starts_of(topic) if from_start else None)
         self._is_waiting = self._is_draining
         if not self._is_draining:
             session.resume()
 
-    def _start(self, topic: str) -> dict[int, int] | None:
-        found = self._broker.topics.get(topic)
-        if self.settings.start == "latest" or found is None:
-            return None
-        return {partition.index: partition.log_start_offset for partition in found.partitions}
-
     def detach(self) -> None:
         """The connection is over."""
-        session, self._session, self._client = self._session, None, None
-        self._sizes.clear()
-        self._held = None
+        session, self._session = self._session, None
+        self._client = self._on_way = self._held = None  # what was not finished comes again
         if session is not None:
             session.detach()
 
@@ -138,12 +147,12 @@ class OutboundLink(SessionOwner):
 
     def go_on(self) -> None:
         """There is room again."""
-        if self._session is None or self._is_draining:
+        if self._session is None or self._on_way is None or self._is_draining:
             return
         held = self._held
-        if held is not None and self._ids.may_send(held.packet_id):
+        if held is not None and self._on_way.may_send(held.packet_id):
             self._held = None
-            self._write(held, held.packet_id)
+            self._write(held)
         if self._is_waiting and self._may_send():
             self._is_waiting = False
             self._session.resume()
@@ -152,36 +161,36 @@ class OutboundLink(SessionOwner):
 
     def deliver(self, delivery: Delivery, options: list[bytes]) -> bool:
         """See :class:`SessionOwner`."""
-        message = self._message(delivery)
+        message = self._compose(delivery)
         if message is not None:
             self._send(delivery, message)
         return self._goes_on()
 
     def deliver_again(self, entry: Unfinished, delivery: Delivery | None, options: list[bytes]) -> bool:
         """See :class:`SessionOwner`."""
-        assert self._client is not None
-        if self._ids.user(entry.id) is not self:
-            self._begin_anew(entry, delivery)
-            return self._goes_on()
-        if entry.state == _RECEIVED:
-            self._is_sent(entry.id, 0)
-            self._client.write_packet(Pubrel(entry.id))
-            return self._goes_on()
-        message = None if delivery is None else self._message(delivery)
-        if message is None:  # the record is gone, or has expired
-            self._finish(entry.id)
+        client, on_way = self._connection
+        message = None if delivery is None or entry.state == _RECEIVED else self._compose(delivery)
+        if not on_way.resume(entry):  # one of two links was done with it, which a crash kept from being stored
+            if delivery is not None and message is not None:
+                self._send(delivery, message)
+        elif (place := (entry.partition, entry.offset)) in self._kept_since:
+            self._kept_since.discard(place)
+            on_way.finish(entry.id)
+        elif place in self.aside:
+            pass
+        elif entry.state == _RECEIVED:
+            on_way.sent(entry.id, 0, is_message=False)
+            client.write_packet(Pubrel(entry.id))
+        elif delivery is None or message is None:  # the record is gone, or has expired
+            on_way.finish(entry.id)
+        elif on_way.is_condemned(entry.id):
+            self.journal.counters["fatal"] += 1
+            self._set_aside(entry.id, f"{client.name} ended the connection at it {TRIES} times")
         else:
-            is_repeated = self._client.limits.session_present and message.qos > 0
-            self._put(msgspec.structs.replace(message, packet_id=entry.id, dup=is_repeated), entry.id)
+            is_repeated = client.limits.session_present and message.qos > 0
+            message = msgspec.structs.replace(message, packet_id=entry.id, dup=is_repeated)
+            self._put(_Outgoing(message, delivery, entry.id))
         return self._goes_on()
-
-    def _begin_anew(self, entry: Unfinished, delivery: Delivery | None) -> None:
-        """Another link has the identifier: one of the two was done with it, which a crash kept from being stored."""
-        assert self._session is not None
-        self._session.finish(entry.id)
-        message = None if delivery is None or entry.state == _RECEIVED else self._message(delivery)
-        if delivery is not None and message is not None:
-            self._send(delivery, message)
 
     def fenced(self, error: SessionFenced) -> None:
         """See :class:`SessionOwner`."""
@@ -201,111 +210,78 @@ class OutboundLink(SessionOwner):
         return not self._is_waiting
 
     def _may_send(self) -> bool:
-        client = self._client
+        client, on_way = self._client, self._on_way
         return (
-            client is not None and self._held is None and len(self._sizes) < self._window
-            and self._ids.are_left and not self._is_draining and client.has_room
+            client is not None and on_way is not None and self._held is None and on_way.may_begin
+            and not self.aside and not self._is_draining and client.has_room
         )  # fmt: skip
 
-    def _message(self, delivery: Delivery) -> Publish | None:
-        """The PUBLISH for a record; None if there is none to send."""
-        found = outgoing(delivery, ())
-        if found is None:
-            return None
-        topic = self.mapping.to_remote(found.topic.decode())
-        if topic is None or (found.expires_ms and not found.seconds_left(self._broker.now_ms())):
-            return None
-        if delivery.record.headers and origin_of(delivery.record) == self._origin:
-            self.journal.counters["echoes"] += 1
-            return None
-        if len(hops_of(found.properties.user)) >= self._max_hops:
-            self.journal.counters["looped"] += 1
-            return None
+    @property
+    def _connection(self) -> tuple[Client, OnWay[OutboundLink]]:
         assert self._client is not None
-        limits = self._client.limits
-        properties = self._properties(found) if self._client.protocol.is_5 else NO_PROPERTIES
-        if properties is None:
-            self.journal.counters["looped"] += 1
-            return None
-        return Publish(
-            topic,
-            found.payload,
-            min(self.settings.qos, found.qos, limits.maximum_qos),
-            self.settings.retain and found.is_retained and limits.retain_available,
-            properties=properties,
-        )
+        assert self._on_way is not None
+        return self._client, self._on_way
 
-    def _properties(self, message: OutgoingMessage) -> Properties | None:
-        kept = tuple((name, value) for name, value in message.properties.user if name != ORIGIN)
-        user = with_hop(kept, self._node)
-        if user is None:
-            return None
-        expiry = message.seconds_left(self._broker.now_ms()) if message.expires_ms else None
-        return msgspec.structs.replace(message.properties, user=user, message_expiry_s=expiry)
+    def _compose(self, delivery: Delivery) -> Publish | None:
+        client, _ = self._connection
+        return self._composer.compose(delivery, client.limits, is_5=client.protocol.is_5)
 
     def _send(self, delivery: Delivery, message: Publish) -> None:
-        assert self._session is not None
         packet_id = 0
         if message.qos:
-            packet_id = self._ids.take(self)
-            self._session.track(packet_id, delivery.partition, delivery.record.offset, _SENT)
+            packet_id = self._connection[1].begin(delivery, _SENT)
             message = msgspec.structs.replace(message, packet_id=packet_id)
-        self._put(message, packet_id)
+        self._put(_Outgoing(message, delivery, packet_id))
 
-    def _put(self, message: Publish, packet_id: int) -> None:
+    def _put(self, outgoing: _Outgoing) -> None:
         """Write it now, or when the broker allows it; until then there is no other."""
-        if message.qos and not self._ids.may_send(packet_id):
-            self._held = message
+        if outgoing.message.qos and not self._connection[1].may_send(outgoing.packet_id):
+            self._held = outgoing
         else:
-            self._write(message, packet_id)
+            self._write(outgoing)
 
-    def _is_sent(self, packet_id: int, size_bytes: int) -> None:
-        self._sizes[packet_id] = size_bytes
-        self._ids.sent(packet_id)
-
-    def _write(self, message: Publish, packet_id: int) -> None:
-        """``packet_id``: that of the window, or 0."""
-        client = self._client
-        assert client is not None
+    def _write(self, outgoing: _Outgoing) -> None:
+        message, delivery, packet_id = outgoing
+        client, on_way = self._connection
         data = client.protocol.encode(message)
-        if len(data) > client.limits.max_packet_bytes:
+        if len(data) > self._max_packet_bytes:
             self.journal.counters["oversized"] += 1
-            limit = client.limits.max_packet_bytes
-            self.journal.note(f"a message of {len(data)} bytes is dropped: it takes {limit}", self._broker.now_ms())
-            if packet_id:
-                self._finish(packet_id)
+            reason = f"it has {len(data)} bytes as a packet, and {client.name} takes {self._max_packet_bytes}"
+            self._set_aside(packet_id or on_way.begin(delivery, _SENT), reason)
             return
         client.write(data)
         if message.qos:
-            self._is_sent(packet_id, len(message.payload))
+            on_way.sent(packet_id, len(message.payload))
             return
+        self._suspects.sent_unacknowledged()
         if packet_id:  # the broker takes QoS 0 only now
-            self._finish(packet_id)
+            on_way.finish(packet_id)
         self._count(len(message.payload))
 
     # -- from the broker ---------------------------------------------------------------------------
 
     def acknowledged(self, packet: Puback | Pubrec | Pubcomp) -> None:
         """An answer to what was sent. Raises LinkFailed if it is a refusal that is waited out."""
-        session = self._session
-        if session is None or packet.packet_id not in self._sizes:
+        session, on_way = self._session, self._on_way
+        if session is None or on_way is None or packet.packet_id not in on_way:
             return
+        size_bytes = on_way.answered(packet.packet_id)
         if packet.reason_code >= _FAILURES and not isinstance(packet, Pubcomp):
             self._refused(packet)
         elif isinstance(packet, Pubrec):
             session.set_state(packet.packet_id, _RECEIVED)
             session.checkpoint(self, (self._client, packet.packet_id))
-            return
         else:
-            self._count(self._sizes[packet.packet_id])
-        self._finish(packet.packet_id)
+            self._count(size_bytes)
+            on_way.finish(packet.packet_id)
 
     def _refused(self, packet: Puback | Pubrec) -> None:
         self.journal.counters["refused"] += 1
-        problem = f"it refuses a message: {reason_text(packet.reason_code, packet.properties)}"
+        reason = f"it is refused: {reason_text(packet.reason_code, packet.properties)}"
         if self.settings.refused == "wait":
-            raise LinkFailed(problem, packet.reason_code)
-        self.journal.note(problem, self._broker.now_ms())
+            name = self._connection[1].name(packet.packet_id)
+            raise LinkFailed(f"message {name} waits: {reason}", packet.reason_code)
+        self._set_aside(packet.packet_id, reason)
 
     def append_done(self, token: object, offset: int) -> None:
         """The session is stored with PUBREC in it."""
@@ -318,11 +294,26 @@ class OutboundLink(SessionOwner):
         """The session cannot be stored."""
         self._fail(error)
 
-    def _finish(self, packet_id: int) -> None:
-        assert self._session is not None
-        self._session.finish(packet_id)
-        self._sizes.pop(packet_id, None)
-        self._ids.release(packet_id)
+    # -- what is not sent --------------------------------------------------------------------------
+
+    def _set_aside(self, packet_id: int, reason: str) -> None:
+        """It is unfinished until it is kept elsewhere, if it is to be."""
+        _, on_way = self._connection
+        is_dropped = self.settings.refused == "drop"
+        fate = "dropped" if is_dropped else f"kept in {self.aside.topic}"
+        problem = f"message {on_way.name(packet_id)} is {fate}: {reason}"
+        self.journal.note(problem, self._broker.now_ms())
+        logger.warning("link %s: %s", self.journal.name, problem)
+        if is_dropped:
+            on_way.finish(packet_id)
+        else:
+            self.aside.add(on_way.stop(packet_id), reason)
+            self._tell_set_aside()
+
+    def _kept(self, place: Place) -> None:
+        self.journal.counters["dead_lettered"] += 1
+        if self._on_way is None or not self._on_way.finish_record(place):
+            self._kept_since.add(place)
 
     def _count(self, size_bytes: int) -> None:
         self.journal.counters["messages"] += 1

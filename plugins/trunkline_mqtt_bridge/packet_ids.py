@@ -21,14 +21,14 @@ class PacketIds(Generic[_T]):
     """Which are in use, and by whom.
 
     Args:
-      limit: messages that the broker allows to be unacknowledged.
+      limit: messages that the broker allows to be unacknowledged; may be changed at any time.
     """
 
-    __slots__ = ("_early", "_last", "_limit", "_sent", "_users")
+    __slots__ = ("_early", "_last", "_sent", "_users", "limit")
 
     def __init__(self, limit: int = MAX_PACKET_IDS) -> None:
         self._last = 0
-        self._limit = limit
+        self.limit = limit
         self._users: dict[int, _T] = {}
         self._early: set[int] = set()
         self._sent: set[int] = set()
@@ -36,7 +36,7 @@ class PacketIds(Generic[_T]):
     @property
     def are_left(self) -> bool:
         """The broker may allow one more message; ``may_send`` says for sure."""
-        return len(self._sent) < self._limit
+        return len(self._sent) < self.limit
 
     def take(self, user: _T) -> int:
         """A free one; there has to be one."""
@@ -59,12 +59,16 @@ class PacketIds(Generic[_T]):
     def may_send(self, number: int) -> bool:
         """The broker allows the message with this one."""
         ahead = 0 if number in self._early else len(self._early)
-        return len(self._sent) + ahead < self._limit
+        return len(self._sent) + ahead < self.limit
 
     def sent(self, number: int) -> None:
         """The message with this one is on its way."""
         self._early.discard(number)
         self._sent.add(number)
+
+    def sent_no_more(self, number: int) -> None:
+        """The message with this one is answered; it stays in use."""
+        self._sent.discard(number)
 
     def user(self, number: int) -> _T | None:
         """Whose it is; None: nobody's."""

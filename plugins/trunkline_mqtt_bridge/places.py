@@ -39,3 +39,21 @@ class Places:
     def topics_of(self, topic: str) -> list[str]:
         """The log topics that a link reads."""
         return [topic] if topic else list(dict.fromkeys(route.topic for route in self._routes))
+
+    def starts_of(self, topic: str) -> dict[int, int] | None:
+        """The first offset that each partition of a log topic has; None: there is no such topic."""
+        found = self._broker.topics.get(topic)
+        return None if found is None else {each.index: each.log_start_offset for each in found.partitions}
+
+    def lag_of(self, session_name: str) -> int | None:
+        """Records that a session has not looked at, or not finished; None: there is no such session."""
+        if session_name not in self._broker.sessions:
+            return None
+        found = self._broker.sessions.get(session_name)
+        assert found is not None
+        lag = 0
+        for place, cursor in found.cursors.items():
+            topic = self._broker.topics.get(place.topic)
+            if topic is not None and place.partition < len(topic.partitions):
+                lag += max(topic.partitions[place.partition].high_watermark - cursor, 0)
+        return lag

@@ -1,13 +1,14 @@
 """A connection to another MQTT broker, as its client: bytes in, packets out. No I/O, no clock.
 
 The first packet has to be CONNACK, which says what the broker takes; after it come those that a broker may send. What
-is wrong with it, and an end that the broker declares, is a LinkFailed.
+is wrong with it, and an end that the broker declares, is a LinkFailed. A message that is larger than this side takes
+is read over.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Final
+from typing import Final, TypeAlias
 
 import msgspec
 
@@ -16,7 +17,6 @@ from trunkline.links import ConnectionEnded, LinkFailed
 from trunkline_mqtt.decoder import Decoder
 from trunkline_mqtt.encoder import encode
 from trunkline_mqtt.packets import (
-    MQTT_3_1_1,
     MQTT_5,
     Connack,
     Connect,
@@ -34,13 +34,24 @@ from trunkline_mqtt.packets import (
 )
 from trunkline_mqtt.properties import NO_PROPERTIES, Properties
 from trunkline_mqtt.reasons import RETURN_CODES, Reason
+from trunkline_mqtt_bridge.skipping import Oversized, Skipping
 
-__all__ = ["ClientProtocol", "Limits", "connect_packet", "reason_text"]
+__all__ = ["ClientProtocol", "Event", "Limits", "reason_text"]
 
 _EXPECTED: Final = (Publish, Puback, Pubrec, Pubrel, Pubcomp, Suback, Unsuback, Pingresp)
 _OLD_REASONS: Final = {code: reason for reason, code in reversed(RETURN_CODES.items())}
+_ABOUT_A_MESSAGE: Final = frozenset((
+    Reason.UNSPECIFIED_ERROR, Reason.MALFORMED_PACKET, Reason.PROTOCOL_ERROR, Reason.IMPLEMENTATION_SPECIFIC_ERROR,
+    Reason.TOPIC_NAME_INVALID, Reason.PACKET_TOO_LARGE, Reason.PAYLOAD_FORMAT_INVALID, Reason.RETAIN_NOT_SUPPORTED,
+    Reason.QOS_NOT_SUPPORTED,
+))  # fmt: skip
+"""Of DISCONNECT: what would be so again if the same message were sent again."""
+
 _LARGEST_PACKET: Final = 268_435_455 + 5
 _SILENCE: Final = 1.5  # times the keep-alive: MQTT 5.0, 3.1.2.10, turned round
+
+
+Event: TypeAlias = Packet | Oversized
 
 
 class Limits(msgspec.Struct, frozen=True):
@@ -68,8 +79,9 @@ class ClientProtocol:
     def __init__(self, connect: Connect, max_packet_bytes: int) -> None:
         self._connect = connect
         self._level = connect.protocol_level
-        self._decoder = Decoder(max_packet_bytes)
-        self._decoder.protocol_level = self._level
+        self._max_packet_bytes = max_packet_bytes
+        self._decoder = self._new_decoder()
+        self._skipping: Skipping | None = None
         self.limits: Limits | None = None
 
     @property
@@ -121,24 +133,51 @@ class ClientProtocol:
         """A packet as bytes."""
         return encode(packet, self._level)
 
-    def receive_data(self, data: bytes) -> list[Packet]:
-        """Packets that are complete now, without CONNACK. Raises LinkFailed."""
-        packets: list[Packet] = []
+    def _new_decoder(self) -> Decoder:
+        decoder = Decoder(self._max_packet_bytes)
+        decoder.protocol_level = self._level
+        return decoder
+
+    def receive_data(self, data: bytes) -> list[Event]:
+        """What is complete now, without CONNACK. Raises LinkFailed, ConnectionEnded."""
+        events: list[Event] = []
+        rest: bytes | None = data
+        while rest is not None:
+            rest = self._skip(rest, events) if self._skipping is not None else self._decode(rest, events)
+        return events
+
+    def _decode(self, data: bytes, events: list[Event]) -> bytes | None:
+        """Returns what is left when a message is to be read over; else None."""
         self._decoder.receive_data(data)
         try:
             while (packet := self._decoder.next_event()) is not None:
                 if self.limits is None:
                     self.limits = self._greeted(packet)
                 elif isinstance(packet, Disconnect):
-                    reason = reason_text(packet.reason_code, packet.properties)
-                    raise ConnectionEnded(f"it ended the connection: {reason}", packet.reason_code)
+                    raise _end(packet)
                 elif isinstance(packet, _EXPECTED):
-                    packets.append(packet)
+                    events.append(packet)
                 else:
                     raise LinkFailed(f"it sent {type(packet).__name__}, which is for clients to send")
         except RemoteProtocolError as error:
+            begun = self._decoder.unread
+            if error.reason_code == Reason.PACKET_TOO_LARGE and self.limits is not None and begun[0] >> 4 == 3:
+                self._skipping = Skipping()
+                return begun
             raise LinkFailed(f"it does not speak MQTT as we do: {error}") from None
-        return packets
+        return None
+
+    def _skip(self, data: bytes, events: list[Event]) -> bytes | None:
+        """Returns what follows the message that is read over; None: there is more of it to come."""
+        assert self._skipping is not None
+        rest = self._skipping.receive_data(data)
+        if rest is not None:
+            packet = self._skipping.packet()
+            if packet is None:
+                raise LinkFailed(f"it sent a malformed PUBLISH of more than {self._max_packet_bytes} bytes")
+            events.append(packet)
+            self._decoder, self._skipping = self._new_decoder(), None
+        return rest
 
     def _greeted(self, packet: Packet) -> Limits:
         if not isinstance(packet, Connack):
@@ -157,6 +196,12 @@ class ClientProtocol:
         )
 
 
+def _end(packet: Disconnect) -> LinkFailed:
+    reason = f"it ended the connection: {reason_text(packet.reason_code, packet.properties)}"
+    kind = ConnectionEnded if packet.reason_code in _ABOUT_A_MESSAGE else LinkFailed
+    return kind(reason, packet.reason_code)
+
+
 def reason_text(code: int, properties: Properties = NO_PROPERTIES) -> str:
     """A reason code in words, with those that the broker added."""
     try:
@@ -164,31 +209,3 @@ def reason_text(code: int, properties: Properties = NO_PROPERTIES) -> str:
     except ValueError:
         text = "a reason unknown to us"
     return f"{text} (0x{code:02X}{', ' + properties.reason if properties.reason else ''})"
-
-
-def connect_packet(
-    *,
-    version: str,
-    client_id: str,
-    user: str | None,
-    password: str | None,
-    keep_alive_s: int,
-    session_expiry_s: int,
-    receive_maximum: int,
-    max_packet_bytes: int,
-) -> Connect:
-    """The CONNECT of a link: the broker keeps its session while it is away."""
-    properties = NO_PROPERTIES
-    if version == "5":
-        properties = Properties(
-            session_expiry_s=session_expiry_s, receive_maximum=receive_maximum, maximum_packet_size=max_packet_bytes
-        )
-    return Connect(
-        client_id,
-        clean_start=False,
-        keep_alive=keep_alive_s,
-        user_name=user,
-        password=None if password is None else password.encode(),
-        protocol_level=MQTT_5 if version == "5" else MQTT_3_1_1,
-        properties=properties,
-    )

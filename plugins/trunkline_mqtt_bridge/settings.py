@@ -15,7 +15,7 @@ from trunkline.filters import filter_problem
 from trunkline.settings import check_topic_name
 from trunkline_mqtt_bridge.addresses import parse_url
 
-__all__ = ["LinkSettings", "MqttBridgeSettings", "UpstreamSettings"]
+__all__ = ["LinkSettings", "MqttBridgeSettings", "UpstreamSettings", "wrong"]
 
 _Seconds = Annotated[float, msgspec.Meta(ge=0.01, le=86_400)]
 _Bytes = Annotated[int, msgspec.Meta(ge=4096, le=2**31)]
@@ -47,6 +47,7 @@ class UpstreamSettings(_Table, frozen=True, kw_only=True):
       receive_maximum: likewise towards this side (with 5).
       max_unacknowledged_bytes: taken and not yet durable; above it nothing is read from the broker.
       max_packet_bytes: the largest packet taken from it.
+      max_sent_packet_bytes: the largest packet that it takes; 0: what it says itself (with 5).
     """
 
     url: str
@@ -65,6 +66,7 @@ class UpstreamSettings(_Table, frozen=True, kw_only=True):
     receive_maximum: Annotated[int, msgspec.Meta(ge=1, le=65_535)] = 1000
     max_unacknowledged_bytes: _Bytes = 32 * 1024 * 1024
     max_packet_bytes: _Bytes = 1_000_000
+    max_sent_packet_bytes: Annotated[int, msgspec.Meta(ge=0, le=2**31)] = 0
 
 
 class LinkSettings(_Table, frozen=True, kw_only=True):
@@ -82,7 +84,9 @@ class LinkSettings(_Table, frozen=True, kw_only=True):
         empty: all that the MQTT door puts any into.
       start: out: where a link begins that is new.
       refused: out: what becomes of a message that the broker refuses: ``wait`` tries it again until it does not,
-        ``drop`` counts it and goes on.
+        ``dead-letter`` puts it into ``dead_letter_topic``, ``drop`` counts it and goes on. What can never be sent is
+        not waited for.
+      dead_letter_topic: of the log; empty: ``mqtt.NAME.dead``.
     """
 
     broker: str = ""
@@ -94,7 +98,8 @@ class LinkSettings(_Table, frozen=True, kw_only=True):
     retain: bool = True
     topic: str = ""
     start: Literal["earliest", "latest"] = "latest"
-    refused: Literal["wait", "drop"] = "wait"
+    refused: Literal["wait", "drop", "dead-letter"] = "wait"
+    dead_letter_topic: str = ""
 
 
 class MqttBridgeSettings(_Table, frozen=True, kw_only=True):
@@ -118,17 +123,14 @@ class MqttBridgeSettings(_Table, frozen=True, kw_only=True):
             try:
                 parse_url(upstream.url)
             except ValueError as error:
-                raise _wrong(f"brokers.{name}.url", str(error)) from None
+                raise wrong(f"brokers.{name}.url", str(error)) from None
         self._check_names()
         for name, link in self.links.items():
             self.broker_of(name)
             for key, prefix in (("local_prefix", link.local_prefix), ("remote_prefix", link.remote_prefix)):
                 _check_filter(f"links.{name}", key, prefix, link.filter)
-            if link.topic:
-                try:
-                    check_topic_name(link.topic)
-                except InvalidTopicName as error:
-                    raise _wrong(f"links.{name}.topic", str(error)) from None
+            _check_topic(f"links.{name}.topic", link.topic)
+            _check_topic(f"links.{name}.dead_letter_topic", link.dead_letter_topic)
 
     def _check_names(self) -> None:
         """Two links with one name would share a cursor, two clients with one identifier throw each other out."""
@@ -140,13 +142,13 @@ class MqttBridgeSettings(_Table, frozen=True, kw_only=True):
         }
         for name in self.links:
             if name in halves:
-                raise _wrong(f"links.{name}", f"links.{halves[name]} goes both ways and has this name for one of them")
+                raise wrong(f"links.{name}", f"links.{halves[name]} goes both ways and has this name for one of them")
         clients: dict[tuple[str, int, str], str] = {}
         for name, upstream in self.brokers.items():
             url = parse_url(upstream.url)
             first = clients.setdefault((url.host, url.port, upstream.client_id or f"\0{name}"), name)
             if first != name:
-                raise _wrong(f"brokers.{name}.client_id", f"brokers.{first} has it too, at the same broker")
+                raise wrong(f"brokers.{name}.client_id", f"brokers.{first} has it too, at the same broker")
 
     def broker_of(self, link: str) -> str:
         """The name of the broker that a link means. Raises ConfigurationError."""
@@ -155,20 +157,29 @@ class MqttBridgeSettings(_Table, frozen=True, kw_only=True):
             return next(iter(self.brokers))
         if name not in self.brokers:
             known = ", ".join(sorted(self.brokers)) or "none"
-            raise _wrong(f"links.{link}.broker", f"there is no broker {name!r}; there are: {known}")
+            raise wrong(f"links.{link}.broker", f"there is no broker {name!r}; there are: {known}")
         return name
+
+
+def _check_topic(where: str, topic: str) -> None:
+    if topic:
+        try:
+            check_topic_name(topic)
+        except InvalidTopicName as error:
+            raise wrong(where, str(error)) from None
 
 
 def _check_filter(where: str, key: str, prefix: str, filter: str) -> None:
     if "+" in prefix or "#" in prefix:
-        raise _wrong(f"{where}.{key}", "a prefix is plain text, without + and #")
+        raise wrong(f"{where}.{key}", "a prefix is plain text, without + and #")
     whole = prefix + filter
     problem = filter_problem(whole)
     if problem is None and whole.startswith("$"):
         problem = "topics that begin with $ are a broker's own and stay there"
     if problem is not None:
-        raise _wrong(f"{where}.filter", f"with its prefix it is {whole[:100]!r}: {problem}")
+        raise wrong(f"{where}.filter", f"with its prefix it is {whole[:100]!r}: {problem}")
 
 
-def _wrong(where: str, problem: str) -> ConfigurationError:
+def wrong(where: str, problem: str) -> ConfigurationError:
+    """What is wrong with a key of ``[bridge.mqtt]``."""
     return ConfigurationError(f"bridge.mqtt.{where}: {problem}", keys=[f"bridge.mqtt.{where}"])

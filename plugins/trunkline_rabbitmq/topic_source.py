@@ -17,7 +17,7 @@ import trio
 from trunkline.broker import Broker
 from trunkline.errors import OffsetOutOfRange, TrunklineError
 from trunkline.groups import Assignment, OffsetAndMetadata
-from trunkline.links import Journal, LinkFailed
+from trunkline.links import DeadLetter, Journal, LinkFailed, keep_dead_letters
 from trunkline.log import TopicPartition
 from trunkline.partition import Partition
 from trunkline.records import decode_all, iter_headers, read_header
@@ -243,15 +243,8 @@ class TopicSource(Source):
         """A copy of the record, with where it was and why, in the dead-letter topic."""
         lane, offset, _ = message.place
         partition = lane.partition
-        (record,) = decode_all(await partition.read(offset, 1), from_offset=offset)[:1]
-        headers = (
-            *record.headers,
-            ("trunkline.dead.reason", reason.encode()[:1000]),
-            ("trunkline.dead.topic", partition.topic.name.encode()),
-            ("trunkline.dead.partition", b"%d" % partition.index),
-            ("trunkline.dead.offset", b"%d" % offset),
-        )
-        await self._broker.publish(self._dead_letter_topic, record.value, key=record.key, headers=headers)
+        place = TopicPartition(partition.topic.name, partition.index)
+        await keep_dead_letters(self._broker, self._dead_letter_topic, [DeadLetter(place, offset, reason)])
         self.done(message)
 
     # -- offsets -----------------------------------------------------------------------------------

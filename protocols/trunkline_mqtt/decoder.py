@@ -72,6 +72,11 @@ class Decoder:
             self._data = data
         self._position = 0
 
+    @property
+    def unread(self) -> bytes:
+        """After a packet that is too large: it, from its first byte on, and whatever has arrived behind that."""
+        return self._data[self._position :]
+
     def next_event(self) -> Packet | None:
         """The next whole packet, or None: more data is needed.
 

@@ -8,12 +8,22 @@ from hypothesis import strategies as st
 
 from trunkline.links import LinkFailed
 from trunkline_mqtt.encoder import encode
-from trunkline_mqtt.packets import MQTT_3_1_1, MQTT_5, Connack, Disconnect, Packet, Publish, Subscribe, Subscription
+from trunkline_mqtt.packets import (
+    MQTT_3_1_1,
+    MQTT_5,
+    Connack,
+    Connect,
+    Disconnect,
+    Packet,
+    Publish,
+    Subscribe,
+    Subscription,
+)
 from trunkline_mqtt.properties import Properties
 from trunkline_mqtt_bridge.addresses import MqttUrl, parse_url
 from trunkline_mqtt_bridge.mapping import HOPS, Mapping, covers, hops_of, needed, with_hop
 from trunkline_mqtt_bridge.packet_ids import MAX_PACKET_IDS, PacketIds
-from trunkline_mqtt_bridge.protocol import ClientProtocol, Limits, connect_packet
+from trunkline_mqtt_bridge.protocol import ClientProtocol, Limits
 from trunkline_mqtt_bridge.settings import LinkSettings
 
 
@@ -118,13 +128,9 @@ def test_links_together_send_no_more_than_the_broker_allows() -> None:
 
 def greeted(version: str, *packets: Packet) -> ClientProtocol:
     """A client's end, after these packets in one read."""
-    packet = connect_packet(
-        version=version, client_id="c", user=None, password=None, keep_alive_s=30, session_expiry_s=60,
-        receive_maximum=10, max_packet_bytes=1000,
-    )  # fmt: skip
-    protocol = ClientProtocol(packet, 1000)
-    protocol.begin()
     level = MQTT_5 if version == "5" else MQTT_3_1_1
+    protocol = ClientProtocol(Connect("c", keep_alive=30, protocol_level=level), 1000)
+    protocol.begin()
     protocol.receive_data(b"".join(encode(each, level) for each in packets))
     return protocol
 
@@ -146,7 +152,7 @@ def test_the_greeting_says_what_the_other_broker_takes() -> None:
         ("5", (Publish("a", b""),), "it greeted with Publish"),
         ("5", (Connack(), Disconnect(0x8B)), "it ended the connection: server shutting down"),
         ("5", (Connack(), Subscribe(1, (Subscription("a"),))), "which is for clients to send"),
-        ("5", (Connack(), Publish("a", b"x" * 2000)), "it does not speak MQTT as we do"),
+        ("5", (Connack(0, False, Properties(reason="x" * 2000)),), "it does not speak MQTT as we do"),
     ],
 )
 def test_what_ends_a_connection(version: str, packets: tuple[Packet, ...], problem: str) -> None:
