@@ -93,25 +93,28 @@ class OffsetsUnderWay:
 
 
 def offset_commit(exchange: Exchange) -> Any:
-    """Commit what can be: each partition has its own answer."""
+    """Commit what can be: each partition has its own answer.
+
+    A negative offset means that none is committed any more: so kafkajs resets a group to the beginning or the end,
+    and Kafka, which keeps such offsets, has them mean the same to whoever fetches them.
+    """
     request: OffsetCommitRequest = exchange.request
     topics: list[OffsetCommitResponseTopic] = []
     response = OffsetCommitResponse(topics=topics)
-    offsets: dict[TopicPartition, OffsetAndMetadata] = {}
+    offsets: dict[TopicPartition, OffsetAndMetadata | None] = {}
     accepted: list[OffsetCommitResponsePartition] = []
     for topic in request.topics:
         answers: list[OffsetCommitResponsePartition] = []
         topics.append(OffsetCommitResponseTopic(topic.name, answers))
         for asked in topic.partitions:
             metadata = asked.committed_metadata or ""
-            problem = offset_problem(exchange, topic.name, asked.partition_index, asked.committed_offset, metadata)
+            problem = offset_problem(exchange, topic.name, asked.partition_index, metadata)
             answer = OffsetCommitResponsePartition(asked.partition_index, problem)
             answers.append(answer)
-            if not answer.error_code:
+            if not problem:
                 accepted.append(answer)
-                offsets[TopicPartition(topic.name, asked.partition_index)] = OffsetAndMetadata(
-                    asked.committed_offset, metadata, asked.committed_leader_epoch
-                )
+                given = OffsetAndMetadata(asked.committed_offset, metadata, asked.committed_leader_epoch)
+                offsets[TopicPartition(topic.name, asked.partition_index)] = given if given.offset >= 0 else None
     committing = OffsetsUnderWay(exchange, response, accepted, group_error)
     try:
         exchange.server.broker.groups.commit(
@@ -128,15 +131,15 @@ def offset_commit(exchange: Exchange) -> Any:
     return WAITS
 
 
-def offset_problem(exchange: Exchange, topic: str, index: int, offset: int, metadata: str) -> ErrorCode:
-    """Why this offset of a partition cannot be committed."""
+def offset_problem(exchange: Exchange, topic: str, index: int, metadata: str) -> ErrorCode:
+    """Why no offset of a partition can be committed with this metadata."""
     try:
         exchange.server.broker.partition(topic, index)
     except TrunklineError as error:
         return error_code(error)
     if len(metadata.encode()) > MAX_METADATA_BYTES:
         return ErrorCode.OFFSET_METADATA_TOO_LARGE
-    return ErrorCode.OFFSET_OUT_OF_RANGE if offset < 0 else ErrorCode.NONE
+    return ErrorCode.NONE
 
 
 # -- fetching --------------------------------------------------------------------------------------

@@ -181,7 +181,9 @@ def _stage_offsets(exchange: Exchange, refusal: TrunklineError | None = None) ->
         topics.append(TxnOffsetCommitResponseTopic(topic.name, answers))
         for asked in topic.partitions:
             metadata = asked.committed_metadata or ""
-            problem = offset_problem(exchange, topic.name, asked.partition_index, asked.committed_offset, metadata)
+            problem = offset_problem(exchange, topic.name, asked.partition_index, metadata)
+            if asked.committed_offset < 0:
+                problem = problem or ErrorCode.OFFSET_OUT_OF_RANGE
             answer = TxnOffsetCommitResponsePartition(asked.partition_index, problem)
             answers.append(answer)
             if not problem:

@@ -201,7 +201,18 @@ async def test_each_partition_of_a_commit_has_its_own_answer(broker: Broker, cli
     assert codes(answer) == [0, 3, 3]
     answer = await client.ask("OffsetCommit", committing({("t", 0): 3}, metadata="x" * 5000))
     assert codes(answer) == [ErrorCode.OFFSET_METADATA_TOO_LARGE]
-    assert codes(await client.ask("OffsetCommit", committing({("t", 0): -5}))) == [ErrorCode.OFFSET_OUT_OF_RANGE]
+
+
+async def test_a_negative_offset_takes_away_what_was_committed(broker: Broker, client: RawClient) -> None:
+    """kafkajs commits -1 or -2 to reset a group to one of the ends; its consumers then go by their own setting."""
+    await broker.create_topic("t", partitions=2)
+    assert codes(await client.ask("OffsetCommit", committing({("t", 0): -2}))) == [0]
+    assert not broker.groups.list(), "there was nothing to take away"
+    await client.ask("OffsetCommit", committing({("t", 0): 3, ("t", 1): 3}))
+    assert codes(await client.ask("OffsetCommit", committing({("t", 0): -2, ("t", 1): 4}))) == [0, 0]
+    assert [(str(place), each.offset) for place, each in broker.groups.committed("g").items()] == [("t/1", 4)]
+    await client.ask("OffsetCommit", committing({("t", 1): -1}))
+    assert not broker.groups.list(), "a group of which nothing is left"
 
 
 async def test_commits_are_fenced(broker: Broker, client: RawClient) -> None:

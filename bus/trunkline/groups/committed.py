@@ -72,10 +72,12 @@ class CommittedOffsets:
 
     # -- changes -----------------------------------------------------------------------------------
 
-    def check(self, offsets: Mapping[TopicPartition, OffsetAndMetadata]) -> None:
+    def check(self, changes: Changes) -> None:
         """Raises UnknownTopic, UnknownPartition, OffsetOutOfRange (negative), RecordTooLarge (metadata)."""
-        for partition, given in offsets.items():
+        for partition, given in changes.items():
             found = self.partition(partition)
+            if given is None:
+                continue
             if given.offset < 0:
                 raise OffsetOutOfRange(
                     f"{partition}: offset {given.offset} cannot be committed",
@@ -139,6 +141,8 @@ class CommittedOffsets:
         if committed is None:
             group.offsets.pop(partition, None)
             self._forget_reader(group, partition)
+            if group.is_nothing:
+                del self._groups[group.name]
         elif self._is_topic(partition, topic_id):
             group.offsets[self._intern(partition)] = committed
             self._note_reader(group, partition, committed.offset)

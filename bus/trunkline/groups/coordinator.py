@@ -14,7 +14,7 @@ along, ``admin`` holds what people ask for, and here is what members ask for.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from trunkline.errors import (
     IllegalGeneration,
@@ -29,6 +29,7 @@ from trunkline.groups.assigned import AssignedGroup
 from trunkline.groups.assigned_members import AssignedMember, Subscription
 from trunkline.groups.classic import ClassicGroup
 from trunkline.groups.classic_messages import JoinRequest, ReplyToJoin, ReplyToSync, SyncRequest
+from trunkline.groups.committed import Changes
 from trunkline.groups.effects import Say
 from trunkline.groups.group import Group, check_group_name, check_instance_id
 from trunkline.groups.members import JoinedGroup, MemberListener
@@ -174,7 +175,7 @@ class GroupCoordinator(GroupAdministration):
     def commit(
         self,
         group: str,
-        offsets: Mapping[TopicPartition, OffsetAndMetadata],
+        offsets: Changes,
         *,
         member_id: str = "",
         generation: int = -1,
@@ -183,6 +184,7 @@ class GroupCoordinator(GroupAdministration):
         token: object = None,
     ) -> None:
         """Commit offsets: ``receiver.append_done(token, 0)`` once they are durable, and only then are they visible.
+        None takes away what was committed for a partition.
 
         Without a member's id only while the group has no members. A member of an assigned group may commit for
         partitions that it owns or is giving up; one of a classic group for all, in its present generation.
@@ -197,6 +199,7 @@ class GroupCoordinator(GroupAdministration):
         self._check_committer(group, found, offsets, member_id, generation, instance_id)
         self._offsets.check(offsets)
         if found is None:
+            offsets = {partition: given for partition, given in offsets.items() if given is not None}
             found = self._group_or_new(group)
         if offsets:
             self._offsets.change(found, offsets, self._rounds.now_ms(), receiver, token)
@@ -271,7 +274,7 @@ class GroupCoordinator(GroupAdministration):
         self,
         name: str,
         group: Group | None,
-        offsets: Mapping[TopicPartition, OffsetAndMetadata],
+        partitions: Iterable[TopicPartition],
         member_id: str,
         generation: int,
         instance_id: str | None,
@@ -282,7 +285,7 @@ class GroupCoordinator(GroupAdministration):
         if isinstance(machine, ClassicGroup):
             machine.check_commit(member_id, generation, instance_id, self._clock())
         elif machine is not None:
-            machine.check_commit(member_id, generation, offsets, self._clock())
+            machine.check_commit(member_id, generation, partitions, self._clock())
         elif member_id or generation >= 0:
             raise self._unknown_member(name, member_id)
 
