@@ -466,7 +466,7 @@ class TestFarBehind:
 
     @pytest.fixture(autouse=True)
     def _near(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("trunkline.live.FAR_BEHIND", 10)
+        monkeypatch.setattr("trunkline.live.behind.FAR_BEHIND", 10)
 
     def test_it_is_given_what_it_wants_and_reads_little_else(self, live: LiveBench, store: ScriptedStore) -> None:
         for number in range(300):

@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.core.test_live import LiveBench, Subscriber
 
-from trunkline.live import MAX_EARLY_RANGES, Delivery
+from trunkline.live import Delivery
+from trunkline.live.tail import MAX_EARLY_RANGES
 from trunkline.records import Record
 from trunkline.testing.scripted_store import ScriptedStore
 

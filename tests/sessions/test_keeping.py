@@ -280,7 +280,7 @@ async def test_a_log_that_lost_its_tail_is_followed_from_its_end(machine: Machin
 async def test_who_comes_back_after_long_finds_what_it_wants_by_key(
     tmp_path: Path, store: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trunkline.live.FAR_BEHIND", 100)
+    monkeypatch.setattr("trunkline.live.behind.FAR_BEHIND", 100)
     async with open_broker(tmp_path, store=store) as broker:
         await broker.create_topic("mqtt", settings={"segment.bytes": "4096"})
         peer = Peer().attach(broker)

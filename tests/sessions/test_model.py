@@ -323,7 +323,7 @@ def _small_limits() -> Iterator[None]:
         patch.setattr("trunkline.sessions.state.MAX_REFERENCES", 4)
         patch.setattr("trunkline.sessions.session.FINISHES_BETWEEN_CHECKPOINTS", 5)
         patch.setattr("trunkline.sessions.serving._RECORDS_A_ROUND", 3)
-        patch.setattr("trunkline.live.FAR_BEHIND", 8)
+        patch.setattr("trunkline.live.behind.FAR_BEHIND", 8)
         yield
 
 

@@ -125,7 +125,7 @@ async def test_with_too_many_references_the_log_is_looked_through(
     broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("trunkline.sessions.state.MAX_REFERENCES", 3)
-    monkeypatch.setattr("trunkline.live.FAR_BEHIND", 5)
+    monkeypatch.setattr("trunkline.live.behind.FAR_BEHIND", 5)
     peer = Peer().attach(broker)
     peer.session.subscribe("mqtt", "a/+")
     peer.session.detach()
