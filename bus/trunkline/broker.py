@@ -121,7 +121,7 @@ class Broker:
         self.groups = GroupCoordinator(services)
         self.transactions = TransactionCoordinator(services, self.groups, self.new_producer_id)
         self.queues = Queues(services)
-        self.housekeeping.make_room = self.queues.make_room
+        self.housekeeping.make_room = self.queues.attachments.make_room
         self.sessions = Sessions(services)
         self.doors = Doors(self, reactor)
         self.bridges = Bridges(self, metadata, spawn, rng)
@@ -221,9 +221,9 @@ class Broker:
         watermark; nothing was removed), BrokerClosing. Cancellation: may have happened.
         """
         target = self.partition(topic, partition)
-        self.queues.hold(target)  # so that it is known who has not read what goes
+        self.queues.attachments.hold(target)  # so that it is known who has not read what goes
         await target.trim(target.high_watermark if offset == -1 else offset)
-        self.queues.trimmed(target)
+        self.queues.attachments.trimmed(target)
         return target.log_start_offset
 
     # -- for doors ---------------------------------------------------------------------------------

@@ -180,10 +180,6 @@ async def test_records_are_matched_by_key_and_headers(broker: Broker, bench: Que
         await broker.publish("jobs", key, key=key, headers=headers)
     assert (await bench.taker(mail).wait(2)).values == [b"mail.a", b"mail.c"]
     assert (await bench.taker(urgent).wait(1)).values == [b"mail.c"]
-    partition = broker.partition("jobs", 0)
-    assert broker.queues.wanted(partition, b"mail.x", ())
-    assert broker.queues.wanted(partition, b"sms.x", [("urgent", b"yes")])
-    assert not broker.queues.wanted(partition, b"sms.x", ())
 
 
 async def test_filters_of_both_syntaxes_take_a_record_once(broker: Broker, bench: QueueBench) -> None:

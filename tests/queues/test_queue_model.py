@@ -229,7 +229,7 @@ class Model:
 
     async def found_again(self) -> None:
         """After a start: what the queue has is what it may have."""
-        found = self.queue.state.peek(10_000)
+        found, _ = self.queue.state.peek(10_000)
         there = {one.sequence + number: one for one in found for number in range(one.count)}
         for sequence in range(len(self.states)):
             if sequence in there:

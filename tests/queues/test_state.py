@@ -10,11 +10,12 @@ from collections.abc import Iterator, Sequence
 import pytest
 
 from trunkline.errors import CorruptLog
-from trunkline.queues.index import Lease
+from trunkline.queues.index import END, Lease
 from trunkline.queues.state import QueueState
 
 ANN, BOB = 1, 2
 NOW = 1_000
+ALL = [(0, END)]
 
 
 def filled(entries: int = 10, *, run: int = 1) -> QueueState:
@@ -81,7 +82,7 @@ def test_what_is_put_back_waits_for_a_higher_priority() -> None:
     state.append(0, 0, 2, 20)
     state.acquire(1, ANN, NOW)
     state.append(0, 2, 1, 10, priority=1)
-    state.release_holder(ANN)
+    state.release(ALL, ANN)
     assert acquired(state) == [2, 0, 1]
 
 
@@ -207,7 +208,7 @@ def test_a_purge_leaves_what_is_leased() -> None:
     state.acquire(3, ANN, NOW)
     assert state.purge() == 8
     assert (state.ready, state.unacked, state.delayed, state.live_bytes) == (0, 3, 0, 30)
-    state.release_holder(ANN)
+    state.release(ALL, ANN)
     assert acquired(state) == [0, 1, 2]
 
 
@@ -224,12 +225,11 @@ def test_the_lowest_live_offset_holds_back_retention() -> None:
 def test_a_moved_entry_keeps_its_place_and_its_bytes() -> None:
     state = filled(10, run=10)
     state.acquire(2, ANN, NOW)
-    entries = state.live_below(0, 4, 100)
-    assert entries is not None
+    entries, _ = state.live_below(0, 4, 100)
     assert sorted((entry.sequence, entry.count) for entry in entries) == [(0, 2), (2, 2)]
     state.settle([(0, 1)], ANN)
     assert [state.move_entry(entry, 9, 100 + entry.sequence) for entry in entries] == [1, 2]
-    state.release_holder(ANN)
+    state.release(ALL, ANN)
     found = [(lease.sequence, lease.source, lease.offset) for lease in state.acquire(4, ANN, NOW)]
     assert found == [(1, 9, 101), (2, 9, 102), (4, 0, 4)]
     assert state.live_bytes == 90
@@ -239,8 +239,8 @@ def test_dropped_records_are_no_longer_given_out() -> None:
     state = filled(10, run=10)
     state.append(1, 0, 2, 20)
     state.acquire(1, ANN, NOW)
-    assert state.drop_below(0, 4) == 3
-    assert state.drop_source(1) == 2
+    assert state.drop_below(0, 4) == (3, None)
+    assert state.drop_below(1, END) == (2, None)
     assert acquired(state) == [4, 5, 6, 7, 8, 9]
     assert state.held_by(ANN) == 7
 
@@ -250,9 +250,9 @@ def test_peeking_shows_all_that_is_live_and_changes_nothing() -> None:
     state.append(0, 4, 1, 10, due_ms=NOW + 10, now_ms=NOW)
     state.acquire(2, ANN, NOW)
     state.settle([(0, 1)], ANN)
-    found = [(one.sequence, one.holder, one.due_ms) for one in state.peek(10)]
+    found = [(one.sequence, one.holder, one.due_ms) for one in state.peek(10)[0]]
     assert found == [(1, ANN, 0), (2, 0, 0), (3, 0, 0), (4, 0, NOW + 10)]
-    assert sequences(state.peek(1, 2)) == [3]
+    assert sequences(state.peek(1, 2)[0]) == [3]
     assert acquired(state) == [2, 3]
 
 
@@ -475,10 +475,11 @@ def test_chunks_of_more_sources_than_are_listed_still_know_their_lowest_offset()
         state.append(number % 1000, 5 + number, 1, 10)
     store.write()
     assert (state.lowest_live(0), state.lowest_live(999)) == (5, 1004)
-    dropped = state.drop_below(1, 5_000)
-    while (missing := state.missing_chunk) is not None:
+    dropped, missing = state.drop_below(1, 5_000)
+    while missing is not None:
         state.load_chunk(missing, store.chunks[missing])
-        dropped += state.drop_below(1, 5_000)
+        more, missing = state.drop_below(1, 5_000)
+        dropped += more
     assert dropped == 5
 
 

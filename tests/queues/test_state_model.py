@@ -135,9 +135,6 @@ class NaiveState:
             released += 1
         return released
 
-    def release_holder(self, holder: int) -> int:
-        return self.release([(0, self.next_sequence)], holder)
-
     def expire_leases(self, now_ms: int) -> dict[int, int]:
         """Release what was held for too long; how many entries each holder lost."""
         lost: dict[int, int] = {}
@@ -198,10 +195,9 @@ class NaiveState:
     def lowest_live(self, source: int, start: int = 0) -> int | None:
         return min((one.offset for one in self._all() if one.source == source and one.offset >= start), default=None)
 
-    def live_below(self, source: int, offset: int, limit: int) -> list[Lease] | None:
-        """Live entries of a source below an offset, at least ``limit + 1`` of them if there are more than ``limit``."""
-        found = [msgspec.structs.replace(one) for one in self._all() if one.source == source and one.offset < offset]
-        return found[: limit + 1]
+    def live_below(self, source: int, offset: int) -> list[Lease]:
+        """Live entries of a source below an offset."""
+        return [msgspec.structs.replace(one) for one in self._all() if one.source == source and one.offset < offset]
 
     def move_entry(self, entry: Lease, source: int, offset: int) -> int:
         """The sequences of ``entry`` are now stored at ``offset`` and on of ``source``; how many are still live."""
@@ -213,10 +209,9 @@ class NaiveState:
                 moved += 1
         return moved
 
-    def peek(self, limit: int, after_sequence: int = -1) -> list[Lease]:
+    def peek(self) -> list[Lease]:
         """Copies of live entries, by sequence."""
-        found = sorted((one for one in self._all() if one.sequence > after_sequence), key=lambda one: one.sequence)
-        return [msgspec.structs.replace(one) for one in found[:limit]]
+        return [msgspec.structs.replace(one) for one in sorted(self._all(), key=lambda one: one.sequence)]
 
     def _drop(self, gone: list[Lease]) -> int:
         for one in gone:
@@ -232,9 +227,6 @@ class NaiveState:
         return self._drop(
             [one for one in self._all() if one.source == source and one.offset < offset and not one.holder]
         )
-
-    def drop_source(self, source: int) -> int:
-        return self.drop_below(source, 1 << 63)
 
     def image(self) -> NaiveImage:
         """What a crash leaves, if all of it is stored now."""
@@ -305,7 +297,9 @@ class QueueMachine(RuleBasedStateMachine):
     # Driving
 
     def load_missing(self) -> bool:
-        number = self.state.missing_chunk
+        return self.load(self.state.missing_chunk)
+
+    def load(self, number: int | None) -> bool:
         if number is None:
             return False
         assert self.state.stored_at(number) == number * 10
@@ -490,8 +484,10 @@ class QueueMachine(RuleBasedStateMachine):
         assert self.state.release(ranges, holder, due_ms=due_ms, count=count) == expected
 
     @rule(holder=HOLDERS)
-    def release_holder(self, holder: int) -> None:
-        assert self.state.release_holder(holder) == self.model.release_holder(holder)
+    def leave(self, holder: int) -> None:
+        everything = [(0, self.state.next_sequence)]
+        assert self.state.release(everything, holder) == self.model.release(everything, holder)
+        self.state.forget_holder(holder)
 
     @rule(holder=HOLDERS, data=st.data(), deadline=st.sampled_from([0, 5, 30]))
     def extend(self, holder: int, data: st.DataObject, deadline: int) -> None:
@@ -533,17 +529,19 @@ class QueueMachine(RuleBasedStateMachine):
     def drop(self, source: int, data: st.DataObject) -> None:
         offset = data.draw(st.integers(0, self.ends.get(source, 0) + 1))
         self.starts[source] = max(offset, self.starts.get(source, 0))
-        dropped = self.state.drop_below(source, offset)
-        while self.load_missing():
-            dropped += self.state.drop_below(source, offset)
+        dropped, missing = self.state.drop_below(source, offset)
+        while self.load(missing):
+            more, missing = self.state.drop_below(source, offset)
+            dropped += more
         assert dropped == self.model.drop_below(source, offset)
 
     @rule(source=SOURCES, limit=st.sampled_from([0, 3, 50]), late=st.booleans(), data=st.data())
     def spill(self, source: int, limit: int, late: bool, data: st.DataObject) -> None:
         offset = data.draw(st.integers(0, self.ends.get(source, 0) + 1))
-        while (found := self.state.live_below(source, offset, limit)) is None:
-            assert self.load_missing()
-        expected = self.model.live_below(source, offset, 1 << 30) or []
+        found, missing = self.state.live_below(source, offset, limit)
+        while self.load(missing):
+            found, missing = self.state.live_below(source, offset, limit)
+        expected = self.model.live_below(source, offset)
         rows = [row[:8] for row in entries(found)]
         assert set(rows) <= {row[:8] for row in entries(expected)}
         assert len(rows) == len(set(rows))
@@ -582,11 +580,11 @@ class QueueMachine(RuleBasedStateMachine):
         found: list[tuple[int, ...]] = []
         while True:
             last = found[-1][0] if found else -1
-            more = self.state.peek(1 << 30, last)
+            more, missing = self.state.peek(1 << 30, last)
             found += entries(more)
-            if not more and not self.load_missing():
+            if not self.load(missing):
                 break
-        assert found == entries(self.model.peek(1 << 30))
+        assert found == entries(self.model.peek())
 
     def teardown(self) -> None:
         """Nothing is stuck: all of it can be acquired and settled."""
@@ -594,7 +592,7 @@ class QueueMachine(RuleBasedStateMachine):
             return
         self.look_at_everything()
         for holder in range(1, 4):
-            self.release_holder(holder)
+            self.leave(holder)
         self.now_ms += 1_000_000
         self.pass_time(0)
         while self.model.ready:

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from msgspec.structs import replace
 
-from trunkline.queues.entries import Entries, Scan
+from trunkline.queues.entries import Entries
 from trunkline.queues.index import END, GONE, Chunk, Lease, slice_bytes
 from trunkline.queues.level import Level
 from trunkline.queues.spans import SpanMap
@@ -16,13 +16,28 @@ from trunkline.queues.spans import SpanMap
 __all__ = ["Contents"]
 
 
+class _Scan:
+    """What :meth:`Contents.live_below` has found so far, chunk by chunk."""
+
+    __slots__ = ("found", "offset", "source")
+
+    def __init__(self, source: int, offset: int) -> None:
+        self.source = source
+        self.offset = offset
+        self.found: dict[Chunk, list[Lease]] = {}
+
+
 class Contents(Entries):
     """What goes over all entries, wherever they are, and costs accordingly.
 
-    Entries in chunks that are not in memory cannot be seen. A method that would have had to sets ``missing_chunk``.
+    Entries in chunks that are not in memory cannot be seen. Who would have to says which chunk is missing.
     """
 
-    __slots__ = ()
+    __slots__ = ("_scan",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._scan: _Scan | None = None
 
     def _maps(self) -> Iterator[SpanMap]:
         """All spans: leased, returned, delayed."""
@@ -31,12 +46,15 @@ class Contents(Entries):
             if level.returned is not None:
                 yield level.returned
         if self._late is not None:
-            yield self._late
+            yield self._late.spans
 
     def held_bytes(self) -> int:
         """Bytes of what is leased or delayed; costs a look at all of it."""
-        held = sum(span.size_bytes for entries in self._holders.values() for span in entries)
-        return held + sum(span.size_bytes for span in self._late or ())
+        held = self._leased_bytes()
+        return held if self._late is None else held + sum(span.size_bytes for span in self._late.spans)
+
+    def _leased_bytes(self) -> int:
+        return sum(span.size_bytes for entries in self._holders.values() for span in entries)
 
     # Looking
 
@@ -65,28 +83,29 @@ class Contents(Entries):
                         break
         return min(found, default=None)
 
-    def live_below(self, source: int, offset: int, limit: int) -> list[Lease] | None:
+    def live_below(self, source: int, offset: int, limit: int) -> tuple[list[Lease], int | None]:
         """Live entries of ``source`` below ``offset``: at least ``limit + 1`` if there are more than ``limit``.
 
         Returns:
-          Copies, for :meth:`move_entry`; None if a chunk is missing: load it and call again with the same arguments,
-          what was found until then is kept. So a few entries may have been settled meanwhile.
+          Copies, for :meth:`move_entry`, and the number of a chunk that is missing. None: these are all; else load it
+          and call again with the same arguments. What was found until then is kept, so a few entries may have been
+          settled meanwhile.
         """
         if self._scan is None or (self._scan.source, self._scan.offset) != (source, offset):
-            self._scan = Scan(source, offset)
+            self._scan = _Scan(source, offset)
         found: list[Lease] = []
         left = limit + 1
         for entry in self._all_below(self._scan):
-            if entry is None:
-                return None
+            if isinstance(entry, Chunk):
+                return found, entry.number
             found.append(entry)
             left -= entry.count
             if left <= 0:
                 break
-        return found
+        return found, None
 
-    def _all_below(self, scan: Scan) -> Iterator[Lease | None]:
-        """Copies of the live entries that are asked for; None for a chunk that is missing."""
+    def _all_below(self, scan: _Scan) -> Iterator[Lease | Chunk]:
+        """Copies of the live entries that are asked for, up to a chunk that is missing."""
         source, below = scan.source, scan.offset
         for entries in self._maps():
             for span in entries:
@@ -105,32 +124,36 @@ class Contents(Entries):
                         if piece[1] == source and piece[2] < below
                     ]
                 elif chunk not in scan.found:
-                    self._wanted = chunk
-                    yield None
+                    yield chunk
                     return
                 yield from scan.found[chunk]
 
-    def peek(self, limit: int, after_sequence: int = -1) -> list[Lease]:
-        """Copies of live entries behind a sequence, in the order of their sequences; nothing changes.
+    def peek(self, limit: int, after_sequence: int = -1) -> tuple[list[Lease], int | None]:
+        """Look at live entries behind a sequence, in the order of their sequences; nothing changes.
 
-        ``holder`` not 0: it is leased. ``due_ms`` not 0: it is delayed. Entries in chunks that are
-        not in memory, and all behind them, are missing: load :attr:`missing_chunk` and look again.
+        Returns:
+          Copies, and the number of a chunk that is missing. None: there are no more, or they are ``limit`` entries;
+          else load it and look behind the last of these. ``holder`` not 0: it is leased. ``due_ms`` not 0: it is
+          delayed.
         """
         first = after_sequence + 1
         ways: list[Iterator[Lease]] = [entries.overlapping(first, END) for entries in self._maps()]
         ways += [self._ahead(level, first) for level in self._order]
         found: list[Lease] = []
         for span in heapq.merge(*ways, key=lambda one: one.sequence):
-            if limit <= 0 or not span.count:
+            if limit <= 0:
                 break
+            if not span.count:
+                assert span.chunk is not None
+                return found, span.chunk.number
             entry = _between(span, first, max(span.sequence, first) + limit)
             entry.chunk = None
             found.append(entry)
             limit -= entry.count
-        return found
+        return found, None
 
     def _ahead(self, level: Level, first: int) -> Iterator[Lease]:
-        """What of a priority is ready from ``first`` on. An empty one stands where a chunk is missing."""
+        """What of a priority is ready from ``first`` on. An empty one stands where its chunk is missing."""
         level.give_back()
         for chunk in level.ahead():
             if chunk.is_sealed and chunk.end <= first:
@@ -138,8 +161,7 @@ class Contents(Entries):
             if chunk.runs is None:
                 if level.hidden is not None and level.hidden.covers(chunk.first, chunk.end):
                     continue
-                self._wanted = chunk
-                yield Lease(max(chunk.first, first), 0, 0, 0, 0)
+                yield Lease(max(chunk.first, first), 0, 0, 0, 0, chunk=chunk)
                 return
             is_empty = chunk.is_sealed
             for piece in level.pieces_of(chunk):
@@ -166,9 +188,9 @@ class Contents(Entries):
         first, end = entry.sequence, entry.sequence + entry.count
         moved = 0
         for entries in list(self._maps()):
-            for span in entries.take(first, end, self._cut_changed()):
+            for span in entries.take(first, end, self._noted()):
                 span.source, span.offset = source, offset + span.sequence - first
-                self._put_aside(span)
+                self._levels[span.priority].put_aside(span, self._noted())
                 entries.add(span)
                 moved += span.count
         for level in self._order:
@@ -199,7 +221,7 @@ class Contents(Entries):
             span = replace(_between(entry, start, stop), source=source, offset=start + shift)
             level.hide(start, stop)
             level.put_back(span)
-            self._note(span)
+            level.put_aside(span, self._noted())
             moved += span.count
         return moved
 
@@ -221,49 +243,50 @@ class Contents(Entries):
                 level.note_settled(first, level.end)
                 self._note_again(level, first, level.end)
             level.skip_all()
-        for span in self._late or ():
-            self._settled(span)
-        self._late = self._due = None
+        if self._late is not None:
+            for span in self._late.spans:
+                self._settled(span)
+            self._late = None
         self.ready = self.delayed = 0
-        self.live_bytes = sum(span.size_bytes for held in self._holders.values() for span in held)
+        self.live_bytes = self._leased_bytes()
         self.has_changes = True
         return purged
 
-    def drop_source(self, source: int) -> int:
-        """Settle all of a source that is ready or delayed: its records are gone. As :meth:`drop_below`."""
-        return self.drop_below(source, END)
-
-    def drop_below(self, source: int, offset: int) -> int:
+    def drop_below(self, source: int, offset: int) -> tuple[int, int | None]:
         """Settle what is ready or delayed and below ``offset`` of ``source``: these records are gone.
 
         What is leased stays, until its holder settles it, or releases it and it is dropped then.
 
         Returns:
-          How many entries were dropped. If a chunk is missing these are not yet all: load it and call again.
+          How many entries were dropped, and the number of a chunk that is missing. None: these are all; else load it
+          and call again.
         """
         before = self.ready + self.delayed
+        missing: Chunk | None = None
         for level in self._order:
             if level.returned is not None:
                 self.ready -= self._drop_spans(level.returned, source, offset)
-            self.ready -= self._drop_ahead(level, source, offset)
+            dropped, stopped_at = self._drop_ahead(level, source, offset)
+            self.ready -= dropped
+            missing = missing or stopped_at
         if self._late is not None:
-            self.delayed -= self._drop_spans(self._late, source, offset)
+            self.delayed -= self._drop_spans(self._late.spans, source, offset)
         dropped = before - self.ready - self.delayed
         self.has_changes |= dropped > 0
-        return dropped
+        return dropped, None if missing is None else missing.number
 
     def _drop_spans(self, entries: SpanMap, source: int, offset: int) -> int:
         dropped = 0
         for span in list(entries):
             if span.source == source and span.offset < offset:
                 end = span.sequence + min(span.count, offset - span.offset)
-                for gone in entries.take(span.sequence, end, self._cut_changed()):
+                for gone in entries.take(span.sequence, end, self._noted()):
                     self.live_bytes -= gone.size_bytes
                     dropped += gone.count
                     self._settled(gone)
         return dropped
 
-    def _drop_ahead(self, level: Level, source: int, offset: int) -> int:
+    def _drop_ahead(self, level: Level, source: int, offset: int) -> tuple[int, Chunk | None]:
         dropped = 0
         level.give_back()
         for chunk in list(level.ahead()):
@@ -282,9 +305,8 @@ class Contents(Entries):
                 dropped += self._drop(level, chunk.first, chunk.end, chunk.entries, chunk.size_bytes)
                 self._note_again(level, chunk.first, chunk.end)
             else:
-                self._wanted = chunk
-                break
-        return dropped
+                return dropped, chunk
+        return dropped, None
 
     def _drop(self, level: Level, first: int, end: int, entries: int, size_bytes: int) -> int:
         level.hide(first, end)
@@ -302,7 +324,7 @@ class Contents(Entries):
                     and span.holder != GONE
                     and not span.is_changed
                 ):
-                    self._note(span)
+                    level.put_aside(span, self._noted())
 
 
 def _entry(level: Level, sequence: int, source: int, offset: int, count: int, size: int, expires: int) -> Lease:

@@ -1,8 +1,8 @@
 """What happens to a queue's entries: appended, acquired, settled, released, expired, dropped. No I/O, no clock.
 
-An entry is *ready* (in the order of its priority's :class:`trunkline.queues.level.Level`), *leased* (a span in the map
-of its holder), *delayed* (a span in one map of all) or settled: then nothing is left of it. Sequences are those of the
-queue and never used twice.
+An entry is *ready* (in the order of its priority's :class:`trunkline.queues.level.Level`), *leased* (in the map
+of its holder), *delayed* (:mod:`trunkline.queues.delayed`) or settled: then nothing is left of it. Sequences are those
+of the queue and never used twice.
 
 What the next delta has to tell is noted on the way. An entry that was taken from the index for the first
 time needs no note: after a crash the index gives it out again, as delivered once before. About all others the index
@@ -11,33 +11,23 @@ says too little: they are stored *aside*, with their location, and noted when wh
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Iterable
 from typing import ClassVar, Final
 
 import msgspec
 
-from trunkline.queues.index import END, GONE, RUN_FIELDS, Chunk, Lease, Range, fitting, slice_bytes
-from trunkline.queues.level import Level
+from trunkline.queues.deadlines import Deadlines
+from trunkline.queues.delayed import Delayed
+from trunkline.queues.index import END, GONE, Chunk, Lease, Range
+from trunkline.queues.level import Level, Taking
 from trunkline.queues.spans import SpanMap
 
-__all__ = ["NO_HOLDERS", "NO_LEVELS", "Entries", "Scan"]
+__all__ = ["NO_HOLDERS", "NO_LEVELS", "Entries"]
 
 # Of the many queues that hold nothing: replaced by others, never filled.
 NOTHING_LOOKED_AT: Final[dict[int, int]] = {}
 NO_LEVELS: Final[dict[int, Level]] = {}
 NO_HOLDERS: Final[dict[int, SpanMap]] = {}
-
-
-class Scan:
-    """What :meth:`trunkline.queues.contents.Contents.live_below` has found so far, chunk by chunk."""
-
-    __slots__ = ("found", "offset", "source")
-
-    def __init__(self, source: int, offset: int) -> None:
-        self.source = source
-        self.offset = offset
-        self.found: dict[Chunk, list[Lease]] = {}
 
 
 class Entries:
@@ -51,16 +41,13 @@ class Entries:
     __slots__ = (
         "_changed",
         "_deadlines",
-        "_due",
         "_holders",
         "_late",
         "_levels",
         "_order",
         "_positions",
         "_routed",
-        "_scan",
         "_sealed",
-        "_wanted",
         "delayed",
         "has_changes",
         "live_bytes",
@@ -80,14 +67,11 @@ class Entries:
         self._levels = NO_LEVELS
         self._order: tuple[Level, ...] = ()  # highest priority first
         self._holders = NO_HOLDERS
-        self._late: SpanMap | None = None  # what is delayed
-        self._due: list[tuple[int, int, int]] | None = None  # heap of due_ms, first, end; some may be out of date
-        self._deadlines: list[tuple[int, int, int, int]] | None = None  # so too: deadline_ms, first, end, holder
+        self._deadlines: Deadlines | None = None
+        self._late: Delayed | None = None
         self._changed: list[Lease] | None = None  # to be stored aside with the next delta
         self._routed: set[int] | None = None  # sources whose positions moved since the last delta
         self._sealed: list[Chunk] | None = None  # not handed out yet
-        self._scan: Scan | None = None
-        self._wanted: Chunk | None = None  # a chunk that was missed, other than by the head
 
     @property
     def positions(self) -> dict[int, int]:
@@ -101,9 +85,7 @@ class Entries:
 
     @property
     def missing_chunk(self) -> int | None:
-        """The number of a chunk that is needed now or soon and is not in memory."""
-        if self._wanted is not None and self._wanted.runs is None and not self._wanted.is_passed:
-            return self._wanted.number
+        """The number of a chunk that :meth:`acquire` needs, or soon will, and that is not in memory."""
         for level in self._order:
             if (chunk := level.missing) is not None:
                 return chunk.number
@@ -128,24 +110,20 @@ class Entries:
         ``size_bytes``: of all of them together. Those with ``due_ms`` above ``now_ms`` are delayed until then.
         """
         first = self.next_sequence
-        self.next_sequence = end = first + count
+        self.next_sequence = first + count
         self.live_bytes += size_bytes
         self.routed(source, offset + count)
         level = self._levels.get(priority) or self._add_level(priority)
         if due_ms > now_ms:
             span = Lease(first, count, source, offset, size_bytes, 0, 0, 0, priority, expires_ms, due_ms)
-            self._note(span)
+            level.put_aside(span, self._noted())
             self._delay(span)
             return first
         if expires_ms:
             self.may_be_due = True
         self.ready += count
-        tail = level.tail
-        runs = tail.runs if tail is not None else level.open_chunk()
-        assert runs is not None
-        runs.extend((first, source, offset, count, size_bytes, expires_ms))
-        level.end = end
-        if len(runs) >= self.runs_per_chunk * RUN_FIELDS and (chunk := level.seal(len(runs) // 2)) is not None:
+        runs = level.append(first, source, offset, count, size_bytes, expires_ms)
+        if runs >= self.runs_per_chunk and (chunk := level.seal(runs // 2)) is not None:
             self._sealed = self._sealed or []
             self._sealed.append(chunk)
         return first
@@ -189,147 +167,51 @@ class Entries:
         """
         if limit <= 0 or not self.ready:
             return []
-        limit = min(limit, self.ready)  # so that nobody looks behind the last
-        taken: list[Lease] = []
-        room = END if max_bytes is None else max_bytes
+        if limit > self.ready:
+            limit = self.ready  # so that nobody looks behind the last
+        taking = Taking(limit, holder, deadline_ms, END if max_bytes is None else max_bytes, now_ms)
+        changed = self._noted()
         for level in self._order:
-            limit, room, goes_on = self._take(level, limit, room, holder, deadline_ms, now_ms, False, taken)
-            if not goes_on:
+            if not level.take(taking, changed):
                 break
-        self._lease(taken, holder, deadline_ms)
-        return taken
+        return self._lease(taking)
 
     def take_expired(self, now_ms: int, holder: int, limit: int = 1000) -> list[Lease]:
         """Lease up to ``limit`` expired entries to ``holder``. Only heads: what is next in each priority."""
-        taken: list[Lease] = []
-        if limit > 0 and self.ready:
+        taking = Taking(limit, holder, now_ms=now_ms, wants_expired=True)
+        if self.ready:
             for level in self._order:
-                limit, _, _ = self._take(level, limit, END, holder, 0, now_ms, True, taken)
-                if limit == 0:
-                    break
-        self._lease(taken, holder, 0)
-        return taken
+                level.take(taking, self._noted())
+        return self._lease(taking)
 
     def take_oldest(self, limit: int, holder: int) -> list[Lease]:
         """Lease up to ``limit`` ready entries that are worth least: lowest priority first, then lowest sequence."""
-        taken: list[Lease] = []
+        taking = Taking(limit, holder)
         for level in reversed(self._order):
-            limit, _, goes_on = self._take(level, limit, END, holder, 0, 0, False, taken)
-            if limit <= 0 or not goes_on:
+            if not level.take(taking, self._noted()):
                 break
-        self._lease(taken, holder, 0)
-        return taken
+        return self._lease(taking)
 
-    def _take(
-        self,
-        level: Level,
-        limit: int,
-        room: int,
-        holder: int,
-        deadline_ms: int,
-        now_ms: int,
-        is_expired: bool,
-        taken: list[Lease],
-    ) -> tuple[int, int, bool]:
-        """Take from one priority what has expired or not: limit and room that are left, and whether to go on."""
-        while True:
-            has_run = level.count > 0 or level.refill()
-            returned = level.returned
-            span = returned.first() if returned is not None else None
-            if has_run:
-                is_returned = span is not None and span.sequence < level.sequence
-            else:
-                chunk = level.chunks[level.head] if level.head < len(level.chunks) else None
-                is_missing = chunk is not None and chunk.runs is None
-                is_returned = span is not None and not (
-                    is_missing and chunk is not None and chunk.first <= span.sequence
-                )
-                if not is_returned:
-                    return limit, room, not is_missing
-            if is_returned:
-                assert span is not None
-                assert returned is not None
-                expires, count, size = span.expires_ms, span.count, span.size_bytes
-            else:
-                expires, count, size = level.expires_ms, level.count, level.size_bytes
-            if (0 < expires <= now_ms) is not is_expired:
-                return limit, room, False
-            wanted = count if count < limit else limit
-            if size > room:
-                wanted = min(wanted, fitting(size, count, room)) or int(not taken)
-                if not wanted:
-                    return limit, room, False
-            if is_returned:
-                assert returned is not None
-                span = self._take_returned(returned, wanted)
-                span.holder, span.deadline_ms = holder, deadline_ms
-            else:
-                span = self._take_run(level, wanted, holder, deadline_ms)
-            taken.append(span)
-            limit -= wanted
-            room -= span.size_bytes
-            if not limit:
-                return limit, room, False
+    def _lease(self, taking: Taking) -> list[Lease]:
+        spans = taking.spans
+        if spans:
+            count = self._hold(spans, taking.holder, taking.deadline_ms)
+            self.ready -= count
+            self.unacked += count
+        return spans
 
-    def _take_run(self, level: Level, wanted: int, holder: int, deadline_ms: int) -> Lease:
-        """The first entries of the run that the head stands on."""
-        sequence, offset, size = level.sequence, level.offset, level.size_bytes
-        if wanted == level.count:
-            level.count = 0
-        else:
-            size = slice_bytes(size, level.count, 0, wanted)
-            level.sequence += wanted
-            level.offset += wanted
-            level.count -= wanted
-            level.size_bytes -= size
-        chunk = level.chunks[level.head]
-        span = Lease(
-            sequence,
-            wanted,
-            level.source,
-            offset,
-            size,
-            level.deliveries,
-            holder,
-            deadline_ms,
-            level.priority,
-            level.expires_ms,
-            0,
-            chunk,
-        )
-        chunk.held += wanted
-        if level.deliveries:
-            self._put_aside(span)
-        return span
-
-    def _take_returned(self, returned: SpanMap, wanted: int) -> Lease:
-        first = returned.first()
-        assert first is not None
-        if wanted == first.count:
-            span = returned.pop_first()
-        else:
-            span = returned.cut_first(wanted)
-            if span.is_changed:
-                self._cut_changed().append(span)
-        if span.chunk is not None:
-            self._put_aside(span)
-        elif not span.is_changed:
-            self._note(span)
-        return span
-
-    def _lease(self, taken: list[Lease], holder: int, deadline_ms: int) -> None:
-        if not taken:
-            return
+    def _hold(self, spans: list[Lease], holder: int, deadline_ms: int) -> int:
+        """They are the holder's, and marked so; how many entries that are."""
         held = self._holders.get(holder) or self._add_holder(holder)
         before = held.entries
-        for span in taken:
+        for span in spans:
             held.add(span)
-        count = held.entries - before
-        self.ready -= count
-        self.unacked += count
         if deadline_ms:
-            first = min(span.sequence for span in taken)
-            self._add_deadline(deadline_ms, first, max(span.sequence + span.count for span in taken), holder)
+            if self._deadlines is None:
+                self._deadlines = Deadlines()
+            self._deadlines.add(spans, holder, deadline_ms, self._holders)
+            self.may_be_due = True
+        return held.entries - before
 
     def _add_holder(self, holder: int) -> SpanMap:
         if self._holders is NO_HOLDERS:
@@ -344,7 +226,7 @@ class Entries:
         held = self._holders.get(holder)
         if held is None:
             return 0
-        changed = self._cut_changed()
+        changed = self._noted()
         before = held.entries
         size_bytes = 0
         for first, end in ranges:
@@ -352,7 +234,7 @@ class Entries:
                 one = held.take_one(first, changed)
                 if one is not None:
                     size_bytes += one[1]
-                    self._note_settled(one[0], first, end)
+                    self._levels[one[0].priority].note_settled(first, end, one[0].chunk)
             else:
                 for span in held.take(first, end, changed):
                     size_bytes += span.size_bytes
@@ -366,22 +248,7 @@ class Entries:
 
     def _settled(self, span: Lease) -> None:
         span.holder = GONE
-        self._note_settled(span, span.sequence, span.sequence + span.count)
-
-    def _note_settled(self, span: Lease, first: int, end: int) -> None:
-        """Entries that are, or were, of ``span`` are settled."""
-        level = self._levels[span.priority]
-        settled = level.settled
-        if settled and settled[-1] == first:
-            settled[-1] = end
-        else:
-            settled.append(first)
-            settled.append(end)
-        chunk = span.chunk
-        if chunk is not None:
-            held = chunk.held = chunk.held - end + first
-            if not held and chunk.is_passed:
-                level.leave(chunk)
+        self._levels[span.priority].note_settled(span.sequence, span.sequence + span.count, span.chunk)
 
     def release(self, ranges: Iterable[Range], holder: int, *, due_ms: int = 0, count: bool = True) -> int:
         """Give back, to their original places; returns how many were the holder's.
@@ -393,7 +260,7 @@ class Entries:
         held = self._holders.get(holder)
         if held is None:
             return 0
-        changed = self._cut_changed()
+        changed = self._noted()
         released = 0
         for first, end in ranges:
             for span in held.take(first, end, changed):
@@ -406,34 +273,33 @@ class Entries:
         span.deliveries += is_counted
         self.unacked -= span.count
         self.has_changes = True
+        level = self._levels[span.priority]
         if due_ms or not is_counted:
-            self._put_aside(span)
+            level.put_aside(span, self._noted())
         if due_ms:
             span.due_ms = due_ms
             self._delay(span)
         else:
             self.ready += span.count
-            self._levels[span.priority].put_back(span)
+            level.put_back(span)
 
-    def release_holder(self, holder: int) -> int:
-        """Give back all that a holder has, as a delivery."""
-        released = self.release(((0, END),), holder)
-        self._holders.pop(holder, None)
-        return released
+    def forget_holder(self, holder: int) -> None:
+        """It has given back all it had, and takes nothing more."""
+        held = self._holders.pop(holder, None)
+        assert held is None or not held.entries, "what somebody has is not forgotten"
 
     def transfer(self, ranges: Iterable[Range], holder: int, to_holder: int) -> list[Lease]:
         """Hand what of these ``holder`` has to another one, without a deadline. Gives copies of what it got."""
         held = self._holders.get(holder)
         if held is None:
             return []
-        changed = self._cut_changed()
+        changed = self._noted()
         spans = [span for first, end in ranges for span in held.take(first, end, changed)]
-        receiver = self._holders.get(to_holder) or self._add_holder(to_holder)
-        moved: list[Lease] = []
         for span in spans:
             span.holder, span.deadline_ms = to_holder, 0
-            moved.append(msgspec.structs.replace(span, chunk=None))
-            receiver.add(span)
+        moved = [msgspec.structs.replace(span, chunk=None) for span in spans]
+        if spans:
+            self._hold(spans, to_holder, 0)
         return moved
 
     def extend(self, ranges: Iterable[Range], holder: int, deadline_ms: int) -> int:
@@ -443,13 +309,11 @@ class Entries:
             return 0
         extended = 0
         for first, end in ranges:
-            found = held.take(first, end, self._cut_changed())
+            found = held.take(first, end, self._noted())
             for span in found:
                 span.deadline_ms = deadline_ms
-                extended += span.count
-                held.add(span)
-            if found and deadline_ms:
-                self._add_deadline(deadline_ms, found[0].sequence, found[-1].sequence + found[-1].count, holder)
+            if found:
+                extended += self._hold(found, holder, deadline_ms)
         return extended
 
     # Time
@@ -457,48 +321,23 @@ class Entries:
     def expire_leases(self, now_ms: int) -> dict[int, int]:
         """Release what was held beyond its deadline, as a delivery: how many entries each holder lost."""
         lost: dict[int, int] = {}
-        deadlines = self._deadlines
-        while deadlines and deadlines[0][0] <= now_ms:
-            _, first, end, holder = heapq.heappop(deadlines)
-            held = self._holders.get(holder)
-            if held is None:
-                continue
-            for span in list(held.overlapping(first, end)):
-                if 0 < span.deadline_ms <= now_ms:
-                    released = self.release(((span.sequence, span.sequence + span.count),), holder)
-                    lost[holder] = lost.get(holder, 0) + released
+        if self._deadlines is not None:
+            for holder, first, end in self._deadlines.overdue(now_ms, self._holders):
+                lost[holder] = lost.get(holder, 0) + self.release(((first, end),), holder)
         return lost
 
-    def _add_deadline(self, deadline_ms: int, first: int, end: int, holder: int) -> None:
-        if self._deadlines is None:
-            self._deadlines = []
-        self.may_be_due = True
-        heapq.heappush(self._deadlines, (deadline_ms, first, end, holder))
-        if len(self._deadlines) > 1024 + 2 * self.unacked:  # most of them are of what was settled long ago
-            self._deadlines = [
-                (span.deadline_ms, span.sequence, span.sequence + span.count, holder)
-                for holder, held in self._holders.items()
-                for span in held
-                if span.deadline_ms
-            ]
-            heapq.heapify(self._deadlines)
-
     def _delay(self, span: Lease) -> None:
-        if self._late is None or self._due is None:
-            self._late, self._due = SpanMap(), []
+        if self._late is None:
+            self._late = Delayed()
         self._late.add(span)
         self.delayed += span.count
         self.may_be_due = True
-        heapq.heappush(self._due, (span.due_ms, span.sequence, span.sequence + span.count))
 
     def due(self, now_ms: int) -> int:
         """Make ready what was delayed until now; returns how many that are."""
         made_ready = 0
-        while self._due and self._due[0][0] <= now_ms:
-            _, first, end = heapq.heappop(self._due)
-            assert self._late is not None
-            for span in [one for one in self._late.overlapping(first, end) if one.due_ms <= now_ms]:
-                self._late.take(span.sequence, span.sequence + span.count, self._cut_changed())
+        if self._late is not None:
+            for span in self._late.take_due(now_ms, self._noted()):
                 span.due_ms = 0
                 made_ready += span.count
                 self._levels[span.priority].put_back(span)
@@ -509,50 +348,15 @@ class Entries:
     @property
     def next_timer_ms(self) -> int | None:
         """When :meth:`due`, :meth:`take_expired` or :meth:`expire_leases` will next have something to do."""
-        times = [expires for level in self._order if (expires := self._head_expiry(level))]
-        due, deadlines = self._due, self._deadlines
-        while due and not self._is_due_true(*due[0]):
-            heapq.heappop(due)
-        if due:
-            times.append(due[0][0])
-        while deadlines and not self._is_deadline_true(*deadlines[0]):
-            heapq.heappop(deadlines)
-        if deadlines:
-            times.append(deadlines[0][0])
+        times = [expires for level in self._order if (expires := level.next_expiry_ms)]
+        if self._late is not None and (due := self._late.next_ms()) is not None:
+            times.append(due)
+        if self._deadlines is not None and (deadline := self._deadlines.next_ms(self._holders)) is not None:
+            times.append(deadline)
         return min(times, default=None)
 
-    def _is_due_true(self, due_ms: int, first: int, end: int) -> bool:
-        return self._late is not None and any(span.due_ms == due_ms for span in self._late.overlapping(first, end))
-
-    def _is_deadline_true(self, deadline_ms: int, first: int, end: int, holder: int) -> bool:
-        held = self._holders.get(holder)
-        return held is not None and any(span.deadline_ms == deadline_ms for span in held.overlapping(first, end))
-
-    def _head_expiry(self, level: Level) -> int:
-        has_run = level.count > 0 or level.refill()
-        span = level.returned.first() if level.returned is not None else None
-        if span is not None and not (has_run and level.sequence < span.sequence):
-            return span.expires_ms
-        return level.expires_ms if has_run else 0
-
-    # Notes for the next delta
-
-    def _cut_changed(self) -> list[Lease]:
+    def _noted(self) -> list[Lease]:
+        """Where spans are noted for the next delta, also those that come about when one that is noted is cut."""
         if self._changed is None:
             self._changed = []
         return self._changed
-
-    def _note(self, span: Lease) -> None:
-        span.is_changed = True
-        self._cut_changed().append(span)
-
-    def _put_aside(self, span: Lease) -> None:
-        """The index no longer says enough about a span."""
-        chunk = span.chunk
-        if chunk is not None:
-            span.chunk = None
-            chunk.held -= span.count
-            if not chunk.held and chunk.is_passed:
-                self._levels[span.priority].leave(chunk)
-        if not span.is_changed:
-            self._note(span)

@@ -22,7 +22,7 @@ from trunkline.queues.gate import Gate
 from trunkline.queues.members import Member, Picking, Wanted, Whole
 from trunkline.queues.positions import SharedPosition, position_key
 from trunkline.queues.unwritten import Unwritten
-from trunkline.records import Header, Record
+from trunkline.records import Record
 
 if TYPE_CHECKING:
     from trunkline.partition import Partition
@@ -143,18 +143,6 @@ class SourceFeed:
         """How far the one that is farthest behind has to go, in offsets."""
         high_watermark = self.partition.high_watermark
         return max((high_watermark - member.needed_from for member in self.members.values()), default=0)
-
-    def is_wanted(self, key: bytes | None, headers: Iterable[Header]) -> bool:
-        """Whether any queue takes such a record."""
-        if not self._has_tail:
-            return bool(self.members)
-        if any(not member.is_picking for member in self.members.values()):
-            return True
-        found = tuple(headers)
-        return any(
-            isinstance(subscriber, Picking) and subscriber.takes(key, found, options)
-            for subscriber, options in self.live().wanting(key)
-        )
 
     async def wait_caught_up(self) -> None:
         """Wait until nobody is behind."""

@@ -1,88 +1,147 @@
-"""The order of one priority: its chunks, a head that goes through them, and what was put back before the head.
+"""The order of one priority: what its index gives out, and before that what was put back.
 
-The head takes one run after the other out of the chunks. What it has passed is live only as a span: leased by somebody
-or ``returned``. Entries ahead of it are ready, but for those in ``hidden``: settled before a restart, or dropped, or
-stored aside. The runs the head stands on are needed in memory, all others are not.
-
-``seen`` is the end of what was ever given out: after a restart the head begins at the lowest entry that is
-not settled, and what it then finds below ``seen`` has been delivered once.
+What the head of the index has passed is live only as a span: leased by somebody, or ``returned``. What comes next is
+whichever of the two has the lower sequence.
 """
 
 from __future__ import annotations
 
-from array import array
-from bisect import bisect_right
-from collections.abc import Iterator
-from itertools import compress
-from typing import Final
+import msgspec
 
-from trunkline.queues.index import ANY_SOURCE, END, RUN_FIELDS, Chunk, Lease, Piece, Range, pieces, slice_bytes
-from trunkline.queues.ranges import Ranges
+from trunkline.queues.chain import Chain
+from trunkline.queues.index import END, Chunk, Lease, fitting, slice_bytes
 from trunkline.queues.spans import SpanMap
 
-__all__ = ["Level"]
-
-# Of the many that are short: replaced by others, never filled.
-_NONE_DONE: Final[list[Chunk]] = []
-_NO_ENDS: Final[dict[int, int]] = {}
+__all__ = ["Level", "Taking"]
 
 
-class Level:
-    """One priority of a queue.
+class Taking(msgspec.Struct, gc=False):
+    """What somebody takes, over several priorities.
 
-    ``sequence`` to ``expires_ms`` are the run the head stands on, or what is left of it; ``count`` 0: it has to look
-    for the next one (:meth:`refill`).
+    Attributes:
+      limit: so many more entries.
+      room: so many more bytes; a first entry is taken even if it is larger.
+      wants_expired: takes what has expired at ``now_ms``, otherwise what has not.
+      spans: what was taken.
     """
 
-    __slots__ = (
-        "_row",
-        "_used",
-        "chunks",
-        "count",
-        "deliveries",
-        "done",
-        "end",
-        "ends",
-        "expires_ms",
-        "head",
-        "hidden",
-        "offset",
-        "priority",
-        "returned",
-        "seen",
-        "sequence",
-        "settled",
-        "size_bytes",
-        "source",
-        "tail",
-        "told",
-        "unordered",
-    )
+    limit: int
+    holder: int
+    deadline_ms: int = 0
+    room: int = END
+    now_ms: int = 0
+    wants_expired: bool = False
+    spans: list[Lease] = msgspec.field(default_factory=list)
+
+
+class Level(Chain):
+    """One priority of a queue."""
+
+    __slots__ = ("returned", "settled", "told")
 
     def __init__(self, priority: int) -> None:
-        self.priority = priority
-        self.chunks: list[Chunk] = []  # the open one is last
-        self.head = 0  # index in chunks; those before are waiting for their entries to be settled
-        self.tail: Chunk | None = None
-        self._row = 0  # where the run behind the head's begins in the head's chunk
-        self._used = 0  # entries of that run which are used up
-        self.sequence = self.count = self.source = self.offset = self.size_bytes = self.expires_ms = self.deliveries = 0
-        self.seen = 0
-        self.told = 0  # what was last told of how far the head is
-        self.end = 0  # the last run ends here
+        super().__init__(priority)
         self.returned: SpanMap | None = None
-        self.hidden: Ranges | None = None
         self.settled: list[int] = []  # first, end, first, end, ... since the last delta
-        self.done = _NONE_DONE  # chunks that nobody needs any more
-        self.ends = _NO_ENDS  # of each source in sealed chunks: the highest offset and one
-        self.unordered: frozenset[int] = frozenset()  # sources whose offsets do not always grow along the chunks
+        self.told = 0  # what was last told of how far the head is
 
-    def open_chunk(self) -> array[int]:
-        """Begin a chunk: its runs, to be extended."""
-        self.tail = Chunk(self.priority)
-        self.chunks.append(self.tail)
-        assert self.tail.runs is not None
-        return self.tail.runs
+    # What comes next
+
+    def take(self, taking: Taking, changed: list[Lease]) -> bool:
+        """Take what comes next, as long as it is wanted.
+
+        Args:
+          changed: spans about which the next delta has to tell something are added.
+
+        Returns:
+          Whether lower priorities may be looked at: nothing is left here, and no chunk has to be loaded.
+        """
+        while taking.limit:
+            has_run = self.count > 0 or self.refill()
+            returned = self.returned
+            span = None if returned is None else self._returned_below(self.sequence if has_run else self.missing_from)
+            if span is not None:
+                expires, count, size = span.expires_ms, span.count, span.size_bytes
+            elif has_run:
+                expires, count, size = self.expires_ms, self.count, self.size_bytes
+            else:
+                return self.missing_from == END
+            if (0 < expires <= taking.now_ms) is not taking.wants_expired:
+                return False
+            wanted = count if count < taking.limit else taking.limit
+            if size > taking.room:
+                wanted = min(wanted, fitting(size, count, taking.room)) or int(not taking.spans)
+                if not wanted:
+                    return False
+            if span is None:
+                span = self._take_run(wanted, taking.holder, taking.deadline_ms, changed)
+            else:
+                assert returned is not None
+                span = self._take_returned(returned, wanted, changed)
+                span.holder, span.deadline_ms = taking.holder, taking.deadline_ms
+            taking.spans.append(span)
+            taking.limit -= wanted
+            taking.room -= span.size_bytes
+        return False
+
+    def _take_run(self, wanted: int, holder: int, deadline_ms: int, changed: list[Lease]) -> Lease:
+        """The first entries of the run that the head stands on."""
+        sequence, offset, size = self.sequence, self.offset, self.size_bytes
+        if wanted == self.count:
+            self.count = 0
+        else:
+            size = slice_bytes(size, self.count, 0, wanted)
+            self.sequence += wanted
+            self.offset += wanted
+            self.count -= wanted
+            self.size_bytes -= size
+        chunk = self.chunks[self.head]
+        span = Lease(
+            sequence,
+            wanted,
+            self.source,
+            offset,
+            size,
+            self.deliveries,
+            holder,
+            deadline_ms,
+            self.priority,
+            self.expires_ms,
+            0,
+            chunk,
+        )
+        chunk.held += wanted
+        if self.deliveries:
+            self.put_aside(span, changed)
+        return span
+
+    def _take_returned(self, returned: SpanMap, wanted: int, changed: list[Lease]) -> Lease:
+        first = returned.first()
+        assert first is not None
+        if wanted == first.count:
+            span = returned.pop_first()
+        else:
+            span = returned.cut_first(wanted)
+            if span.is_changed:
+                changed.append(span)
+        self.put_aside(span, changed)
+        return span
+
+    @property
+    def next_expiry_ms(self) -> int:
+        """When what comes next expires; 0: never, or nothing is known of it."""
+        has_run = self.count > 0 or self.refill()
+        span = self._returned_below(self.sequence if has_run else self.missing_from)
+        if span is not None:
+            return span.expires_ms
+        return self.expires_ms if has_run else 0
+
+    def _returned_below(self, sequence: int) -> Lease | None:
+        """What was put back and comes next, if it is before ``sequence``."""
+        span = self.returned.first() if self.returned is not None else None
+        return span if span is not None and span.sequence < sequence else None
+
+    # What comes back, or is done with
 
     def put_back(self, span: Lease) -> None:
         """A span is ready again, at its place."""
@@ -90,264 +149,27 @@ class Level:
             self.returned = SpanMap()
         self.returned.add(span)
 
-    def note_settled(self, first: int, end: int) -> None:
-        """Tell it with the next delta."""
+    def put_aside(self, span: Lease, changed: list[Lease]) -> None:
+        """The index no longer says enough about a span: it is stored by itself."""
+        chunk = span.chunk
+        if chunk is not None:
+            span.chunk = None
+            chunk.held -= span.count
+            if not chunk.held and chunk.is_passed:
+                self.leave(chunk)
+        if not span.is_changed:
+            span.is_changed = True
+            changed.append(span)
+
+    def note_settled(self, first: int, end: int, chunk: Chunk | None = None) -> None:
+        """Entries are done with: the next delta tells it. ``chunk``: through which they were found."""
         settled = self.settled
         if settled and settled[-1] == first:
             settled[-1] = end
         else:
             settled.append(first)
             settled.append(end)
-
-    # The head
-
-    def refill(self) -> bool:
-        """Find the next run for the head; False if there is none, or if it is in a chunk that is not in memory."""
-        assert not self.count
-        chunks, hidden = self.chunks, self.hidden
-        while self.head < len(chunks):
-            chunk = chunks[self.head]
-            runs = chunk.runs
-            if runs is None:
-                if hidden is None or not hidden.covers(chunk.first, chunk.end):
-                    return False
-                self._pass(chunk)
-                continue
-            row = self._row
-            if row == len(runs):
-                if not chunk.is_sealed:
-                    return False
-                self._pass(chunk)
-                continue
-            start, source, offset, count, size, expires = runs[row : row + 6]
-            self._row = row + RUN_FIELDS
-            if not self._used and hidden is None and start >= self.seen:
-                self.sequence, self.count, self.source, self.offset = start, count, source, offset
-                self.size_bytes, self.expires_ms, self.deliveries = size, expires, 0
-                return True
-            if self._clip(start, source, offset, count, size, expires):
-                return True
-        return False
-
-    def _clip(self, start: int, source: int, offset: int, count: int, size: int, expires: int) -> bool:
-        """Take the first part of a run that is neither used nor hidden, and on one side of ``seen``."""
-        first, end = start + self._used, start + count
-        self._used = 0
-        hole = self.hidden.find(first) if self.hidden is not None else None
-        if hole is not None and hole[0] <= first:
-            first = hole[1]
-            if first >= end:
-                return False
-            assert self.hidden is not None
-            hole = self.hidden.find(first)
-        stop = end if hole is None else min(hole[0], end)
-        if first < self.seen < stop:
-            stop = self.seen
-        if stop < end:
-            self._row -= RUN_FIELDS
-            self._used = stop - start
-        self.sequence, self.count, self.source, self.offset = first, stop - first, source, offset + first - start
-        self.size_bytes = slice_bytes(size, count, first - start, stop - start)
-        self.expires_ms = expires
-        self.deliveries = int(first < self.seen)
-        return True
-
-    def _pass(self, chunk: Chunk) -> None:
-        chunk.is_passed = True
-        self._row = self._used = 0
-        self.head += 1
-        if not chunk.held:
-            self.leave(chunk)
-        elif chunk.number >= 0:
-            chunk.runs = None
-
-    def give_back(self) -> None:
-        """Let go of the head's run: :meth:`refill` finds what is left of it again."""
-        if not self.count:
-            return
-        runs = self.chunks[self.head].runs
-        assert runs is not None
-        if not self._used:
-            self._row -= RUN_FIELDS
-        self._used = self.sequence - runs[self._row]
-        self.count = 0
-
-    @property
-    def position(self) -> int:
-        """Below it nothing is in the index's order any more."""
-        if self.count:
-            return self.sequence
-        if self.head == len(self.chunks):
-            return self.end
-        chunk = self.chunks[self.head]
-        if chunk.runs is None:
-            return chunk.first
-        return chunk.runs[self._row] + self._used if self._row < len(chunk.runs) else self.end_of(chunk)
-
-    def end_of(self, chunk: Chunk) -> int:
-        """The end of the last run of a chunk."""
-        return chunk.end if chunk.is_sealed else self.end
-
-    @property
-    def missing(self) -> Chunk | None:
-        """The chunk that the head waits for or will soon need, and that is not in memory."""
-        if not self.count:
-            self.refill()
-        chunks, head = self.chunks, self.head
-        if head == len(chunks):
-            return None
-        runs = chunks[head].runs
-        if runs is None:
-            return chunks[head]
-        if head + 1 < len(chunks) and chunks[head + 1].runs is None and self._row * 2 >= len(runs):
-            return chunks[head + 1]
-        return None
-
-    def is_near(self, chunk: Chunk) -> bool:
-        """Whether a chunk should stay in memory."""
-        return any(chunk is near for near in self.chunks[self.head : self.head + 2])
-
-    # Everything ahead of the head
-
-    def ahead(self) -> Iterator[Chunk]:
-        """The chunks from the head on. Before: :meth:`give_back`."""
-        assert not self.count
-        return iter(self.chunks[self.head :])
-
-    def pieces_of(self, chunk: Chunk, low: int = 0, high: int = END) -> Iterator[Piece]:
-        """What is ready in a chunk from the head on that is in memory. Before: :meth:`give_back`.
-
-        Args:
-          low, high: runs without sequences in ``[low, high)`` are left out.
-        """
-        assert chunk.runs is not None
-        at_head = chunk is self.chunks[self.head]
-        used = self._used if at_head else 0
-        row = self._row if at_head else 0
-        if low:
-            sequences = chunk.runs[row::RUN_FIELDS]
-            skipped = max(bisect_right(sequences, low) - 1, 0)
-            used = 0 if skipped else used
-            row += skipped * RUN_FIELDS
-        for sequence, source, offset, count, size, expires in pieces(chunk.runs, row):
-            if sequence >= high:
-                break
-            first, end = sequence + used, sequence + count
-            used = 0
-            for start, stop in self.visible(first, end):
-                share = slice_bytes(size, count, start - sequence, stop - sequence)
-                yield start, source, offset + start - sequence, stop - start, share, expires
-
-    def lowest_of(self, chunk: Chunk, source: int) -> int | None:
-        """The lowest offset of a source that is ready in a chunk as for :meth:`pieces_of`; None: it has none."""
-        runs = chunk.runs
-        assert runs is not None
-        if self.hidden is not None:
-            return min((piece[2] for piece in self.pieces_of(chunk) if piece[1] == source), default=None)
-        # This is asked after every write, so do it by column.
-        at_head = chunk is self.chunks[self.head]
-        row = self._row if at_head else 0
-        sources, offsets = runs[row + 1 :: RUN_FIELDS], runs[row + 2 :: RUN_FIELDS]
-        if at_head and offsets:
-            offsets[0] += self._used
-        count = sources.count(source)
-        if not count:
-            return None
-        if count == len(sources):
-            return min(offsets)
-        return min(compress(offsets, map(source.__eq__, sources)))
-
-    def visible(self, first: int, end: int) -> list[Range]:
-        """``[first, end)`` without what is hidden, parted at ``seen``."""
-        hidden, seen = self.hidden, self.seen
-        if hidden is None and (first >= seen or end <= seen):
-            return [(first, end)]
-        found: list[Range] = []
-        while first < end:
-            hole = hidden.find(first) if hidden is not None else None
-            stop = end if hole is None else min(max(hole[0], first), end)
-            if first < seen < stop:
-                found.append((first, seen))
-                first = seen
-            if first < stop:
-                found.append((first, stop))
-            if hole is None:
-                break
-            first = hole[1]
-        return found
-
-    def hide(self, first: int, end: int) -> None:
-        """Entries ahead of the head are no longer in the index's order. Before: :meth:`give_back`."""
-        if self.hidden is None:
-            self.hidden = Ranges()
-        self.hidden.add(first, end)
-
-    def forget_hidden(self) -> None:
-        """The head is behind some of what is hidden: that is not needed."""
-        if self.hidden is not None:
-            self.hidden.forget_below(self.position)
-            if not self.hidden:
-                self.hidden = None
-
-    def skip_all(self) -> None:
-        """Put the head behind everything."""
-        self.count = 0
-        while self.head < len(self.chunks) and self.chunks[self.head].is_sealed:
-            self._pass(self.chunks[self.head])
-        if self.head < len(self.chunks):
-            runs = self.chunks[self.head].runs
-            assert runs is not None
-            self._row, self._used = len(runs), 0
-
-    # Chunks
-
-    def trim(self) -> None:
-        """Forget the runs of the open chunk that nobody needs any more, so that they are never written."""
-        tail = self.tail
-        if tail is None or tail.held or self.chunks[self.head] is not tail:
-            return
-        assert tail.runs is not None
-        row = self._row - RUN_FIELDS if self.count and not self._used else self._row
-        if row:
-            del tail.runs[:row]
-            self._row -= row
-            tail.saved = max(tail.saved - row, 0)
-
-    def seal(self, at_least: int) -> Chunk | None:
-        """Close the open chunk, if after trimming there are so many numbers in it."""
-        self.trim()
-        tail = self.tail
-        assert tail is not None
-        assert tail.runs is not None
-        if len(tail.runs) < at_least:
-            return None
-        tail.seal()
-        self.tail = None
-        self.note_extents(tail)
-        return tail
-
-    def note_extents(self, chunk: Chunk) -> None:
-        """A chunk was added behind all others: see whether each source's offsets still grow along the chunks."""
-        if self.ends is _NO_ENDS:
-            self.ends = {}
-        extents, ends = chunk.extents, self.ends
-        for at in range(0, len(extents), 3):
-            source, low, end = extents[at : at + 3]
-            if low < ends.get(source, 0):
-                self.unordered |= {source}
-            ends[source] = max(end, ends.get(source, 0))
-
-    def is_ordered(self, source: int) -> bool:
-        """Whether the first chunk that has a source has its lowest offsets."""
-        return source not in self.unordered and ANY_SOURCE not in self.ends
-
-    def leave(self, chunk: Chunk) -> None:
-        """A chunk behind the head that nobody needs any more."""
-        at = self.chunks.index(chunk)
-        assert at < self.head
-        del self.chunks[at]
-        self.head -= 1
-        chunk.runs = None
-        if self.done is _NONE_DONE:
-            self.done = []
-        self.done.append(chunk)
+        if chunk is not None:
+            held = chunk.held = chunk.held - end + first
+            if not held and chunk.is_passed:
+                self.leave(chunk)

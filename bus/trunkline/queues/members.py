@@ -7,6 +7,7 @@ wants what.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +35,7 @@ class Wanted:
         self.start = start
 
 
-class Member:
+class Member(ABC):
     """A queue's place in a feed. ``position`` is None while it is live, ``gate`` unless it refuses what is too much."""
 
     __slots__ = ("feed", "gate", "position", "queue")
@@ -52,11 +53,11 @@ class Member:
         """It has not looked at what lies at this offset or past it."""
         return self.feed.partition.high_watermark if self.position is None else self.position
 
+    @abstractmethod
     def wants(self, key: bytes | None, headers: Sequence[Header]) -> bool:
         """Whether it takes such a record when it is published now."""
-        raise NotImplementedError
 
-    def close(self) -> None:
+    def close(self) -> None:  # noqa: B027 - for those who are known elsewhere
         """It takes no more from here."""
 
 
@@ -113,10 +114,6 @@ class Picking(Member, LiveSubscriber):
 
     def wants(self, key: bytes | None, headers: Sequence[Header]) -> bool:
         return any(wanted.filter.matches(key, headers) for wanted in self._wanted)
-
-    def takes(self, key: bytes | None, headers: Sequence[Header], options: Sequence[Sequence[Wanted]]) -> bool:
-        """The same for a record whose key is known to match ``options``."""
-        return any(wanted.filter.matches_rest(key, headers) for same in options for wanted in same)
 
     def take_record(self, record: Record, options: Sequence[Sequence[Wanted]]) -> None:
         """Offer it a record of the past; ``options`` are those of its filters whose patterns match."""

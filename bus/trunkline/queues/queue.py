@@ -58,16 +58,16 @@ class Queue(ServedQueue):
         """Look at records without taking them: up to ``limit``, by sequence, behind ``after_sequence``."""
         found: list[QueuedRecord] = []
         while len(found) < limit:
-            leases = self.state.peek(limit - len(found), after_sequence)
-            if not leases:
-                if self.state.missing_chunk is None:
-                    break
-                await self.load_chunk(self.state.missing_chunk)
+            leases, missing = self.state.peek(limit - len(found), after_sequence)
             for lease in leases:
                 after_sequence = lease.sequence + lease.count - 1
                 for piece in await gather_waiting(gather([lease], self.context.cache, self.context.sources)):
                     if piece.block is not None:
                         found += _looked_at(lease, piece.block)
+            if not leases:
+                if missing is None:
+                    break
+                await self.load_chunk(missing)
         return found[:limit]
 
     async def reset(self, position: Position) -> int:

@@ -1,7 +1,7 @@
 """All queues of a broker.
 
-Definitions are durable before a call returns. Which partitions a queue takes from follows from its definition and the
-topics that there are: topics that appear later are attached when they do, those that go take their entries along.
+Definitions are durable before a call returns. Which partitions a queue takes from follows from them
+(:mod:`trunkline.queues.attachments`).
 """
 
 from __future__ import annotations
@@ -23,20 +23,17 @@ from trunkline.errors import (
     TrunklineError,
     UnknownQueue,
 )
+from trunkline.queues.attachments import Attachments
 from trunkline.queues.config import DEFAULTS, DEFINITION, Definition, QueueConfig, QueueSource
 from trunkline.queues.context import QueueContext
-from trunkline.queues.feeds import SourceFeed
 from trunkline.queues.persist import Persister
 from trunkline.queues.positions import position_key
 from trunkline.queues.queue import Queue
 from trunkline.queues.recovery import Replay
-from trunkline.queues.spill import make_room
 from trunkline.queues.volatile import MemoryBudget, VolatileQueue
-from trunkline.records import Header
 from trunkline.settings import check_topic_name
 
 if TYPE_CHECKING:
-    from trunkline.partition import Partition
     from trunkline.queues.dead_letters import DeadLetterHandler
     from trunkline.topic import Topic
     from trunkline.views import ViewServices
@@ -50,14 +47,17 @@ _WAITED_FOR: Final = 1_000_000
 
 
 class Queues:
-    """Made and opened by the broker; belongs to its thread."""
+    """Made and opened by the broker; belongs to its thread.
+
+    Attributes:
+      attachments: which partitions they take from.
+    """
 
     def __init__(self, services: ViewServices) -> None:
         self._services = services
         self._context = QueueContext(services)
         self._queues: dict[str, Queue] = {}
-        self._by_topic: dict[str, dict[Queue, None]] = {}  # those that name it as a source
-        self._feeds: dict[Partition, SourceFeed] = {}
+        self.attachments = Attachments(self._context)
         self._next_id = 1
         self._budget = MemoryBudget(services.config.limits.max_volatile_bytes)
         self._timers = trio.CancelScope()
@@ -85,11 +85,11 @@ class Queues:
         self._services.catalog.on_growth(self._topic_grew)
         self._is_open = True
         for queue in self._queues.values():
-            self._attach(queue, replay)
+            self.attachments.attach(queue, replay)
             if queue.persister is not None:
                 queue.serve_soon()  # something may be due
         self._services.spawn(self._run_timers)
-        for feed in tuple(self._feeds.values()):
+        for feed in self.attachments:
             if feed.distance <= _WAITED_FOR:
                 await feed.wait_caught_up()
 
@@ -136,12 +136,12 @@ class Queues:
                 await queue.wait_durable()
             except TrunklineError as error:
                 logger.error("queue %s: what it remembers could not be written: %s", queue.name, error)
-        entries = [feed.position_entry() for feed in self._feeds.values()]
+        entries = [feed.position_entry() for feed in self.attachments]
         try:
             await self._context.topic.write_durable(entry for entry in entries if entry is not None)
         except TrunklineError as error:
             logger.error("how far queues have come could not be written: %s", error)
-        for feed in self._feeds.values():
+        for feed in self.attachments:
             feed.close()
 
     # -- queues ------------------------------------------------------------------------------------
@@ -205,7 +205,7 @@ class Queues:
             await self._context.topic.write_durable([Replay.next_id_entry(self._next_id), definition.entry(name)])
             queue = Queue(self._context, name, definition)
             self._add(queue)
-            self._attach(queue)
+            self.attachments.attach(queue)
         return queue
 
     def declare_volatile(self, name: str, config: QueueConfig) -> Queue:
@@ -223,7 +223,7 @@ class Queues:
         definition = Definition(0, fixed, self._context.now_ms())
         queue = VolatileQueue(self._context, name, definition, self._budget)
         self._add(queue)
-        self._attach(queue)
+        self.attachments.attach(queue)
         return queue
 
     def _fixed(self, sources: Iterable[QueueSource]) -> tuple[QueueSource, ...]:
@@ -262,7 +262,7 @@ class Queues:
             definition = msgspec.structs.replace(queue.definition, config=config)
             with trio.CancelScope(shield=True), self._context.defining():
                 await queue.store(definition)
-                self._redefine(queue, definition)
+                self.attachments.redefine(queue, definition)
             return queue
 
     def _forget_positions(self, queue: Queue, sources: Iterable[QueueSource]) -> None:
@@ -292,17 +292,14 @@ class Queues:
                     queue=name,
                 )
             with trio.CancelScope(shield=True):
-                self._remove(queue)
+                del self._queues[queue.name]
+                self.attachments.remove(queue)
+                queue.deleted()
                 if queue.is_volatile:
                     await trio.lowlevel.checkpoint()
                     return count
                 await self._context.topic.write_durable([(DEFINITION + name.encode(), None), *queue.stored_keys()])
             return count
-
-    def wanted(self, partition: Partition, key: bytes | None, headers: Iterable[Header]) -> bool:
-        """Whether any queue takes such a record from there."""
-        feed = self._feeds.get(partition)
-        return feed is not None and feed.is_wanted(key, headers)
 
     def handle_dead_letters(self, name: str, handler: DeadLetterHandler) -> None:
         """Let ``handler`` see to the dead letters of the queues that name it in their settings."""
@@ -315,118 +312,16 @@ class Queues:
 
     def _add(self, queue: Queue) -> None:
         self._queues[queue.name] = queue
-        for topic in _named_by(queue):
-            self._by_topic.setdefault(topic, {})[queue] = None
-
-    def _remove(self, queue: Queue) -> None:
-        del self._queues[queue.name]
-        self._forget_sources(queue)
-        self._detach(queue)
-        queue.deleted()
-
-    def _forget_sources(self, queue: Queue) -> None:
-        for topic in _named_by(queue):
-            named = self._by_topic[topic]
-            del named[queue]
-            if not named:
-                del self._by_topic[topic]
-
-    def _attach(self, queue: Queue, replay: Replay | None = None) -> None:
-        """Let it take from the partitions of its topics that there are."""
-        topics = self._services.catalog.topics
-        for topic in (queue.home, *map(topics.get, _named_by(queue))):
-            if topic is not None:
-                self._attach_to(queue, topic, replay=replay)
-
-    def _attach_to(self, queue: Queue, topic: Topic, first: int = 0, replay: Replay | None = None) -> None:
-        sources = queue.config.sources_of(queue.name, topic.name)
-        for partition in topic.partitions[first:]:
-            feed = self._feeds.get(partition)
-            if feed is None:
-                feed = self._feeds[partition] = SourceFeed(self._context, partition)
-            queue.feeds = (*queue.feeds, feed)
-            position = queue.state.positions.get(feed.source)
-            if replay is not None:
-                position = replay.position(queue.id, feed.source, position)
-            feed.attach(queue, sources, position)
-
-    def _detach(self, queue: Queue) -> None:
-        feeds, queue.feeds = queue.feeds, ()
-        for feed in feeds:
-            feed.detach(queue)
-            if not feed.members:
-                feed.close()
-                del self._feeds[feed.partition]
-
-    def _redefine(self, queue: Queue, definition: Definition) -> None:
-        """In one go, so that no record comes between."""
-        self._forget_sources(queue)
-        for feed in queue.feeds:
-            member = feed.members[queue]
-            queue.looked_at(feed.source, member.needed_from)
-        self._detach(queue)
-        queue.redefined(definition)
-        self._add(queue)
-        self._attach(queue)
-        for feed in queue.feeds:
-            feed.unwritten.moved(queue)
-        queue.changed()
+        self.attachments.add(queue)
 
     def _topic_changed(self, name: str, topic: Topic | None) -> None:
         if not self._is_open:
             return
         if topic is not None:
             self._topic_grew(topic, 0)
-            return
-        gone = [feed for feed in self._feeds.values() if feed.partition.topic.name == name and not feed.is_volatile]
-        for feed in gone:
-            for queue in tuple(feed.members):
-                queue.leave_feed(feed.partition)
-                queue.drop_source(feed.source)
-            feed.close()
-            del self._feeds[feed.partition]
-            self._context.cache.forget(feed.source)
+        else:
+            self.attachments.topic_gone(name)
 
     def _topic_grew(self, topic: Topic, first: int) -> None:
         if self._is_open:
-            home = self._queues.get(topic.name)
-            homes = () if home is None or home.is_volatile else (home,)
-            for queue in (*homes, *self._by_topic.get(topic.name, ())):
-                self._attach_to(queue, topic, first)
-
-    # -- retention ---------------------------------------------------------------------------------
-
-    def hold(self, partition: Partition) -> int | None:
-        """The lowest offset that a queue still has use for; None: there is none."""
-        feed = self._feeds.get(partition)
-        if feed is None:
-            return None
-        for queue in feed.members:
-            partition.readers[queue.reader_name] = queue.needed_from(feed)
-        return min((queue.needed_from(feed) for queue in feed.members), default=None)
-
-    def trimmed(self, partition: Partition) -> None:
-        """Records were removed from a partition, whatever queues still wanted of them."""
-        feed = self._feeds.get(partition)
-        if feed is not None:
-            self._context.cache.forget(feed.source)
-            for queue in feed.members:
-                queue.drop_below(feed.source, partition.log_start_offset)
-
-    async def make_room(self, partition: Partition, offset: int) -> int:
-        """Called before retention removes what is below ``offset``: how far it may go.
-
-        Entries that few bytes would keep are copied away first; see :mod:`trunkline.queues.spill`.
-        Cancellation: may have copied.
-        """
-        feed = self._feeds.get(partition)
-        held = self.hold(partition)
-        if feed is None or held is None or held >= offset:
-            return offset
-        return await make_room(feed, offset)
-
-
-def _named_by(queue: Queue) -> set[str]:
-    """The topics that its sources name, but for its home topic."""
-    sources = queue.config.sources
-    return {source.topic for source in sources} - {queue.name} if sources else set()
+            self.attachments.topic_grew(topic, first, self._queues.get(topic.name))

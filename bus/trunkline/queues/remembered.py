@@ -170,7 +170,7 @@ class RememberedQueue(ABC):
         self.state.routed(source, offset + 1)
         if mark.queue_id != self.id:
             return
-        for entry in self.state.peek(1, sequence - 1):
+        for entry in self.state.peek(1, sequence - 1)[0]:
             if entry.sequence <= sequence < entry.sequence + entry.count and entry.source != source:
                 copied = Lease(sequence, 1, entry.source, entry.offset + sequence - entry.sequence, 0)
                 self.state.move_entry(copied, source, offset)
@@ -187,17 +187,21 @@ class RememberedQueue(ABC):
 
     def drop_below(self, source: int, offset: int) -> None:
         """Records were removed. Those that consumers hold are theirs to finish with."""
-        self._count_gone(self.state.drop_below(source, offset))
-        if self.state.missing_chunk is not None:
+        gone, missing = self.state.drop_below(source, offset)
+        self._count_gone(gone)
+        if missing is not None:
             self.context.services.spawn(self._drop_rest, source, offset)
         elif offset == END:
             self.state.forget_source(source)
 
     async def _drop_rest(self, source: int, offset: int) -> None:
         """The same in the parts of the index that are not in memory."""
-        while not self.is_deleted and (missing := self.state.missing_chunk) is not None:
+        while not self.is_deleted:
+            gone, missing = self.state.drop_below(source, offset)
+            self._count_gone(gone)
+            if missing is None:
+                break
             await self.load_chunk(missing)
-            self._count_gone(self.state.drop_below(source, offset))
         if offset == END:
             self.state.forget_source(source)
             self.changed()
@@ -227,7 +231,7 @@ class RememberedQueue(ABC):
         """
         lost = 0
         end = piece.sequence + piece.length
-        for lease in self.state.peek(piece.length, piece.sequence - 1):
+        for lease in self.state.peek(piece.length, piece.sequence - 1)[0]:
             if lease.sequence >= end:
                 break
             ranges = [(lease.sequence, min(lease.sequence + lease.count, end))]

@@ -9,19 +9,10 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from trunkline.errors import QueueInUse, TrunklineError, UnknownQueue
-from trunkline.queues.blocks import Block
 from trunkline.queues.consumers import Roster
 from trunkline.queues.consumption import Consumption, QueueConsumer, Range, SharedPrefetch
 from trunkline.queues.context import ENGINE
-from trunkline.queues.gathering import (
-    Gathering,
-    Needed,
-    Piece,
-    gather,
-    gather_cached,
-    gather_nowait,
-    gather_waiting,
-)
+from trunkline.queues.delivering import PAUSE_S, deliver
 from trunkline.queues.index import Lease
 from trunkline.queues.persist import IDLE_MS
 from trunkline.queues.remembered import RememberedQueue
@@ -42,7 +33,6 @@ SERVED_BYTES: Final = 256 * 1024
 ROUND_BYTES: Final = 1024 * 1024
 """Given out by one queue in a round, so that other queues and sockets get their turn."""
 
-_PAUSE_S: Final = 1.0
 _LONGEST_S: Final = 1e12  # of a delay, or a lock: 30,000 years
 _OVER: Final = "delivery-limit"
 
@@ -161,6 +151,7 @@ class ServedQueue(RememberedQueue):
         self.retire(consumption)
         if consumption.unacked:
             self.release(consumption, [(0, self.state.next_sequence)])
+        self.state.forget_holder(consumption.holder)
         self.serve_soon()
 
     def serve(self) -> None:
@@ -231,62 +222,7 @@ class ServedQueue(RememberedQueue):
             over = [lease for lease in leases if lease.deliveries > limit]
             leases = [lease for lease in leases if lease.deliveries <= limit]
             self._send_away(consumption, [(lease.sequence, lease.sequence + lease.count) for lease in over], _OVER)
-        blocks = gather_cached(leases, self.context.cache, self.context.sources)
-        if blocks is not None:
-            self._deliver(consumption, blocks)
-            return
-        gathering = gather(leases, self.context.cache, self.context.sources)
-        pieces, needed = gather_nowait(gathering)
-        if pieces is not None:
-            self._deliver_pieces(consumption, pieces)
-            return
-        consumption.is_loading = True
-        ranges = [(lease.sequence, lease.sequence + lease.count) for lease in leases]
-        self.context.services.spawn(self._load, consumption, ranges, gathering, needed)
-
-    async def _load(
-        self, consumption: Consumption, ranges: Sequence[Range], gathering: Gathering, needed: Needed
-    ) -> None:
-        """The log has to be waited for; nothing else is given to this consumer meanwhile."""
-        try:
-            pieces = await gather_waiting(gathering, needed)
-        except (OSError, TrunklineError) as error:
-            if self.context.is_closing:
-                return
-            logger.error("queue %s: its records cannot be read, trying again in %g s: %s", self.name, _PAUSE_S, error)
-            await trio.sleep(_PAUSE_S)
-            consumption.is_loading = False
-            consumption.release(ranges, count=False)
-            return
-        self.context.services.rounds.call_soon(lambda: self._loaded(consumption, pieces))
-
-    def _loaded(self, consumption: Consumption, pieces: list[Piece]) -> None:
-        consumption.is_loading = False
-        if not consumption.is_closed and not self.context.is_closing:
-            self._deliver_pieces(consumption, pieces)
-            self.serve_soon()
-
-    def _deliver_pieces(self, consumption: Consumption, pieces: list[Piece]) -> None:
-        blocks: list[Block] = []
-        for piece in pieces:
-            if piece.block is None:
-                consumption.let_go(self.missing(consumption.holder, piece))
-            else:
-                blocks.append(piece.block)
-        if blocks:
-            self._deliver(consumption, blocks)
-
-    def _deliver(self, consumption: Consumption, blocks: list[Block]) -> None:
-        for block in blocks:
-            self.delivered += block.count
-        try:
-            consumption.consumer.deliver(blocks)
-        except Exception:  # the boundary: one consumer's bug must not keep records from the others
-            logger.exception("queue %s: %r failed and is closed", self.name, consumption.consumer)
-            consumption.close()
-            return
-        if consumption.is_auto_settling:
-            consumption.settle([(block.sequence, block.sequence + block.count) for block in blocks])
+        deliver(self, consumption, leases)
 
     def _load_chunk(self, number: int) -> None:
         if not self._is_loading_chunk:
@@ -299,8 +235,8 @@ class ServedQueue(RememberedQueue):
         except (OSError, TrunklineError) as error:
             if self.context.is_closing:
                 return
-            logger.error("queue %s: its index cannot be read, trying again in %g s: %s", self.name, _PAUSE_S, error)
-            await trio.sleep(_PAUSE_S)
+            logger.error("queue %s: its index cannot be read, trying again in %g s: %s", self.name, PAUSE_S, error)
+            await trio.sleep(PAUSE_S)
         finally:
             self._is_loading_chunk = False
         self.serve_soon()

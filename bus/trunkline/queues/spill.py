@@ -51,7 +51,7 @@ MOST_SPILLED: Final = 100_000
 
 
 async def make_room(feed: SourceFeed, offset: int) -> int:
-    """How far retention may go; see :meth:`trunkline.queues.queues.Queues.make_room`."""
+    """How far retention may go; see :meth:`trunkline.queues.attachments.Attachments.make_room`."""
     size_bytes, newest_ms = await trio.to_thread.run_sync(_measure, feed, offset)
     live: dict[RememberedQueue, list[Lease]] = {}
     allowed = offset
@@ -91,11 +91,10 @@ def _measure(feed: SourceFeed, offset: int) -> tuple[int, int]:
 async def _live_below(queue: RememberedQueue, feed: SourceFeed, offset: int) -> list[Lease]:
     """The queue's entries that are stored there below an offset."""
     while True:
-        found = queue.state.live_below(feed.source, offset, MOST_SPILLED)
-        if found is not None:
+        found, missing = queue.state.live_below(feed.source, offset, MOST_SPILLED)
+        if missing is None:
             return found
-        assert queue.state.missing_chunk is not None
-        await queue.load_chunk(queue.state.missing_chunk)
+        await queue.load_chunk(missing)
 
 
 class _Spilled(NamedTuple):

@@ -161,7 +161,7 @@ class QueueState(Contents):
             done += [chunk for level in self._order for chunk in level.chunks]
             self._floor = self.next_sequence
             self._levels, self._order, self._holders = NO_LEVELS, (), NO_HOLDERS
-            self._late = self._due = self._deadlines = self._sealed = self._wanted = self._scan = None
+            self._late = self._deadlines = self._sealed = self._scan = None
         numbers = [chunk.number for chunk in done if chunk.number >= 0]
         if numbers:
             self._forgettable = (self._forgettable or []) + numbers
@@ -209,8 +209,6 @@ class QueueState(Contents):
     def load_chunk(self, number: int, data: bytes) -> None:
         """The chunk that was missing. One that is not needed any more is ignored. Raises CorruptLog."""
         chunk = (self._chunks or {}).get(number)
-        if chunk is self._wanted:
-            self._wanted = None
         if chunk is None or chunk.is_passed:
             return
         found = decode_chunk(data)
@@ -315,7 +313,7 @@ class QueueState(Contents):
         for level in self._order:
             _begin(level, self._floor)
             self._part_delayed(level)
-        self.delayed = self._late.entries if self._late is not None else 0
+        self.delayed = self._late.spans.entries if self._late is not None else 0
         self.ready -= self.delayed
         if self.ready < 0:
             raise CorruptLog("the stored state of a queue has fewer entries than are delayed")
