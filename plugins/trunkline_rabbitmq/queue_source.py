@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Final
 
 import trio
 
@@ -21,6 +22,9 @@ from trunkline_rabbitmq.sources import Source, ToMessage
 __all__ = ["QueueSource"]
 
 _ALL = [(0, 2**62)]
+
+HELD_BYTES: Final = 32 * 1024 * 1024
+"""Of records on their way to RabbitMQ, whatever their number."""
 
 
 class QueueSource(Source, QueueConsumer):
@@ -50,7 +54,9 @@ class QueueSource(Source, QueueConsumer):
     async def opened(self) -> AsyncIterator[None]:
         """See :class:`Source`. Raises UnknownQueue, QueueInUse."""
         self._queue = self._broker.queues.get(self._name)
-        self._consumption = self._queue.consume(self, prefetch=self._prefetch, name=f"rabbitmq {self._journal.name}")
+        self._consumption = self._queue.consume(
+            self, prefetch=self._prefetch, prefetch_bytes=HELD_BYTES, name=f"rabbitmq {self._journal.name}"
+        )
         try:
             yield
         finally:

@@ -21,7 +21,7 @@ from trunkline_amqp.model import Vhost
 from trunkline_amqp.naming import free_name, topic_name
 from trunkline_amqp.queue_config import queue_config, sources_of
 from trunkline_amqp.queue_entry import STREAM_SUFFIX, QueueEntry
-from trunkline_amqp.streams import PUMPED_RECORDS, Pump, Start, StreamReader, find_start, parse_start
+from trunkline_amqp.streams import PUMPED_BYTES, PUMPED_RECORDS, Pump, Start, StreamReader, find_start, parse_start
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -114,7 +114,9 @@ class CoreSide:
             await self.set_sources(vhost, queue.name)
         if queue.kind == "stream":
             pump = Pump(home.partitions[0], self._place, self._broker.now_ms)
-            pump.consumption = queue.core.consume(pump, prefetch=PUMPED_RECORDS, name="stream")
+            pump.consumption = queue.core.consume(
+                pump, prefetch=PUMPED_RECORDS, prefetch_bytes=PUMPED_BYTES, name="stream"
+            )
 
     def _beginning_now(self, source: QueueSource) -> QueueSource:
         """It takes what is published from now on, not what is on its way."""

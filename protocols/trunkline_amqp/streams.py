@@ -36,11 +36,12 @@ if TYPE_CHECKING:
     from trunkline.partition import Partition
     from trunkline.queues.consumption import Range
 
-__all__ = ["PUMPED_RECORDS", "Pump", "Start", "StreamReader", "find_start", "parse_start"]
+__all__ = ["PUMPED_BYTES", "PUMPED_RECORDS", "Pump", "Start", "StreamReader", "find_start", "parse_start"]
 
 logger = logging.getLogger("trunkline.amqp")
 
 PUMPED_RECORDS: Final = 1000
+PUMPED_BYTES: Final = 8 * 1024 * 1024
 """Under way at a time from a stream's bindings into its log."""
 
 _RETRY_S: Final = 1.0

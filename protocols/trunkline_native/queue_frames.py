@@ -172,6 +172,7 @@ class Consume(Header, tag=38, frozen=True):
     priority: int = 0
     exclusive: bool = False
     auto_settle: bool = False
+    prefetch_bytes: Count = 0
 
 
 class CancelConsumption(Header, tag=39, frozen=True):

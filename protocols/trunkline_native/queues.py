@@ -147,6 +147,7 @@ class Queues(View):
             consumption = queue.consume(
                 consumer,
                 prefetch=request.prefetch,
+                prefetch_bytes=request.prefetch_bytes,
                 priority=request.priority,
                 exclusive=request.exclusive,
                 auto_settle=request.auto_settle,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -162,4 +163,5 @@ def test_any_mix_of_transactions(make_bench_on: Callable[[ScriptedStore], Partit
     class Machine(Transactions):
         make_bench = staticmethod(make_bench_on)
 
-    run_state_machine_as_test(Machine, settings=settings(max_examples=100, stateful_step_count=30, deadline=None))
+    examples = int(os.environ.get("TRUNKLINE_MODEL_EXAMPLES", "100"))
+    run_state_machine_as_test(Machine, settings=settings(max_examples=examples, stateful_step_count=30, deadline=None))

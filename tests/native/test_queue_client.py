@@ -190,6 +190,19 @@ async def test_prefetch_bounds_what_is_held_and_may_change(bus: Bus) -> None:
         await take(jobs, 15)
 
 
+async def test_large_records_are_bounded_by_their_bytes(bus: Bus) -> None:
+    with pytest.raises(ValueError, match="prefetch_bytes=-1 is not allowed"):
+        await bus.queue("emails", prefetch_bytes=-1).__aenter__()
+    for _ in range(5):
+        await bus.publish("emails", bytes(500_000))
+    async with bus.queue("emails", prefetch_bytes=1_200_000) as jobs:
+        first = await take(jobs, 3)
+        await wait_ready(bus, "emails", 2, 3)
+        first[0].ack()
+        await take(jobs, 1)
+        await wait_ready(bus, "emails", 1, 3)
+
+
 async def test_with_auto_ack_a_record_is_acknowledged_when_the_next_is_asked_for(bus: Bus) -> None:
     await fill(bus, "emails", 3)
     with pytest.raises(KeyError):  # noqa: PT012 - the block is what is tested

@@ -84,6 +84,27 @@ async def test_prefetch_bounds_what_a_consumer_holds_and_may_change(broker: Brok
     await taker.wait(8)
 
 
+async def test_prefetch_in_bytes_bounds_what_a_consumer_holds_but_for_the_last_record(
+    broker: Broker, bench: QueueBench
+) -> None:
+    queue = await broker.queues.declare("jobs")
+    for _ in range(3):
+        await bench.publish(broker, "jobs", [bytes(100_000)] * 3)
+    small = await bench.taker(queue, prefetch_bytes=250_000).wait(3)
+    await bench.rounds(broker)
+    assert len(small.got) == 3
+    small.settle(0)
+    await bench.rounds(broker)
+    assert len(small.got) == 4
+    small.hold.release([(1, 4)], count=False)
+    await small.wait(7)
+    await bench.rounds(broker)
+    assert len(small.got) == 7
+    tiny = await bench.taker(queue, prefetch_bytes=1).wait(1)
+    await bench.rounds(broker)
+    assert len(tiny.got) == 1
+
+
 async def test_a_shared_prefetch_bounds_several_consumers(broker: Broker, bench: QueueBench) -> None:
     one, two = await broker.queues.declare("one"), await broker.queues.declare("two")
     for name in ("one", "two"):

@@ -61,6 +61,12 @@ class NaiveState:
     def held_by(self, holder: int) -> int:
         return sum(one.holder == holder for one in self._all())
 
+    def bytes_held_by(self, holder: int) -> int:
+        return sum(one.size_bytes for one in self._all() if one.holder == holder)
+
+    def held_bytes(self) -> int:
+        return sum(one.size_bytes for one in self._all() if one.holder or one.due_ms)
+
     @property
     def positions(self) -> dict[int, int]:
         return self._positions
@@ -564,6 +570,8 @@ class QueueMachine(RuleBasedStateMachine):
         assert state.next_sequence == model.next_sequence
         for holder in range(1, 4):
             assert state.held_by(holder) == model.held_by(holder)
+            assert state.bytes_held_by(holder) == model.bytes_held_by(holder)
+        assert state.held_bytes() == model.held_bytes()
 
     @invariant()
     def lowest_offsets_are_never_too_high(self) -> None:

@@ -7,10 +7,13 @@ everywhere, in partitions and groups, or nowhere; and what somebody was told of 
 
 Each transaction goes by the first or the second protocol. Of those that ended by the second, requests come again,
 late: nothing that was written so is ever taken.
+
+For longer runs by hand: ``TRUNKLINE_MODEL_EXAMPLES=5000 pytest tests/transactions/test_coordinator_model.py``.
 """
 
 from __future__ import annotations
 
+import os
 import random
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -31,6 +34,7 @@ from trunkline.transactions.coordinator import TransactionCoordinator
 from trunkline.transactions.in_log import LogTransactions
 from trunkline.transactions.state import ProducerIdentity
 
+EXAMPLES = int(os.environ.get("TRUNKLINE_MODEL_EXAMPLES", "40"))
 TIMEOUT_MS = 10_000
 PLACES = (TopicPartition("t", 0), TopicPartition("t", 1))
 NAMES = ("a", "a", "b")
@@ -423,7 +427,12 @@ async def step(world: World, name: str, args: list[Any]) -> None:
         world.coordinator.run_timers()
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.data_too_large, HealthCheck.too_slow])
+@settings(
+    max_examples=EXAMPLES,
+    deadline=None,
+    derandomize="TRUNKLINE_MODEL_EXAMPLES" not in os.environ,
+    suppress_health_check=[HealthCheck.data_too_large, HealthCheck.too_slow],
+)
 @given(steps=st.lists(STEPS, min_size=40, max_size=80))
 def test_no_transaction_is_torn(steps: list[Any]) -> None:
     trio.run(run, steps, clock=trio.testing.MockClock(autojump_threshold=0))

@@ -69,6 +69,7 @@ class Consumption:
       holder: what leases of this consumer are marked with.
       is_attached: it is one of the queue's consumers: it is given records, and counts as one.
       name: for people.
+      prefetch, prefetch_bytes: how much it may hold; 0: no limit.
       unacked: records that it holds.
     """
 
@@ -83,6 +84,7 @@ class Consumption:
         "is_loading",
         "name",
         "prefetch",
+        "prefetch_bytes",
         "priority",
         "queue",
         "shared",
@@ -96,6 +98,7 @@ class Consumption:
         holder: int,
         *,
         prefetch: int,
+        prefetch_bytes: int,
         priority: int,
         exclusive: bool,
         auto_settle: bool,
@@ -106,6 +109,7 @@ class Consumption:
         self.consumer = consumer
         self.holder = holder
         self.prefetch = prefetch
+        self.prefetch_bytes = prefetch_bytes
         self.priority = priority
         self.is_exclusive = exclusive
         self.is_auto_settling = auto_settle
@@ -125,13 +129,18 @@ class Consumption:
     @property
     def free(self) -> int:
         """How many more records it may be given now."""
-        if self._is_paused or self.is_loading or self.is_closed:
+        if self._is_paused or self.is_loading or self.is_closed or (self.prefetch_bytes and self.free_bytes <= 0):
             return 0
         free = (self.prefetch or UNLIMITED) - self.unacked
         shared = self.shared
         if shared is not None and shared.limit and shared.limit - shared.unacked < free:
             return shared.limit - shared.unacked
         return free
+
+    @property
+    def free_bytes(self) -> int:
+        """How many more bytes of records it may hold, if there is a limit."""
+        return self.prefetch_bytes - self.queue.state.bytes_held_by(self.holder)
 
     @property
     def is_paused(self) -> bool:

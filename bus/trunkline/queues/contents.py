@@ -49,12 +49,12 @@ class Contents(Entries):
             yield self._late.spans
 
     def held_bytes(self) -> int:
-        """Bytes of what is leased or delayed; costs a look at all of it."""
+        """What everything counts for that is leased or delayed; costs a look at each holder."""
         held = self._leased_bytes()
-        return held if self._late is None else held + sum(span.size_bytes for span in self._late.spans)
+        return held if self._late is None else held + self._late.spans.size_bytes
 
     def _leased_bytes(self) -> int:
-        return sum(span.size_bytes for entries in self._holders.values() for span in entries)
+        return sum(entries.size_bytes for entries in self._holders.values())
 
     # Looking
 

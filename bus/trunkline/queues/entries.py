@@ -83,6 +83,11 @@ class Entries:
         held = self._holders.get(holder)
         return held.entries if held is not None else 0
 
+    def bytes_held_by(self, holder: int) -> int:
+        """What the entries count for that a holder has."""
+        held = self._holders.get(holder)
+        return held.size_bytes if held is not None else 0
+
     @property
     def missing_chunk(self) -> int | None:
         """The number of a chunk that :meth:`acquire` needs, or soon will, and that is not in memory."""
@@ -227,22 +232,19 @@ class Entries:
         if held is None:
             return 0
         changed = self._noted()
-        before = held.entries
-        size_bytes = 0
+        before, bytes_before = held.entries, held.size_bytes
         for first, end in ranges:
             if end - first == 1:
-                one = held.take_one(first, changed)
-                if one is not None:
-                    size_bytes += one[1]
-                    self._levels[one[0].priority].note_settled(first, end, one[0].chunk)
+                span = held.take_one(first, changed)
+                if span is not None:
+                    self._levels[span.priority].note_settled(first, end, span.chunk)
             else:
                 for span in held.take(first, end, changed):
-                    size_bytes += span.size_bytes
                     self._settled(span)
         count = before - held.entries
         if count:
             self.unacked -= count
-            self.live_bytes -= size_bytes
+            self.live_bytes -= bytes_before - held.size_bytes
             self.has_changes = True
         return count
 

@@ -52,6 +52,7 @@ class ServedQueue(RememberedQueue):
         consumer: QueueConsumer,
         *,
         prefetch: int = 1000,
+        prefetch_bytes: int = 0,
         priority: int = 0,
         exclusive: bool = False,
         auto_settle: bool = False,
@@ -62,6 +63,8 @@ class ServedQueue(RememberedQueue):
 
         Args:
           prefetch: records that it may hold; 0: no limit.
+          prefetch_bytes: it is given more as long as what it holds has fewer bytes, as they are stored, so the last
+            record may go beyond; 0: no limit. A record of a batch counts for its part of the batch.
           priority: those with a higher one are served first.
           exclusive: nobody else may consume the queue meanwhile.
           auto_settle: records are settled as they are delivered: at most once.
@@ -77,6 +80,7 @@ class ServedQueue(RememberedQueue):
             consumer,
             self.context.new_holder(),
             prefetch=prefetch,
+            prefetch_bytes=prefetch_bytes,
             priority=priority,
             exclusive=exclusive,
             auto_settle=auto_settle,
@@ -97,6 +101,7 @@ class ServedQueue(RememberedQueue):
             consumer,
             self.context.new_holder(),
             prefetch=0,
+            prefetch_bytes=0,
             priority=0,
             exclusive=False,
             auto_settle=auto_settle,
@@ -201,8 +206,11 @@ class ServedQueue(RememberedQueue):
                 self.serve_soon()
                 return
             consumption, limit = chosen
+            max_bytes = SERVED_BYTES
+            if consumption.prefetch_bytes:
+                max_bytes = min(max_bytes, consumption.free_bytes)
             leases = state.acquire(
-                min(limit, SERVED_RECORDS), consumption.holder, now - 1, deadline_ms=deadline, max_bytes=SERVED_BYTES
+                min(limit, SERVED_RECORDS), consumption.holder, now - 1, deadline_ms=deadline, max_bytes=max_bytes
             )
             if leases:
                 for lease in leases:

@@ -21,12 +21,12 @@ BLOCK: Final = 256
 
 
 class SpanMap:
-    """Spans that do not overlap. ``entries``: how many entries they have together."""
+    """Spans that do not overlap. ``entries``, ``size_bytes``: how many they have together, and what they count for."""
 
-    __slots__ = ("_blocks", "_firsts", "_keys", "entries")
+    __slots__ = ("_blocks", "_firsts", "_keys", "entries", "size_bytes")
 
     def __init__(self) -> None:
-        self.entries = 0
+        self.entries = self.size_bytes = 0
         self._blocks: list[list[Lease]] = []  # none is empty
         self._keys: list[list[int]] = []  # their sequences
         self._firsts: list[int] = []  # at or below the first sequence of each block
@@ -38,6 +38,7 @@ class SpanMap:
     def add(self, span: Lease) -> None:
         """Add a span, which overlaps none that is there."""
         self.entries += span.count
+        self.size_bytes += span.size_bytes
         sequence = span.sequence
         if not self._blocks:
             self._blocks.append([span])
@@ -78,6 +79,7 @@ class SpanMap:
         """Take the span with the lowest sequence; there is one."""
         span = self._blocks[0][0]
         self.entries -= span.count
+        self.size_bytes -= span.size_bytes
         self._remove(0, 0, 1)
         return span
 
@@ -86,6 +88,7 @@ class SpanMap:
         span = self._blocks[0][0]
         front = cut(span, count)
         self.entries -= count
+        self.size_bytes -= front.size_bytes
         self._keys[0][0] = span.sequence
         return front
 
@@ -120,12 +123,11 @@ class SpanMap:
                 yield span
             block, at = block + 1, 0
 
-    def take_one(self, sequence: int, changed: list[Lease]) -> tuple[Lease, int] | None:
+    def take_one(self, sequence: int, changed: list[Lease]) -> Lease | None:
         """Take one entry out, without making a span for it; ``changed`` as in :meth:`take`.
 
         Returns:
-          The span in which it was (which has become shorter, or is out), and what the entry counts for. None: it is
-          not there.
+          The span in which it was, which has become shorter, or is out. None: it is not there.
         """
         firsts = self._firsts
         if len(firsts) > 1:
@@ -152,10 +154,12 @@ class SpanMap:
             else:
                 self._remove(block, 0, 1)
             span.holder = GONE
-            return span, span.size_bytes
+            self.size_bytes -= span.size_bytes
+            return span
         size = span.size_bytes
         share, more = divmod(size, count)
         own = share + (before < more)
+        self.size_bytes -= own
         if before:
             span.count = before
             span.size_bytes = share * before + min(before, more)
@@ -170,7 +174,7 @@ class SpanMap:
             span.offset += 1
             span.count = count - 1
             span.size_bytes = size - own
-        return span, own
+        return span
 
     def take(self, first: int, end: int, changed: list[Lease]) -> list[Lease]:
         """Take all entries in ``[first, end)`` out, as spans; others stay.
@@ -217,4 +221,5 @@ class SpanMap:
                 at = 0
         for span in taken:
             self.entries -= span.count
+            self.size_bytes -= span.size_bytes
         return taken

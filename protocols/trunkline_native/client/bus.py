@@ -33,6 +33,7 @@ __all__ = ["DEFAULT_READ_BUFFER_BYTES", "Bus"]
 
 DEFAULT_READ_BUFFER_BYTES: Final = 8 * 1024 * 1024
 DEFAULT_PREFETCH: Final = 1000
+DEFAULT_PREFETCH_BYTES: Final = 32 * 1024 * 1024
 
 
 class Bus:
@@ -202,6 +203,7 @@ class Bus:
         start: str = "latest",
         settings: Mapping[str, object] | None = None,
         prefetch: int = DEFAULT_PREFETCH,
+        prefetch_bytes: int = DEFAULT_PREFETCH_BYTES,
         priority: int = 0,
         exclusive: bool = False,
         auto_ack: bool = False,
@@ -215,6 +217,8 @@ class Bus:
           start: where those begin when the queue is made: ``latest`` or ``earliest``.
           settings: by name, as ``{"max.length": 1000}``; see ``docs/queues.md``. Those not given are not looked at.
           prefetch: records that the broker sends ahead of what is acknowledged; 0: no limit.
+          prefetch_bytes: as long as what is not acknowledged has fewer bytes, as they are stored, more is sent; 0: no
+            limit.
           priority: among consumers: who has a higher one, and room, gets records first.
           exclusive: no other consumer beside this one.
           auto_ack: a record is acknowledged when the next one is asked for.
@@ -223,7 +227,7 @@ class Bus:
         from trunkline_native.client.queue_admin import source_list
         from trunkline_native.client.queue_reader import ConsumeOptions
 
-        options = ConsumeOptions(prefetch, priority, exclusive, auto_ack)
+        options = ConsumeOptions(prefetch, prefetch_bytes, priority, exclusive, auto_ack)
         return Queue(self, self._parts.queues, name, source_list(sources, filter, start), settings or {}, options)
 
     async def create_queue(

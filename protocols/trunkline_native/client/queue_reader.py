@@ -1,8 +1,8 @@
 """Takes records from a queue: one iterator, across the consumptions of one session after another.
 
-The broker sends up to ``prefetch`` records ahead of what is acknowledged, so what waits here is bounded by that. What
-arrives stays as it is until the reader comes to it. When the session breaks, all that has not been given out is
-dropped: the broker has taken it back and sends it again, to this reader or to another.
+The broker sends up to ``prefetch`` records, or ``prefetch_bytes``, ahead of what is acknowledged, so what waits here is
+bounded by that. What arrives stays as it is until the reader comes to it. When the session breaks, all that has not
+been given out is dropped: the broker has taken it back and sends it again, to this reader or to another.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ class ConsumeOptions(NamedTuple):
     """How a queue is consumed; see ``Bus.queue``."""
 
     prefetch: int
+    prefetch_bytes: int
     priority: int
     exclusive: bool
     auto_ack: bool
@@ -62,6 +63,10 @@ class QueueReader(AsyncIterator[QueueRecord]):
 
     def __init__(self, table: ConsumptionTable, name: str, options: ConsumeOptions) -> None:
         _check_prefetch(options.prefetch)
+        if not 0 <= options.prefetch_bytes < 2**63:
+            raise ValueError(
+                f"prefetch_bytes={options.prefetch_bytes} is not allowed; use 1 and more, or 0 for no limit"
+            )
         if not -(2**63) <= options.priority < 2**63:
             raise ValueError(f"priority={options.priority} is not allowed")
         self.name = name
@@ -96,7 +101,15 @@ class QueueReader(AsyncIterator[QueueRecord]):
     def request(self, request_id: int, number: int) -> Consume:
         """See ConsumptionOwner."""
         options = self._options
-        return Consume(request_id, number, self.name, self._prefetch, options.priority, options.exclusive)
+        return Consume(
+            request_id,
+            number,
+            self.name,
+            self._prefetch,
+            options.priority,
+            options.exclusive,
+            prefetch_bytes=options.prefetch_bytes,
+        )
 
     def opened(self, consumption: Consumption, answer: Consuming) -> None:
         """See ConsumptionOwner."""
