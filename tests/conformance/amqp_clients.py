@@ -50,12 +50,17 @@ SUITES: Final = (
 )
 
 
+def server_certificate(directory: Path) -> Path:
+    """With its key; of an authority that nobody knows, so suites check nothing."""
+    certificate = directory / "server.pem"
+    trustme.CA().issue_cert("127.0.0.1", "localhost").private_key_and_cert_chain_pem.write_to_path(certificate)
+    return certificate
+
+
 @contextmanager
 def door(directory: Path) -> Iterator[tuple[int, int]]:
     """Ports of a broker without TLS, and of one with."""
-    authority = trustme.CA()
-    certificate = directory / "server.pem"
-    authority.issue_cert("127.0.0.1", "localhost").private_key_and_cert_chain_pem.write_to_path(certificate)
+    certificate = server_certificate(directory)
     plain_config = BrokerConfig(plugins=[], door={"amqp": SETTINGS})
     tls_config = BrokerConfig(plugins=[], door={"amqp": SETTINGS}, tls=TlsConfig(certificate=str(certificate)))
     listen = {"amqp": "127.0.0.1:0"}
@@ -68,12 +73,14 @@ def door(directory: Path) -> Iterator[tuple[int, int]]:
 
 @contextmanager
 def rabbitmq(directory: Path) -> Iterator[tuple[int, int]]:
-    """Likewise, of Debian's rabbitmq-server; it has no TLS here."""
+    """Likewise, of Debian's rabbitmq-server: one for both."""
     sys.path.append(str(HERE.parents[1] / "benchmarks"))
     from rabbitmq_server import RabbitmqServer
 
-    with RabbitmqServer(directory) as server:
-        yield server.port, 1
+    certificate = server_certificate(directory)
+    tls = {"cacertfile": certificate, "certfile": certificate, "keyfile": certificate, "verify": "verify_none"}
+    with RabbitmqServer(directory, tls=tls) as server:
+        yield server.port, server.tls_port
 
 
 def run(suite: Suite, path: Path, python: str, ports: tuple[int, int], more: list[str]) -> int:

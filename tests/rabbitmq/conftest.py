@@ -67,13 +67,15 @@ def unique() -> str:
 def bridged(users: Users, tmp_path: Path) -> OpenBridge:
     """Opens a broker, on the same data each time, with links to the server: ``bridged(inbound={...}, outbound={...})``.
 
-    What a server's table is to have beside its address is given as ``server``.
+    What a server's table is to have beside its address is given as ``server``; without ``listen`` it has no doors.
     """
 
     @asynccontextmanager
-    async def open_one(server: Mapping[str, object] | None = None, **tables: object) -> AsyncIterator[Broker]:
+    async def open_one(
+        server: Mapping[str, object] | None = None, listen: Mapping[str, str] | None = None, **tables: object
+    ) -> AsyncIterator[Broker]:
         main = {"url": users.url, "first_pause_s": 0.05, "last_pause_s": 0.5, **(server or {})}
-        config = BrokerConfig(listen={}, bridge={"rabbitmq": {"servers": {"main": main}, **tables}})
+        config = BrokerConfig(listen=dict(listen or {}), bridge={"rabbitmq": {"servers": {"main": main}, **tables}})
         async with open_broker(tmp_path / "data", config=config) as broker:
             yield broker
 

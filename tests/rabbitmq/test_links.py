@@ -5,10 +5,11 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import confluent_kafka
 import pika
 import pytest
 import trio
-from tests.rabbitmq.world import OpenBridge, Users, link, until, values
+from tests.rabbitmq.world import WAIT_S, OpenBridge, Users, link, until, values
 
 from rabbitmq_server import free_port
 from trunkline.queues import QueueConfig
@@ -335,3 +336,36 @@ async def test_nothing_is_sent_while_rabbitmq_blocks_publishers(users: Users, br
         await until(lambda: link(broker, "out").counters["messages"] == 2)
         assert link(broker, "out").state == "running"
     assert [body for _, body, _ in await users.take(unique, 2)] == [b"1", b"2"]
+
+
+async def test_records_of_an_open_or_aborted_transaction_are_not_sent(
+    users: Users, bridged: OpenBridge, unique: str
+) -> None:
+    await users.declare(unique)
+    outbound = {"topics": ["orders"], "exchange": "", "routing_key": unique}
+    async with bridged(outbound={"out": outbound}, listen={"kafka": "127.0.0.1:0"}) as broker:
+        host, port = broker.addresses["kafka"]
+        settings = {"bootstrap.servers": f"{host}:{port}", "transactional.id": unique, "linger.ms": 0}
+        producer = confluent_kafka.Producer(settings)
+
+        def write(*bodies: bytes) -> None:
+            producer.begin_transaction()
+            for body in bodies:
+                producer.produce("orders", body)
+            producer.flush(WAIT_S)
+
+        def abort_and_commit() -> None:
+            producer.init_transactions(WAIT_S)
+            write(b"aborted")
+            producer.abort_transaction(WAIT_S)
+            write(b"committed 1", b"committed 2")
+            producer.commit_transaction(WAIT_S)
+            write(b"open")
+
+        await trio.to_thread.run_sync(abort_and_commit)
+        await broker.publish("orders", b"behind what is open")
+        assert [body for _, body, _ in await users.take(unique, 2)] == [b"committed 1", b"committed 2"]
+        await until(lambda: link(broker, "out").lag == 0)  # the group is committed up to what is open
+        assert link(broker, "out").counters["messages"] == 2
+        await trio.to_thread.run_sync(producer.commit_transaction, WAIT_S)
+        assert [body for _, body, _ in await users.take(unique, 2)] == [b"open", b"behind what is open"]

@@ -16,14 +16,14 @@ from trunkline.testing.background import BackgroundBroker
 
 pytestmark = pytest.mark.trio
 
-Server = Callable[..., dict[str, object]]
+Server = Callable[..., dict[str, str]]
 
 
 @pytest.fixture
 def server(rabbitmq: RabbitmqServer, certificates: Path) -> Server:
     """A server's table, as it is right, but for what is given."""
 
-    def table(**changes: str) -> dict[str, object]:
+    def table(**changes: str) -> dict[str, str]:
         files = {"ca_file": "ca.pem", "certificate": "client.pem"} | changes
         name = files.pop("server_name", "localhost")
         url = f"amqps://guest:guest@127.0.0.1:{rabbitmq.tls_port}/"
