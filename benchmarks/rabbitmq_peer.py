@@ -1,8 +1,8 @@
-"""Trunkline beside RabbitMQ (Debian's package) over AMQP: ``python benchmarks/rabbitmq_peer.py --reps 3``.
+"""Trunkline beside RabbitMQ and garagemq (of Debian) over AMQP: ``python benchmarks/rabbitmq_peer.py --reps 3``.
 
 Each repetition starts each broker afresh on an empty directory, runs all modes of :mod:`amqp_load` one after the other
 and ends it; the order of the brokers is reversed each time. Trunkline confirms after ``fdatasync``, RabbitMQ's queues
-after a sync of theirs.
+after a sync of theirs, garagemq as it is packaged.
 Prints a table of medians, with lowest and highest in brackets.
 """
 
@@ -16,11 +16,13 @@ import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from typing import Final
 
 from brokers import trunkline
-from rabbitmq_server import RabbitmqServer, rabbitmq_script
+from garagemq_server import garagemq
+from rabbitmq_server import RabbitmqServer, program, rabbitmq_script
 
 Figures = dict[str, float]
 
@@ -49,14 +51,27 @@ def _rabbitmq(directory: Path) -> Iterator[tuple[int, int]]:
         yield server.pid, server.port
 
 
-def measure(broker: str, arguments: Sequence[str], pid: int, port: int, count: int) -> Figures:
-    """One run of the load."""
+BROKERS: Final = {
+    "Trunkline": _trunkline,
+    "RabbitMQ, classic queue": _rabbitmq,
+    "RabbitMQ, quorum queue": _rabbitmq,
+    "garagemq": garagemq,
+}
+
+
+def measure(broker: str, queue: str, arguments: Sequence[str], pid: int, port: int, count: int) -> Figures | None:
+    """One run of the load; None: garagemq did not finish, which it does not always."""
     few = min(count, 1000)
     command = [sys.executable, str(Path(__file__).with_name("amqp_load.py")), *arguments]
     command += ["--pid", str(pid), "--port", str(port), "--limit", "120"]
     command += ["--count", str(few if arguments[0] == "latency" else count)]
-    command += ["--kind", "quorum" if "quorum" in broker else "classic"]
+    command += ["--kind", "quorum" if "quorum" in broker else "classic", "--queue", queue]
+    if broker == "garagemq":
+        command.append("--unchecked")  # it has no basic.recover
     done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode and broker == "garagemq":
+        print(f"{broker}: {done.stderr}", file=sys.stderr)
+        return None
     if done.returncode:
         raise SystemExit(f"{broker}: {done.stderr}")
     found: Figures = json.loads(done.stdout)
@@ -79,11 +94,13 @@ def table(results: dict[tuple[str, str], list[Figures]], brokers: Sequence[str])
         elif case.startswith("1,000"):
             rows.append(("confirm after, p99 ms", "confirm_p99_ms"))
         for title, name in rows:
-            cells = [_cell([run[name] for run in results[broker, case]]) for broker in brokers]
+            cells = [_cell([run[name] for run in results.get((broker, case), ())]) for broker in brokers]
             yield f"| {case}: {title} | " + " | ".join(cells) + " |"
 
 
 def _cell(values: list[float]) -> str:
+    if not values:
+        return "not finished"
     form = "{:,.0f}" if min(values) >= 1000 else "{:.1f}"
     low, middle, high = (form.format(value) for value in (min(values), statistics.median(values), max(values)))
     return middle if len(values) == 1 else f"{middle} ({low} to {high})"
@@ -96,17 +113,19 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=100_000, help="messages in each run")
     parser.add_argument("--dir", type=Path, help="where the data goes; not a tmpfs")
     options = parser.parse_args()
-    brokers = ["Trunkline"]
-    if rabbitmq_script():
-        brokers += ["RabbitMQ, classic queue", "RabbitMQ, quorum queue"]
+    is_there = {"RabbitMQ": rabbitmq_script(), "garagemq": program("garagemq")}
+    brokers = [name for name in BROKERS if is_there.get(name.partition(",")[0], "here")]
     results: dict[tuple[str, str], list[Figures]] = {}
     for repetition in range(options.reps):
         for broker in brokers if repetition % 2 == 0 else reversed(brokers):
-            start = _trunkline if broker == "Trunkline" else _rabbitmq
+            start, queues = BROKERS[broker], count()
             with tempfile.TemporaryDirectory(dir=options.dir) as directory, start(Path(directory)) as (pid, port):
                 for case, arguments in CASES.items():
-                    figures = measure(broker, arguments, pid, port, options.count)
-                    results.setdefault((broker, case), []).append(figures)
+                    if arguments[0] != "consume":
+                        queue = f"benchmark-{next(queues)}"
+                    figures = measure(broker, queue, arguments, pid, port, options.count)
+                    if figures is not None:
+                        results.setdefault((broker, case), []).append(figures)
                     print(f"{broker}: {case}: {json.dumps(figures)}", file=sys.stderr)
     print("\n".join(table(results, brokers)))
 
