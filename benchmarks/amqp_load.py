@@ -27,8 +27,9 @@ from typing import Final, TypeVar
 
 from probe import Probe, hard_limit, percentile
 from trunkline_amqp import methods
-from trunkline_amqp.content import Properties, encode_ack, encode_properties, encode_publish
 from trunkline_amqp.frames import BODY, METHOD, PROTOCOL_HEADER, FrameSplitter, encode_frame
+from trunkline_amqp.hot_methods import encode_ack, encode_publish
+from trunkline_amqp.properties import Properties, encode_properties
 
 M = TypeVar("M", bound=methods.Method)
 

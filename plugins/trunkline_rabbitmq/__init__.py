@@ -2,6 +2,7 @@
 
     settings     the table [bridge.rabbitmq]; addresses: what is in a URL
     protocol     one connection as a client: bytes in, events out; client: drives it over a socket
+    events       what it says has happened
     inbound      which deliveries may be acknowledged; inbound_link: from RabbitMQ into a topic
     outbound     which publishes are done, or must be made again; outbound_link: from topics or a queue into an exchange
     sources      where what goes out comes from: topic_source (a consumer group), queue_source (a queue)

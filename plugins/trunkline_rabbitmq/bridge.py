@@ -6,7 +6,7 @@ import trio
 
 from trunkline.bridge import Bridge, BridgeContext, LinkStatus
 from trunkline_rabbitmq.inbound_link import InboundLink
-from trunkline_rabbitmq.link import RabbitmqLink
+from trunkline_rabbitmq.link import RabbitmqLink, Surroundings
 from trunkline_rabbitmq.outbound_link import OutboundLink
 from trunkline_rabbitmq.settings import RabbitmqSettings
 
@@ -20,17 +20,21 @@ class RabbitmqBridge(Bridge):
         settings: RabbitmqSettings = context.settings or RabbitmqSettings()
         settings.check()
         node = settings.node or context.node
-        self._links: list[RabbitmqLink] = []
-        for name, inbound in settings.inbound.items():
-            server = settings.server_of(f"inbound.{name}", inbound.server)
-            self._links.append(
-                InboundLink(context, node, name, server, settings.servers[server], inbound, settings.max_hops)
-            )
-        for name, outbound in settings.outbound.items():
-            server = settings.server_of(f"outbound.{name}", outbound.server)
-            self._links.append(
-                OutboundLink(context, node, name, server, settings.servers[server], outbound, settings.max_hops)
-            )
+
+        def around(where: str, server: str) -> Surroundings:
+            name = settings.server_of(where, server)
+            return Surroundings(context.broker, node, settings.max_hops, name, settings.servers[name])
+
+        self._links: list[RabbitmqLink] = [
+            *(
+                InboundLink(around(f"inbound.{name}", link.server), name, link)
+                for name, link in settings.inbound.items()
+            ),
+            *(
+                OutboundLink(around(f"outbound.{name}", link.server), name, link)
+                for name, link in settings.outbound.items()
+            ),
+        ]
 
     async def run(self) -> None:
         """Run all links; each sees to its own failures."""

@@ -12,7 +12,8 @@ import trio
 from trunkline.links import LinkFailed, Peer, WhereTo, open_peer, read_password
 from trunkline_amqp.methods import Method
 from trunkline_rabbitmq.addresses import parse_url
-from trunkline_rabbitmq.protocol import Answer, Blocked, ClientProtocol, Closed, Event, Unblocked
+from trunkline_rabbitmq.events import Answer, Blocked, Closed, Event, Unblocked
+from trunkline_rabbitmq.protocol import ClientProtocol
 from trunkline_rabbitmq.settings import ServerSettings
 
 __all__ = ["Session", "open_session"]

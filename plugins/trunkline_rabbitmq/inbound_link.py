@@ -12,11 +12,10 @@ from typing import Final
 
 import trio
 
-from trunkline.bridge import BridgeContext
 from trunkline.errors import RecordTooLarge, TrunklineError
 from trunkline.links import Journal, LinkFailed, Pauses
 from trunkline.topic import Topic
-from trunkline_amqp.content import encode_ack, encode_nack
+from trunkline_amqp.hot_methods import encode_ack, encode_nack
 from trunkline_amqp.methods import (
     BasicCancel,
     BasicCancelOk,
@@ -31,12 +30,13 @@ from trunkline_amqp.methods import (
 )
 from trunkline_amqp.routing import routing_key
 from trunkline_rabbitmq.client import Session
+from trunkline_rabbitmq.events import Answer, Cancelled, Delivered, TooLarge
 from trunkline_rabbitmq.hops import hops_of
 from trunkline_rabbitmq.inbound import InboundWindow
-from trunkline_rabbitmq.link import RabbitmqLink
+from trunkline_rabbitmq.link import RabbitmqLink, Surroundings
 from trunkline_rabbitmq.messages import record_headers
-from trunkline_rabbitmq.protocol import CHANNEL, Answer, Cancelled, Delivered, TooLarge
-from trunkline_rabbitmq.settings import InboundSettings, ServerSettings
+from trunkline_rabbitmq.protocol import CHANNEL
+from trunkline_rabbitmq.settings import InboundSettings
 
 __all__ = ["InboundLink"]
 
@@ -52,24 +52,12 @@ LAST_PAUSE_S: Final = 5.0
 class InboundLink(RabbitmqLink):
     """One table ``[bridge.rabbitmq.inbound.NAME]``."""
 
-    def __init__(
-        self,
-        context: BridgeContext,
-        node: str,
-        name: str,
-        server_name: str,
-        server: ServerSettings,
-        settings: InboundSettings,
-        max_hops: int,
-    ) -> None:
+    def __init__(self, around: Surroundings, name: str, settings: InboundSettings) -> None:
         self.settings = settings
-        self.max_hops = max_hops
-        self.origin = f"rabbitmq/{server_name}"
         self.queue = settings.queue or f"trunkline.{name}"
-        source = f"{server_name} queue {self.queue}"
-        if settings.exchange:
-            source = f"{server_name} exchange {settings.exchange}"
-        super().__init__(context, node, server, Journal(name, "in", source, f"topic {settings.topic}"))
+        self.consumer_tag = f"trunkline-{around.node}"
+        what = f"exchange {settings.exchange}" if settings.exchange else f"queue {self.queue}"
+        super().__init__(around, Journal(name, "in", f"{around.server_name} {what}", f"topic {settings.topic}"))
         self._intake: _Intake | None = None
 
     @property
@@ -109,16 +97,12 @@ class InboundLink(RabbitmqLink):
             for key in settings.routing_keys:
                 await session.call(QueueBind(queue=queue, exchange=settings.exchange, routing_key=key), QueueBindOk)
         await session.call(BasicQos(prefetch_count=settings.prefetch), BasicQosOk)
-        await session.call(BasicConsume(queue=queue, consumer_tag=_consumer_tag(self.node)), BasicConsumeOk)
+        await session.call(BasicConsume(queue=queue, consumer_tag=self.consumer_tag), BasicConsumeOk)
 
     async def _measure_forever(self, session: Session) -> None:
         while True:
             session.write(session.protocol.method(QueueDeclare(queue=self.queue, passive=True)))
             await trio.sleep(MEASURE_S)
-
-
-def _consumer_tag(node: str) -> str:
-    return f"trunkline-{node}"
 
 
 class _Intake:
@@ -147,7 +131,7 @@ class _Intake:
         if not self._is_cancelling:
             self._is_cancelling = True
             session = self._session
-            session.write(session.protocol.method(BasicCancel(consumer_tag=_consumer_tag(self._link.node))))
+            session.write(session.protocol.method(BasicCancel(consumer_tag=self._link.consumer_tag)))
 
     async def receive(self) -> None:
         """Take what comes, until the consumer is cancelled and all is acknowledged."""
@@ -191,7 +175,8 @@ class _Intake:
             )
         self._window.delivered(tag, len(message.body))
         hops = hops_of(message.properties)
-        if hops and (self._link.node in hops or len(hops) >= self._link.max_hops):
+        around = self._link.around
+        if hops and (around.node in hops or len(hops) >= around.max_hops):
             self._journal.counters["looped"] += 1
             self._done(tag)
         elif self._refused:
@@ -208,7 +193,7 @@ class _Intake:
         _, _, exchange, key, properties, value = message
         if self._is_slashed:
             key = routing_key(key, is_slashed=True)
-        headers = record_headers(exchange, properties, origin=link.origin, now_ms=now_ms)
+        headers = record_headers(exchange, properties, origin=link.around.origin, now_ms=now_ms)
         partition = self._topic.partition_for(key)
         try:
             partition.stage_record(now_ms, key, value, headers, self, message)

@@ -3,13 +3,35 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from typing import NamedTuple
 
-from trunkline.bridge import BridgeContext
+from trunkline.broker import Broker
 from trunkline.links import Journal, Link, Pauses
 from trunkline_rabbitmq.client import Session, open_session
 from trunkline_rabbitmq.settings import ServerSettings
 
-__all__ = ["RabbitmqLink"]
+__all__ = ["RabbitmqLink", "Surroundings"]
+
+
+class Surroundings(NamedTuple):
+    """Of a link.
+
+    Attributes:
+      node: this broker's name in the hop header.
+      max_hops: brokers that a message may have passed.
+      server_name, server: the RabbitMQ that it is with.
+    """
+
+    broker: Broker
+    node: str
+    max_hops: int
+    server_name: str
+    server: ServerSettings
+
+    @property
+    def origin(self) -> str:
+        """What records from there have in their header."""
+        return f"rabbitmq/{self.server_name}"
 
 
 class RabbitmqLink(Link):
@@ -17,15 +39,15 @@ class RabbitmqLink(Link):
 
     Attributes:
       journal: how it goes.
-      node: this broker's name in the hop header.
+      around: what it shares with others.
     """
 
-    def __init__(self, context: BridgeContext, node: str, server: ServerSettings, journal: Journal) -> None:
-        super().__init__(context.broker, journal.name, [journal], Pauses(server.first_pause_s, server.last_pause_s))
+    def __init__(self, around: Surroundings, journal: Journal) -> None:
+        server = around.server
+        super().__init__(around.broker, journal.name, [journal], Pauses(server.first_pause_s, server.last_pause_s))
         self.journal = journal
-        self.node = node
-        self._server = server
-        self._mqtt_topic: str = context.broker.config.door.get("mqtt", {}).get("topic", "mqtt")
+        self.around = around
+        self._mqtt_topic: str = around.broker.config.door.get("mqtt", {}).get("topic", "mqtt")
 
     def is_slashed(self, topic: str) -> bool:
         """Keys of this topic are MQTT's: they have ``/`` where routing keys have ``.``, and the reverse."""
@@ -43,7 +65,7 @@ class RabbitmqLink(Link):
     async def converse(self) -> None:
         """See :class:`trunkline.links.Link`."""
         name = f"trunkline {self.name}"
-        async with open_session(self._server, name=name, max_body_bytes=self.max_body_bytes) as session:
+        async with open_session(self.around.server, name=name, max_body_bytes=self.max_body_bytes) as session:
             self.journal.counters["connections"] += 1
             await self.converse_over(session)
 

@@ -13,7 +13,7 @@ from typing import Final
 from trunkline.links import ORIGIN
 from trunkline.records import Header, Record
 from trunkline_amqp.bridge import PROPERTIES_HEADER, Place, message_of, prepare, record_of
-from trunkline_amqp.content import NO_PROPERTIES
+from trunkline_amqp.properties import NO_PROPERTIES
 
 __all__ = ["record_headers", "wire_parts"]
 

@@ -11,21 +11,21 @@ from typing import Final
 
 import trio
 
-from trunkline.bridge import BridgeContext
 from trunkline.links import Journal, LinkFailed, origin_of
 from trunkline.records import Record
-from trunkline_amqp.content import encode_publish
 from trunkline_amqp.errors import AmqpError
 from trunkline_amqp.frames import FRAME_OVERHEAD
+from trunkline_amqp.hot_methods import encode_publish
 from trunkline_amqp.methods import ConfirmSelect, ConfirmSelectOk, ExchangeDeclare, ExchangeDeclareOk
 from trunkline_rabbitmq.client import Session
+from trunkline_rabbitmq.events import Confirmed, Returned
 from trunkline_rabbitmq.hops import hops_of, with_hop
-from trunkline_rabbitmq.link import RabbitmqLink
+from trunkline_rabbitmq.link import RabbitmqLink, Surroundings
 from trunkline_rabbitmq.messages import wire_parts
 from trunkline_rabbitmq.outbound import Message, OutboundWindow
-from trunkline_rabbitmq.protocol import CHANNEL, Confirmed, Returned
+from trunkline_rabbitmq.protocol import CHANNEL
 from trunkline_rabbitmq.queue_source import QueueSource
-from trunkline_rabbitmq.settings import OutboundSettings, ServerSettings
+from trunkline_rabbitmq.settings import OutboundSettings
 from trunkline_rabbitmq.sources import Source
 from trunkline_rabbitmq.topic_source import TopicSource
 
@@ -41,22 +41,11 @@ GIVE_BACK_S: Final = 1.0
 class OutboundLink(RabbitmqLink):
     """One table ``[bridge.rabbitmq.outbound.NAME]``."""
 
-    def __init__(
-        self,
-        context: BridgeContext,
-        node: str,
-        name: str,
-        server_name: str,
-        server: ServerSettings,
-        settings: OutboundSettings,
-        max_hops: int,
-    ) -> None:
+    def __init__(self, around: Surroundings, name: str, settings: OutboundSettings) -> None:
         self.settings = settings
-        self.max_hops = max_hops
-        self.target = f"rabbitmq/{server_name}"
         source = f"queue {settings.queue}" if settings.queue else f"topic {', '.join(settings.topics)}"
-        place = f"exchange {settings.exchange}" if settings.exchange else "default exchange"
-        super().__init__(context, node, server, Journal(name, "out", source, f"{server_name} {place}"))
+        what = f"exchange {settings.exchange}" if settings.exchange else "default exchange"
+        super().__init__(around, Journal(name, "out", source, f"{around.server_name} {what}"))
         self._conversation: _Conversation | None = None
 
     @property
@@ -105,20 +94,20 @@ class OutboundLink(RabbitmqLink):
 
     def _to_message(self, record: Record, topic: str, place: object) -> Message | None:
         """The message for a record; None if it came from there, or has been everywhere."""
-        if not self.settings.echo and record.headers and origin_of(record) == self.target:
+        if not self.settings.echo and record.headers and origin_of(record) == self.around.origin:
             self.journal.counters["echoes"] += 1
             return None
         key, properties, body = wire_parts(record, is_slashed=self.is_slashed(topic))
         if self.settings.routing_key is not None:
             key = self.settings.routing_key.encode()
-        if len(hops_of(properties)) >= self.max_hops:
+        if len(hops_of(properties)) >= self.around.max_hops:
             self.journal.counters["looped"] += 1
             return None
         try:
-            properties = with_hop(properties, self.node)
+            properties = with_hop(properties, self.around.node)
         except AmqpError as error:  # somebody wrote this header who is no AMQP client
             self.journal.note(f"properties of a record cannot be read: {error}", self.broker.now_ms())
-            properties = with_hop(b"\0\0", self.node)
+            properties = with_hop(b"\0\0", self.around.node)
         return Message(place, key, properties, body)
 
 

@@ -4,7 +4,8 @@
 
 :meth:`ClientProtocol.begin` gives the first bytes; then whatever arrives goes into :meth:`ClientProtocol.receive_data`,
 which answers what the protocol itself has to answer (:meth:`ClientProtocol.data_to_send`) and returns the rest as
-events. The methods that come once for each message are read by hand, the others come as :class:`Answer`.
+:mod:`~trunkline_rabbitmq.events`. The methods that come once for each message are read by hand, the others come as
+:class:`~trunkline_rabbitmq.events.Answer`.
 
 A message whose body is larger than ``max_body_bytes`` is not kept: its frames are counted and dropped, and
 :class:`TooLarge` says so.
@@ -15,10 +16,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from enum import Enum
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
 from trunkline.errors import RemoteProtocolError
-from trunkline_amqp.content import Content, ContentAssembler, decode_ack, decode_deliver, decode_header
+from trunkline_amqp.content import Content, ContentAssembler, decode_header
 from trunkline_amqp.errors import Reply, hard
 from trunkline_amqp.frames import (
     BODY,
@@ -31,6 +32,7 @@ from trunkline_amqp.frames import (
     FrameSplitter,
     encode_frame,
 )
+from trunkline_amqp.hot_methods import ACK_IDS, DELIVER_IDS, NACK_IDS, RETURN_IDS, decode_ack, decode_deliver
 from trunkline_amqp.methods import (
     BasicCancel,
     BasicReturn,
@@ -56,23 +58,22 @@ from trunkline_amqp.methods import (
     encode_method,
 )
 from trunkline_rabbitmq.addresses import RabbitmqUrl
+from trunkline_rabbitmq.events import (
+    Answer,
+    Blocked,
+    Cancelled,
+    Closed,
+    Confirmed,
+    Delivered,
+    Event,
+    Flow,
+    Ready,
+    Returned,
+    TooLarge,
+    Unblocked,
+)
 
-__all__ = [
-    "CHANNEL",
-    "Answer",
-    "Blocked",
-    "Cancelled",
-    "ClientProtocol",
-    "Closed",
-    "Confirmed",
-    "Delivered",
-    "Event",
-    "Flow",
-    "Ready",
-    "Returned",
-    "TooLarge",
-    "Unblocked",
-]
+__all__ = ["CHANNEL", "ClientProtocol"]
 
 CHANNEL: Final = 1
 
@@ -87,11 +88,6 @@ _CAPABILITIES: Final = {
     "publisher_confirms": True,
 }
 
-_DELIVER: Final = b"\x00\x3c\x00\x3c"
-_RETURN: Final = b"\x00\x3c\x00\x32"
-_ACK: Final = b"\x00\x3c\x00\x50"
-_NACK: Final = b"\x00\x3c\x00\x78"
-
 
 class State(Enum):
     """How far the connection is."""
@@ -102,92 +98,6 @@ class State(Enum):
     CHANNEL = "opening a channel"
     READY = "ready"
     CLOSED = "closed"
-
-
-# -- events ----------------------------------------------------------------------------------------
-
-
-class Ready(NamedTuple):
-    """The channel is open. ``server``: what RabbitMQ says of itself, for people."""
-
-    server: str
-
-
-class Delivered(NamedTuple):
-    """basic.deliver, with its message; properties raw."""
-
-    delivery_tag: int
-    redelivered: bool
-    exchange: bytes
-    routing_key: bytes
-    properties: bytes
-    body: bytes
-
-
-class TooLarge(NamedTuple):
-    """A delivery that was not kept."""
-
-    delivery_tag: int
-    size_bytes: int
-
-
-class Returned(NamedTuple):
-    """basic.return: a mandatory message that reached no queue."""
-
-    reply_code: int
-    reply_text: str
-    routing_key: bytes
-    properties: bytes
-    body: bytes
-
-
-class Confirmed(NamedTuple):
-    """basic.ack or basic.nack of what was published."""
-
-    sequence: int
-    multiple: bool
-    is_ack: bool
-
-
-class Blocked(NamedTuple):
-    """connection.blocked: RabbitMQ takes no messages for now."""
-
-    reason: str
-
-
-class Unblocked(NamedTuple):
-    """connection.unblocked."""
-
-
-class Flow(NamedTuple):
-    """channel.flow; answered already."""
-
-    is_active: bool
-
-
-class Cancelled(NamedTuple):
-    """basic.cancel: the consumer is gone, as a rule because the queue is."""
-
-    consumer_tag: str
-
-
-class Answer(NamedTuple):
-    """Any other method."""
-
-    method: Method
-
-
-class Closed(NamedTuple):
-    """RabbitMQ closed the channel or the connection; answered already. Nothing comes after it."""
-
-    reply_code: int
-    reply_text: str
-
-
-Event = Ready | Delivered | TooLarge | Returned | Confirmed | Blocked | Unblocked | Flow | Cancelled | Answer | Closed
-
-
-# -- the connection --------------------------------------------------------------------------------
 
 
 class ClientProtocol:
@@ -304,11 +214,11 @@ class ClientProtocol:
                 self._header(payload)
             elif kind == METHOD:
                 ids = payload[:4]
-                if ids in (_DELIVER, _RETURN):
+                if ids in (DELIVER_IDS, RETURN_IDS):
                     self._assembler.begin(payload)
-                elif ids in (_ACK, _NACK):
+                elif ids in (ACK_IDS, NACK_IDS):
                     sequence, bits = decode_ack(payload)
-                    events.append(Confirmed(sequence, bool(bits & 1), ids == _ACK))
+                    events.append(Confirmed(sequence, bool(bits & 1), ids == ACK_IDS))
                 else:
                     self._method(payload)
             elif kind != HEARTBEAT:
@@ -331,7 +241,7 @@ class ClientProtocol:
         """Do not keep a body of this size. Its method says which delivery it is."""
         content = self._assembler.receive_header(encode_empty_header())
         assert content is not None
-        if content.method[:4] != _DELIVER:
+        if content.method[:4] != DELIVER_IDS:
             raise hard(Reply.UNEXPECTED_FRAME, f"a message of {size} bytes was returned, and none so large was sent")
         self._skipped = TooLarge(decode_deliver(content.method).delivery_tag, size)
         self._skipped_left = size
@@ -348,7 +258,7 @@ class ClientProtocol:
             self._content(content)
 
     def _content(self, content: Content) -> None:
-        if content.method[:4] == _DELIVER:
+        if content.method[:4] == DELIVER_IDS:
             _, delivery_tag, redelivered, exchange, routing_key = decode_deliver(content.method)
             self._events.append(
                 Delivered(delivery_tag, redelivered, exchange, routing_key, content.properties, content.body)

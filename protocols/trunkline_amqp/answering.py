@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from trunkline.errors import BrokerClosing, StoreFull, TrunklineError
 from trunkline_amqp.confirms import Confirms
-from trunkline_amqp.content import encode_ack, encode_nack
 from trunkline_amqp.errors import Reply, hard
+from trunkline_amqp.hot_methods import encode_ack, encode_nack
 
 if TYPE_CHECKING:
     from trunkline.partition import Partition

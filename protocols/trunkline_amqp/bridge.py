@@ -28,10 +28,10 @@ from typing import Any, Final, NamedTuple
 
 from trunkline.queues.arrivals import DELIVER_AT, EXPIRES_AT, PRIORITY
 from trunkline.records import EMPTY_HEADERS, Header, Record, encode_headers
-from trunkline_amqp.content import NO_PROPERTIES, Properties, decode_properties, encode_properties
 from trunkline_amqp.deaths import without_headers
 from trunkline_amqp.errors import AmqpError, Reply
 from trunkline_amqp.header_matching import header_bytes
+from trunkline_amqp.properties import NO_PROPERTIES, Properties, decode_properties, encode_properties
 from trunkline_amqp.routing import EXCHANGE_HEADER, SWAP, Route, routing_key
 
 __all__ = [

@@ -14,11 +14,13 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
+from trunkline_amqp.acknowledging import Acknowledging
 from trunkline_amqp.consuming import Consuming
-from trunkline_amqp.content import ACK_IDS, NACK_IDS, PUBLISH_IDS, ContentAssembler, decode_ack, too_large
+from trunkline_amqp.content import ContentAssembler, too_large
 from trunkline_amqp.errands import ERRANDS, Errands
 from trunkline_amqp.errors import AmqpError, Reply, hard
 from trunkline_amqp.frames import ACKS, BODY, HEADER, MESSAGE, METHOD, AckRun, Frame, WholeMessage
+from trunkline_amqp.hot_methods import ACK_IDS, NACK_IDS, PUBLISH_IDS, decode_ack
 from trunkline_amqp.methods import (
     AccessRequest,
     AccessRequestOk,
@@ -64,13 +66,15 @@ class Channel:
 
     Attributes:
       publishing: what it publishes, and the confirms of that.
-      consuming: what it consumes, and has not acknowledged.
+      acknowledging: what its client says of what it was sent.
+      consuming: what it consumes.
     """
 
     def __init__(self, connection: AmqpConnection, number: int) -> None:
         self.connection = connection
         self.number = number
         self.publishing = Publishing(self)
+        self.acknowledging = Acknowledging(self.settle_soon)
         self.consuming = Consuming(self)
         self.is_closed = False
         self._max_body_bytes = connection.server.settings.max_message_bytes
@@ -136,7 +140,7 @@ class Channel:
         if not self._assembler.is_idle:
             self._assembler.expect_method()
         try:
-            self.consuming.acknowledge_run(first, end)
+            self.acknowledging.acknowledge_run(first, end)
         except AmqpError as error:
             _name(error, ACK_IDS)
             raise
@@ -153,10 +157,10 @@ class Channel:
             try:
                 if ids == ACK_IDS:
                     tag, bits = decode_ack(payload)
-                    self.consuming.acknowledge(tag, bits & 1)
+                    self.acknowledging.acknowledge(tag, bits & 1)
                 elif ids == NACK_IDS:
                     tag, bits = decode_ack(payload)
-                    self.consuming.refuse(tag, multiple=bool(bits & 1), requeue=bool(bits & 2))
+                    self.acknowledging.refuse(tag, multiple=bool(bits & 1), requeue=bool(bits & 2))
                 else:
                     self._method(decode_method(payload))
             except AmqpError as error:
@@ -220,12 +224,12 @@ class Channel:
             self._errands.run(method)
 
     def _reject(self, method: BasicReject) -> None:
-        self.consuming.refuse(method.delivery_tag, multiple=False, requeue=method.requeue, is_single=True)
+        self.acknowledging.refuse(method.delivery_tag, multiple=False, requeue=method.requeue, is_single=True)
 
     def _recover(self, method: BasicRecover | BasicRecoverAsync) -> None:
         if not method.requeue:
             raise hard(Reply.NOT_IMPLEMENTED, "requeue=false")
-        self.consuming.recover()
+        self.acknowledging.recover()
         if isinstance(method, BasicRecover):
             self.send(BasicRecoverOk())
 
@@ -236,7 +240,7 @@ class Channel:
 
     def _tx_select(self, method: TxSelect) -> None:
         self.publishing.select_transactions()
-        self.consuming.select_transactions()
+        self.acknowledging.select_transactions()
         self.send(TxSelectOk())
 
     def _tx_commit(self, method: TxCommit) -> None:
@@ -246,7 +250,7 @@ class Channel:
     def _tx_rollback(self, method: TxRollback) -> None:
         self.publishing.check_transactional()
         self.publishing.rollback()
-        self.consuming.rollback()
+        self.acknowledging.rollback()
         self.send(TxRollbackOk())
 
     def _access(self, method: AccessRequest) -> None:
@@ -275,7 +279,7 @@ class Channel:
 
     def settle_now(self) -> None:
         """Let queues know what was acknowledged."""
-        self.consuming.settle_now()
+        self.acknowledging.settle_now()
 
     def close(self) -> None:
         """Release what it holds; nothing counts any more. The second call does nothing."""

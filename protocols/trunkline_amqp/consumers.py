@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, Final
 from trunkline.errors import CorruptBatch, DecompressionLimitExceeded, TrunklineError
 from trunkline.queues import Block, Consumption, QueueConsumer
 from trunkline_amqp.bridge import messages_of
-from trunkline_amqp.content import BASIC, encode_content, with_header
+from trunkline_amqp.content import BASIC, encode_content
 from trunkline_amqp.fields import encode_short_string
 from trunkline_amqp.frames import BODY, FRAME_OVERHEAD, HEADER, METHOD
 from trunkline_amqp.methods import BasicGetEmpty, BasicGetOk, encode_method
+from trunkline_amqp.properties import with_header
 from trunkline_amqp.streams import StreamReader
 
 if TYPE_CHECKING:

@@ -1,7 +1,6 @@
-"""What a channel consumes: consumers, single messages, what it holds and what it says of that. Sans-I/O.
+"""What a channel consumes: consumers, and single messages. Sans-I/O.
 
-A message is written in the round in which its queue gives it out. Acknowledgements are joined to ranges of sequences,
-and reach the queues at the end of the read that they came in.
+A message is written in the round in which its queue gives it out.
 
 Limits: ``prefetch`` of each consumer, and one for all of the channel together (basic.qos with *global*); both may
 change at any time. When the client's buffer is full all of its consumers pause, so that queues give to others.
@@ -17,11 +16,9 @@ from typing import TYPE_CHECKING, Any, Final
 from trunkline.errors import BrokerClosing, QueueInUse, TrunklineError
 from trunkline.queues import SharedPrefetch
 from trunkline_amqp.consumers import Consumer, Getter, Holder
-from trunkline_amqp.content import Delivery, encode_deliver
 from trunkline_amqp.errors import AmqpError, Reply, hard
 from trunkline_amqp.methods import BasicCancel, BasicCancelOk, BasicConsume, BasicConsumeOk, BasicGet, BasicGetEmpty
-from trunkline_amqp.publishing import DIRECT_REPLY, Message
-from trunkline_amqp.unacked import Held, Unacked
+from trunkline_amqp.replies import DIRECT_REPLY, Replies
 
 if TYPE_CHECKING:
     from trunkline_amqp.channel import Channel
@@ -37,26 +34,23 @@ class Consuming:
     """The way out of one channel.
 
     Attributes:
+      replies: those that come past all queues.
       unacked: deliveries that nothing was said about.
       last_queue: the queue that was declared last, which an empty name means.
-      reply_address: where replies to this channel go; None: it does not listen for any.
     """
 
     def __init__(self, channel: Channel) -> None:
         self.channel = channel
-        self.unacked: Unacked[Holder] = Unacked()
+        self.replies = Replies(channel)
+        self.unacked = channel.acknowledging.unacked
         self.last_queue: str | None = None
-        self.reply_address: str | None = None
         self._server = channel.connection.server
         self._consumers: dict[str, Consumer] = {}
         self._getters: dict[tuple[AmqpQueue, bool], Getter] = {}
-        self._unsettled: dict[Holder, None] = {}
         self._shared = SharedPrefetch(0)
         self._prefetch = 0
         self._is_paused = False  # the client's buffer is full
         self._is_flowing = True
-        self._reply_tag = b""
-        self._transaction: list[tuple[int, bool, bool | None]] | None = None  # tag, multiple, requeue (None: ack)
 
     # -- consumers ---------------------------------------------------------------------------------
 
@@ -75,10 +69,10 @@ class Consuming:
     def consume(self, method: BasicConsume) -> None:
         """basic.consume. Raises AmqpError: 403 (exclusive), 404, 405, 406 (arguments), 530 (the tag is in use)."""
         tag = method.consumer_tag or self._server.new_name("amq.ctag-")
-        if tag in self._consumers or (self.reply_address is not None and tag.encode() == self._reply_tag):
+        if tag in self._consumers or self.replies.has_tag(tag):
             raise hard(Reply.NOT_ALLOWED, f"attempt to reuse consumer tag '{tag[:100]}'")
         if method.queue == DIRECT_REPLY:
-            self._listen_for_replies(method, tag)
+            self.replies.listen(method, tag)
             return
         queue = self.queue(method.queue)
         priority = method.arguments.get("x-priority", 0)
@@ -113,11 +107,11 @@ class Consuming:
         consumer = self._consumers.pop(method.consumer_tag, None)
         if consumer is not None:
             self._server.consumers -= 1
-            self.settle_now()
+            self.channel.settle_now()
             consumer.cancel()
             self._server.topology.consumer_gone(consumer.queue)
-        elif self.reply_address is not None and method.consumer_tag.encode() == self._reply_tag:
-            self._stop_replies()
+        elif self.replies.has_tag(method.consumer_tag):
+            self.replies.stop()
         if not method.no_wait:
             self.channel.send(BasicCancelOk(consumer_tag=method.consumer_tag))
 
@@ -134,35 +128,6 @@ class Consuming:
             self._shared.set_limit(count)
         else:
             self._prefetch = count
-
-    # -- direct replies ----------------------------------------------------------------------------
-
-    def _listen_for_replies(self, method: BasicConsume, tag: str) -> None:
-        if not method.no_ack:
-            raise AmqpError(Reply.PRECONDITION_FAILED, "reply consumer cannot acknowledge")
-        if self.reply_address is not None:
-            raise AmqpError(Reply.PRECONDITION_FAILED, "reply consumer already set")
-        self.reply_address = self._server.new_name(f"{DIRECT_REPLY}.")
-        self._reply_tag = tag.encode()
-        self._server.replies[self.reply_address.encode()] = self
-        if not method.no_wait:
-            self.channel.send(BasicConsumeOk(consumer_tag=tag))
-
-    def _stop_replies(self) -> None:
-        if self.reply_address is not None:
-            self._server.replies.pop(self.reply_address.encode(), None)
-            self.reply_address = None
-
-    def reply(self, key: bytes, content: Message) -> bool:
-        """A message for this channel, past all queues; False if its client does not keep up."""
-        transport = self.channel.connection.transport
-        if transport.is_congested:
-            return False
-        delivery = Delivery(self._reply_tag, self.unacked.skip(1), False, b"", key)
-        frame_max = self.channel.connection.terms.frame_max
-        _, raw, body = content
-        transport.write(encode_deliver(self.channel.number, delivery, raw, body, frame_max))
-        return True
 
     # -- single messages ---------------------------------------------------------------------------
 
@@ -188,120 +153,6 @@ class Consuming:
         if given is False:
             self.channel.send(BasicGetEmpty())
         return given is not None and not getter.is_waiting
-
-    # -- what is held ------------------------------------------------------------------------------
-
-    def acknowledge(self, tag: int, multiple: int) -> None:
-        """basic.ack. Raises AmqpError (406): nothing with this tag is unacknowledged."""
-        if self._transaction is not None:
-            self._hold(tag, bool(multiple), None)
-        elif multiple:
-            for holder, first, end in self._through(tag):
-                self._settle(holder, first, end)
-        else:
-            held = self.unacked.take(tag)
-            if held is None:
-                raise _unknown(tag)
-            self._settle(*held)
-
-    def acknowledge_run(self, first: int, end: int) -> None:
-        """basic.ack for each of these deliveries."""
-        held = None if self._transaction is not None else self.unacked.take_run(first, end)
-        if held is not None:
-            self._settle(*held)
-            return
-        for tag in range(first, end):
-            self.acknowledge(tag, 0)
-
-    def _settle(self, holder: Holder, first: int, end: int) -> None:
-        settled = holder.settled
-        if not settled:
-            if not self._unsettled:
-                self.channel.settle_soon()
-            self._unsettled[holder] = None
-            settled.append((first, end))
-        elif settled[-1][1] == first:
-            settled[-1] = settled[-1][0], end
-        else:
-            settled.append((first, end))
-
-    def settle_now(self) -> None:
-        """Let the queues know what was acknowledged."""
-        if self._unsettled:
-            unsettled, self._unsettled = self._unsettled, {}
-            for holder in unsettled:
-                holder.settle_now()
-
-    def refuse(self, tag: int, *, multiple: bool, requeue: bool, is_single: bool = False) -> None:
-        """basic.nack, basic.reject. Raises AmqpError (406)."""
-        if self._transaction is not None:
-            self._hold(tag, multiple, requeue)
-            return
-        if multiple and not is_single:
-            refused = self._through(tag)
-        else:
-            held = self.unacked.take(tag)
-            if held is None:
-                raise _unknown(tag)
-            refused = [held]
-        self.settle_now()
-        for holder, first, end in refused:
-            if requeue:
-                holder.hold.release([(first, end)])
-            else:
-                holder.hold.reject([(first, end)])
-
-    def _through(self, tag: int) -> list[Held[Holder]]:
-        """Everything up to a tag; 0: everything."""
-        held = self.unacked.take_through(tag) if tag else self.unacked.take_all()
-        if held is None:
-            raise _unknown(tag)
-        return held
-
-    def recover(self) -> None:
-        """basic.recover: everything that is held goes back."""
-        self.settle_now()
-        for holder, first, end in self.unacked.take_all():
-            holder.hold.release([(first, end)])
-
-    # -- transactions ------------------------------------------------------------------------------
-
-    def select_transactions(self) -> None:
-        """Acknowledgements wait for tx.commit from now on."""
-        if self._transaction is None:
-            self._transaction = []
-
-    def _hold(self, tag: int, multiple: bool, requeue: bool | None) -> None:
-        if not (multiple and not tag) and not self.unacked.has(tag):
-            raise _unknown(tag)
-        assert self._transaction is not None
-        self._transaction.append((tag or self.unacked.highest, multiple, requeue))
-        if len(self._transaction) > MAX_HELD:
-            raise hard(Reply.RESOURCE_ERROR, f"a transaction of more than {MAX_HELD} acknowledgements")
-
-    def rollback(self) -> None:
-        """Nothing of it was said."""
-        self._transaction = []
-
-    def commit(self) -> list[Holder]:
-        """Say what was held back; of whose messages it was."""
-        held, self._transaction = self._transaction, None
-        touched: dict[Holder, None] = {}
-        for tag, multiple, requeue in held or ():
-            taken = self.unacked.take_through(tag) if multiple else None
-            if not multiple and (one := self.unacked.take(tag)) is not None:
-                taken = [one]
-            for holder, first, end in taken or ():
-                touched[holder] = None
-                if requeue is None:
-                    self._settle(holder, first, end)
-                elif requeue:
-                    holder.hold.release([(first, end)])
-                else:
-                    holder.hold.reject([(first, end)])
-        self._transaction = []
-        self.settle_now()
-        return list(touched)
 
     # -- flow --------------------------------------------------------------------------------------
 
@@ -340,8 +191,8 @@ class Consuming:
 
     def close(self) -> None:
         """Everything that is held goes back."""
-        self.settle_now()
-        self._stop_replies()
+        self.channel.settle_now()
+        self.replies.stop()
         consumers, self._consumers = self._consumers, {}
         self._server.consumers -= len(consumers)
         holders: dict[Holder, Any] = dict.fromkeys(consumers.values())
@@ -352,11 +203,3 @@ class Consuming:
             holder.close()
         for consumer in consumers.values():
             self._server.topology.consumer_gone(consumer.queue)
-
-
-MAX_HELD: Final = 100_000
-"""Acknowledgements of one transaction."""
-
-
-def _unknown(tag: int) -> AmqpError:
-    return AmqpError(Reply.PRECONDITION_FAILED, f"unknown delivery tag {tag}")

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Final
 from trunkline.errors import UnknownQueue
 from trunkline.queues import Copy, DeadLetter
 from trunkline_amqp.bridge import headers_block, message_of
-from trunkline_amqp.content import decode_properties
 from trunkline_amqp.deaths import REASONS, Death, dead_properties, is_cycle
 from trunkline_amqp.errors import AmqpError
+from trunkline_amqp.properties import decode_properties
 
 if TYPE_CHECKING:
     from trunkline_amqp.queue_entry import QueueEntry

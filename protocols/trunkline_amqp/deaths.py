@@ -19,8 +19,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from trunkline_amqp.content import decode_properties, edit_properties, raw_field
 from trunkline_amqp.fields import Timestamp, encode_long_string, encode_short_string, encode_value, table_spans
+from trunkline_amqp.properties import decode_properties, edit_properties, raw_field
 
 __all__ = ["Death", "dead_properties", "is_cycle", "without_headers"]
 

@@ -46,6 +46,9 @@ class Declared:
       vhosts: the virtual hosts that there are.
       mqtt_topic: the topic that exchange ``amq.topic`` of virtual host ``/`` shares with MQTT.
       max_message_bytes: see :class:`~trunkline_amqp.core_side.CoreSide`.
+
+    Attributes:
+      version: changes with everything that can change a route.
     """
 
     def __init__(
@@ -61,10 +64,10 @@ class Declared:
         self._mqtt_topic = mqtt_topic
         self._lock = trio.Lock()
         self._core = CoreSide(broker, self.place, max_message_bytes)
-        self._vhosts = {name: Vhost(name) for name in vhosts}
+        self.version = 0
+        self._vhosts = {name: Vhost(name, self._changed) for name in vhosts}
         self._routers = {name: Router(vhost, broker.topics) for name, vhost in self._vhosts.items()}
         self._places: dict[str, Place] = {}
-        self._topic_changes = 0
         for vhost in self._vhosts.values():
             self._predeclare(vhost)
 
@@ -76,15 +79,13 @@ class Declared:
             self._core.taken.add(topic)
             vhost.add_exchange(exchange)
 
+    def _changed(self) -> None:
+        self.version += 1
+
     def _topics_changed(self) -> None:
-        self._topic_changes += 1
+        self._changed()
         for router in self._routers.values():
             router.forget()
-
-    @property
-    def version(self) -> int:
-        """Changes with everything that can change a route."""
-        return self._topic_changes + sum(vhost.version for vhost in self._vhosts.values())
 
     def has_vhost(self, name: str) -> bool:
         return name in self._vhosts

@@ -38,7 +38,7 @@ from trunkline_amqp.methods import (
     TxCommit,
     TxCommitOk,
 )
-from trunkline_amqp.publishing import DIRECT_REPLY
+from trunkline_amqp.replies import DIRECT_REPLY
 
 if TYPE_CHECKING:
     from trunkline_amqp.channel import Channel
@@ -261,7 +261,7 @@ class _Durable:
 async def _commit(channel: Channel, errands: Errands, method: TxCommit) -> Method:
     channel.publishing.commit()
     await errands.wait_caught_up()
-    for holder in channel.consuming.commit():
+    for holder in channel.acknowledging.commit():
         durable: list[_Durable] = []
 
         def begin(over: Callable[[], None], holder: Any = holder, durable: list[_Durable] = durable) -> None:

@@ -7,7 +7,7 @@ alternate exchange takes its place.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -23,12 +23,16 @@ __all__ = ["Vhost"]
 class Vhost:
     """A virtual host: what is in it, and how it hangs together.
 
+    Args:
+      on_change: called after every change that can change a route.
+
     Attributes:
       has_alternates: some exchange has, or had, an alternate one.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, on_change: Callable[[], None] = lambda: None) -> None:
         self.name = name
+        self._on_change = on_change
         self.exchanges: dict[str, Exchange] = {}
         self.queues: dict[str, QueueEntry] = {}
         self._incoming: dict[tuple[bool, str], dict[Binding, None]] = {}
@@ -38,16 +42,20 @@ class Vhost:
         self.version = 0
         """Changes with everything that can change a route."""
 
+    def _changed(self) -> None:
+        self.version += 1
+        self._on_change()
+
     # -- changes -----------------------------------------------------------------------------------
 
     def add_exchange(self, exchange: Exchange) -> None:
         self.exchanges[exchange.name] = exchange
         self.has_alternates |= exchange.alternate is not None
-        self.version += 1
+        self._changed()
 
     def add_queue(self, queue: QueueEntry) -> None:
         self.queues[queue.name] = queue
-        self.version += 1
+        self._changed()
 
     def binding(
         self, source: str, destination: str, key: str, arguments: Mapping[str, Any], *, to_exchange: bool
@@ -68,7 +76,7 @@ class Vhost:
     def bind(self, binding: Binding) -> None:
         self.exchanges[binding.source].add(binding)
         self._incoming.setdefault((binding.to_exchange, binding.destination), {})[binding] = None
-        self.version += 1
+        self._changed()
 
     def unbind(self, binding: Binding) -> None:
         self.exchanges[binding.source].remove(binding)
@@ -76,7 +84,7 @@ class Vhost:
         del incoming[binding]
         if not incoming:
             del self._incoming[binding.to_exchange, binding.destination]
-        self.version += 1
+        self._changed()
 
     def remove_exchange(self, name: str) -> list[Binding]:
         """The bindings that went with it."""
@@ -84,7 +92,7 @@ class Vhost:
         for binding in dict.fromkeys(gone):  # one from it to itself is in both
             self.unbind(binding)
         del self.exchanges[name]
-        self.version += 1
+        self._changed()
         return list(dict.fromkeys(gone))
 
     def remove_queue(self, name: str) -> list[Binding]:
@@ -93,7 +101,7 @@ class Vhost:
         for binding in gone:
             self.unbind(binding)
         del self.queues[name]
-        self.version += 1
+        self._changed()
         return gone
 
     # -- questions ---------------------------------------------------------------------------------

@@ -18,23 +18,19 @@ from trunkline.errors import BrokerClosing, QueueFull, RecordTooLarge, StoreFull
 from trunkline_amqp.answering import Answering, Counted, Several, Staged
 from trunkline_amqp.bridge import Prepared, block_for, prepare
 from trunkline_amqp.confirms import Confirms
-from trunkline_amqp.content import (
-    Properties,
-    Publication,
-    decode_publish,
-    encode_content,
-    replace_reply_to,
-)
+from trunkline_amqp.content import encode_content
 from trunkline_amqp.errors import AmqpError, Reply, hard
+from trunkline_amqp.hot_methods import Publication, decode_publish
 from trunkline_amqp.methods import BasicReturn, encode_method
+from trunkline_amqp.properties import Properties, replace_reply_to
+from trunkline_amqp.replies import DIRECT_REPLY
 from trunkline_amqp.routing import Route, Target
 
 if TYPE_CHECKING:
     from trunkline_amqp.channel import Channel
 
-__all__ = ["DIRECT_REPLY", "Message", "Publishing", "Way"]
+__all__ = ["Message", "Publishing", "Way"]
 
-DIRECT_REPLY: Final = "amq.rabbitmq.reply-to"
 _REPLY_KEY: Final = DIRECT_REPLY.encode() + b"."
 _PERSISTENT: Final = 2
 
@@ -125,7 +121,7 @@ class Publishing(Answering):
                 f"user_id property set to '{properties.user_id[:60]}' but authenticated user was '{user}'",
             )
         if properties.reply_to == DIRECT_REPLY:
-            address = self._channel.consuming.reply_address
+            address = self._channel.consuming.replies.address
             if address is None:
                 raise AmqpError(Reply.PRECONDITION_FAILED, "fast reply consumer does not exist")
             raw = replace_reply_to(raw, address)

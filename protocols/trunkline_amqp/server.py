@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from trunkline.broker import Broker
     from trunkline.records import Header
     from trunkline_amqp.connection import AmqpConnection
-    from trunkline_amqp.consuming import Consuming
     from trunkline_amqp.publishing import Message, Way
+    from trunkline_amqp.replies import Replies
     from trunkline_amqp.settings import AmqpSettings
 
 __all__ = ["AmqpServer"]
@@ -53,7 +53,7 @@ class AmqpServer:
         self.blocking = Blocking(broker.start_soon)
         self.heartbeats = Heartbeats()
         self.connections: dict[AmqpConnection, None] = {}
-        self.replies: dict[bytes, Consuming] = {}
+        self.replies: dict[bytes, Replies] = {}
         self.ways: dict[str, dict[bytes, Way]] = {name: {} for name in settings.vhosts}
         self._known: dict[tuple[Header, ...], dict[bytes, tuple[bytes, bool]]] = {}
         self.published = self.delivered = self.returned = self.consumers = 0
@@ -91,8 +91,8 @@ class AmqpServer:
 
     def reply(self, key: bytes, content: Message) -> bool:
         """A direct reply; False if nobody is there to take it."""
-        consuming = self.replies.get(key)
-        return consuming is not None and consuming.reply(key, content)
+        replies = self.replies.get(key)
+        return replies is not None and replies.receive(key, *content[1:])
 
     def opened(self, connection: AmqpConnection) -> None:
         """It has come in."""

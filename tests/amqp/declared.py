@@ -12,7 +12,7 @@ import trio
 from trunkline import Broker, open_broker
 from trunkline.errors import TrunklineError
 from trunkline_amqp.bridge import block_for, message_of, prepare
-from trunkline_amqp.content import Properties, decode_properties, encode_properties
+from trunkline_amqp.properties import Properties, decode_properties, encode_properties
 from trunkline_amqp.topology import Topology
 
 

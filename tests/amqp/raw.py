@@ -7,8 +7,9 @@ from types import TracebackType
 from typing import TypeVar
 
 from trunkline_amqp import methods
-from trunkline_amqp.content import NO_PROPERTIES, encode_publish
 from trunkline_amqp.frames import METHOD, PROTOCOL_HEADER, Frame, FrameSplitter, encode_frame
+from trunkline_amqp.hot_methods import encode_publish
+from trunkline_amqp.properties import NO_PROPERTIES
 
 M = TypeVar("M", bound=methods.Method)
 

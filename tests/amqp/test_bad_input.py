@@ -14,9 +14,10 @@ from tests.amqp.raw import RawClient, method_frame, publish_frames
 
 from trunkline.testing.background import BackgroundBroker
 from trunkline_amqp import methods
-from trunkline_amqp.content import NO_PROPERTIES, encode_header
+from trunkline_amqp.content import encode_header
 from trunkline_amqp.fields import encode_table
 from trunkline_amqp.frames import BODY, HEADER, HEARTBEAT, HEARTBEAT_FRAME, METHOD, PROTOCOL_HEADER, encode_frame
+from trunkline_amqp.properties import NO_PROPERTIES
 
 PUBLISH = method_frame(1, methods.BasicPublish(routing_key="nowhere"))
 NESTED = b"V"

@@ -17,24 +17,11 @@ from hypothesis import strategies as st
 
 from trunkline_amqp import methods
 from trunkline_amqp.content import (
-    NO_PROPERTIES,
     Content,
     ContentAssembler,
-    Delivery,
-    Properties,
-    Publication,
-    decode_ack,
-    decode_deliver,
     decode_header,
-    decode_properties,
-    decode_publish,
-    encode_ack,
     encode_content,
-    encode_deliver,
     encode_header,
-    encode_nack,
-    encode_properties,
-    encode_publish,
 )
 from trunkline_amqp.errors import AmqpError
 from trunkline_amqp.fields import (
@@ -62,6 +49,18 @@ from trunkline_amqp.frames import (
     WholeMessage,
     encode_frame,
 )
+from trunkline_amqp.hot_methods import (
+    Delivery,
+    Publication,
+    decode_ack,
+    decode_deliver,
+    decode_publish,
+    encode_ack,
+    encode_deliver,
+    encode_nack,
+    encode_publish,
+)
+from trunkline_amqp.properties import NO_PROPERTIES, Properties, decode_properties, encode_properties
 
 FEW = settings(max_examples=60, deadline=None)
 

@@ -12,7 +12,7 @@ from tests.queues.conftest import Taker
 
 from trunkline import open_broker
 from trunkline.errors import QueueFull
-from trunkline_amqp.content import Properties, encode_properties
+from trunkline_amqp.properties import Properties, encode_properties
 
 pytestmark = pytest.mark.trio
 

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from trunkline_amqp.content import Properties, decode_properties, encode_properties
 from trunkline_amqp.deaths import Death, dead_properties, is_cycle
+from trunkline_amqp.properties import Properties, decode_properties, encode_properties
 
 REJECTED = Death("q", "rejected", "e", "k", 1700000000)
 FIRST = {"x-first-death-reason": "rejected", "x-first-death-queue": "q", "x-first-death-exchange": "e"}

@@ -7,8 +7,10 @@ from typing import TypeVar
 
 from trunkline.testing import Peer, ProtocolCompliance, Refused
 from trunkline_amqp import methods
-from trunkline_amqp.content import NO_PROPERTIES, ContentAssembler, decode_deliver, encode_publish
+from trunkline_amqp.content import ContentAssembler
 from trunkline_amqp.frames import BODY, HEADER, METHOD, PROTOCOL_HEADER, FrameSplitter, encode_frame
+from trunkline_amqp.hot_methods import decode_deliver, encode_publish
+from trunkline_amqp.properties import NO_PROPERTIES
 
 
 class TestAmqpDoor(ProtocolCompliance):

@@ -11,6 +11,7 @@ from pamqp import body, commands, frame, header
 
 from trunkline.errors import RemoteProtocolError
 from trunkline_amqp.methods import BasicQos
+from trunkline_rabbitmq import events as e
 from trunkline_rabbitmq import protocol as p
 from trunkline_rabbitmq.addresses import parse_url
 
@@ -35,7 +36,7 @@ def client(*, max_body_bytes: int = 1000) -> p.ClientProtocol:
 
 def ready(**options: Any) -> p.ClientProtocol:
     found = client(**options)
-    assert found.receive_data(GREETING) == [p.Ready("RabbitMQ 3.10.8")]
+    assert found.receive_data(GREETING) == [e.Ready("RabbitMQ 3.10.8")]
     found.data_to_send()
     return found
 
@@ -87,11 +88,11 @@ def test_messages_arrive_whatever_the_pieces(size: int) -> None:
     data = GREETING + delivery(1, b"", message_id="m") + delivery(2) + encode(commands.Basic.Ack(3, True))
     found = client()
     events = [event for at in range(0, len(data), size) for event in found.receive_data(data[at : at + size])]
-    assert [type(event) for event in events] == [p.Ready, p.Delivered, p.Delivered, p.Confirmed]
+    assert [type(event) for event in events] == [e.Ready, e.Delivered, e.Delivered, e.Confirmed]
     assert events[1:] == [
-        p.Delivered(1, False, b"exchange", b"key", b"\x00\x80\x01m", b""),
-        p.Delivered(2, False, b"exchange", b"key", b"\0\0", b"hello"),
-        p.Confirmed(3, True, True),
+        e.Delivered(1, False, b"exchange", b"key", b"\x00\x80\x01m", b""),
+        e.Delivered(2, False, b"exchange", b"key", b"\0\0", b"hello"),
+        e.Confirmed(3, True, True),
     ]
 
 
@@ -104,8 +105,8 @@ def test_what_is_too_large_is_counted_and_not_kept() -> None:
         body.ContentBody(b"." * 5),
     )
     assert found.receive_data(large + delivery(2)) == [
-        p.TooLarge(1, 25),
-        p.Delivered(2, False, b"exchange", b"key", b"\0\0", b"hello"),
+        e.TooLarge(1, 25),
+        e.Delivered(2, False, b"exchange", b"key", b"\0\0", b"hello"),
     ]
 
 
@@ -115,13 +116,13 @@ def test_a_returned_message_comes_with_the_reason() -> None:
         header.ContentHeader(0, 1, commands.Basic.Properties()),
         body.ContentBody(b"x"),
     )
-    assert ready().receive_data(returned) == [p.Returned(312, "NO_ROUTE", b"key", b"\0\0", b"x")]
+    assert ready().receive_data(returned) == [e.Returned(312, "NO_ROUTE", b"key", b"\0\0", b"x")]
 
 
 def test_a_nack_and_a_method_that_is_asked_for() -> None:
     events = ready().receive_data(encode(commands.Basic.Nack(7), commands.Basic.QosOk()))
-    assert events[0] == p.Confirmed(7, False, False)
-    assert isinstance(events[1], p.Answer)
+    assert events[0] == e.Confirmed(7, False, False)
+    assert isinstance(events[1], e.Answer)
 
 
 def test_blocked_unblocked_flow_and_cancel() -> None:
@@ -134,7 +135,7 @@ def test_blocked_unblocked_flow_and_cancel() -> None:
             commands.Basic.Cancel("tag", True),
         )
     )
-    assert events == [p.Blocked("low on disk"), p.Unblocked(), p.Flow(False), p.Cancelled("tag")]
+    assert events == [e.Blocked("low on disk"), e.Unblocked(), e.Flow(False), e.Cancelled("tag")]
     (flow,) = sent(found.data_to_send())
     assert isinstance(flow, commands.Channel.FlowOk)
 
@@ -143,7 +144,7 @@ def test_blocked_unblocked_flow_and_cancel() -> None:
 def test_a_close_is_answered_and_nothing_after_it_counts(kind: Any) -> None:
     found = ready()
     data = encode(kind(404, "NOT_FOUND - no queue", 50, 10)) + delivery(1)
-    assert found.receive_data(data) == [p.Closed(404, "NOT_FOUND - no queue")]
+    assert found.receive_data(data) == [e.Closed(404, "NOT_FOUND - no queue")]
     (answer,) = sent(found.data_to_send())
     assert type(answer).__name__ == "CloseOk"
     assert found.state is p.State.CLOSED
