@@ -125,20 +125,24 @@ def test_removing_tells_whether_there_was_something() -> None:
     assert not index.remove("a/#", "s")
     assert index.remove("a/+", "s")
     assert not index.remove("a/+", "s")
-    assert index.remove_subscriber("s") == 0
+    assert not index.remove("a", "s")
+    assert index.statistics().trie_nodes == index.statistics().exact_filters == 0
 
 
 def test_no_node_is_left_when_all_filters_are_gone() -> None:
     index: SubscriptionIndex[str, int] = SubscriptionIndex()
-    for filter in ["a/b/c/+", "a/b/#", "a/+/+/d", "+", "#", "a"]:
+    filters = ["a/b/c/+", "a/b/#", "a/+/+/d", "+", "#", "a"]
+    for filter in filters:
         index.add(filter, "s", 0)
         index.add(filter, "t", 0)
+    assert len(index) == 12
 
-    assert index.remove_subscriber("s") == 6
-    assert index.remove_subscriber("t") == 6
+    for filter in filters:
+        assert index.remove(filter, "s")
+        assert index.remove(filter, "t")
 
     statistics = index.statistics()
-    assert (statistics.subscribers, statistics.filters, statistics.exact_filters, statistics.trie_nodes) == (0,) * 4
+    assert (statistics.filters, statistics.exact_filters, statistics.trie_nodes) == (0,) * 3
 
 
 def test_remembered_answers_are_bounded_by_the_subscribers_in_them(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -200,13 +204,6 @@ class ChangesAndLookUps(RuleBasedStateMachine):
     def remove(self, filter: str, subscriber: int) -> None:
         assert self.index.remove(filter, subscriber) is ((subscriber, filter) in self.model)
         self.model.pop((subscriber, filter), None)
-
-    @rule(subscriber=st.integers(0, 3))
-    def remove_subscriber(self, subscriber: int) -> None:
-        gone = [key for key in self.model if key[0] == subscriber]
-        assert self.index.remove_subscriber(subscriber) == len(gone)
-        for key in gone:
-            del self.model[key]
 
     @rule(topic=TOPICS)
     def match(self, topic: str) -> None:

@@ -141,6 +141,10 @@ def words(text: str, separator: str = ".") -> list[str]:
     return text.split(separator, MAX_FILTER_LEVELS) if text else []
 
 
+_NO_HEADERS: Final[Mapping[str, str | None]] = {}
+"""Of the many filters of keys alone: never filled."""
+
+
 class RecordFilter(msgspec.Struct, frozen=True, omit_defaults=True):
     """Which records of a topic are wanted.
 
@@ -157,6 +161,10 @@ class RecordFilter(msgspec.Struct, frozen=True, omit_defaults=True):
     headers: Mapping[str, str | None] = {}
     match: Literal["all", "any"] = "all"
     also: tuple[RecordFilter, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.headers:
+            msgspec.structs.force_setattr(self, "headers", _NO_HEADERS)
 
     @property
     def is_everything(self) -> bool:

@@ -42,7 +42,6 @@ Match = list[tuple[S, list[O]]]
 class SubscriptionStatistics(msgspec.Struct, frozen=True):
     """A snapshot of a :class:`SubscriptionIndex`."""
 
-    subscribers: int
     filters: int
     exact_filters: int
     trie_nodes: int
@@ -52,14 +51,15 @@ class SubscriptionStatistics(msgspec.Struct, frozen=True):
 class SubscriptionIndex(Generic[S, O]):
     """The filters of many subscribers, each with options, and who matches a topic.
 
-    A filter is counted once per subscriber; adding it again replaces its options. Options mean nothing here.
+    A filter is counted once per subscriber; adding it again replaces its options. Options mean nothing here. Which
+    filters a subscriber has is not kept: who makes subscribers knows, and there may be hundreds of thousands.
     """
 
-    __slots__ = ("_exact", "_filters", "_old", "_syntax", "_trie", "_young", "_young_size")
+    __slots__ = ("_count", "_exact", "_old", "_syntax", "_trie", "_young", "_young_size")
 
     def __init__(self, syntax: Syntax = "mqtt") -> None:
         self._syntax: Syntax = syntax
-        self._filters: dict[S, Few[str, None]] = {}
+        self._count = 0
         self._exact: dict[str, Holder] = {}
         self._trie: PatternTrie = MqttTrie() if syntax == "mqtt" else AmqpTrie(SEPARATORS.get(syntax, "."))
         self._young: dict[str, Match[S, O]] = {}
@@ -68,7 +68,7 @@ class SubscriptionIndex(Generic[S, O]):
 
     def __len__(self) -> int:
         """How many filters there are, the same filter of two subscribers counted twice."""
-        return sum(map(len, self._filters.values()))
+        return self._count
 
     def add(self, filter: str, subscriber: S, options: O) -> bool:
         """Subscribe, or replace the options of a filter the subscriber has; True if it is new.
@@ -78,40 +78,36 @@ class SubscriptionIndex(Generic[S, O]):
         problem = filter_problem(filter, self._syntax) or depth_problem(filter, self._syntax)
         if problem is not None:
             raise ValueError(f"filter {filter[:200]!r}: {problem}")
-        if is_wild(filter, self._syntax):
-            self._trie.holder(filter)[subscriber] = options
-        else:
-            holder = self._exact.get(filter)
-            if holder is None:
-                holder = self._exact[filter] = Few()
-            holder[subscriber] = options
+        holder = self._holder(filter)
+        is_new = subscriber not in holder
+        holder[subscriber] = options
+        self._count += is_new
         self._forget(filter)
-        filters = self._filters.get(subscriber)
-        if filters is None:
-            filters = self._filters[subscriber] = Few()
-        is_new = filter not in filters
-        filters[filter] = None
         return is_new
 
     def remove(self, filter: str, subscriber: S) -> bool:
         """Unsubscribe; False if the subscriber does not have this filter."""
-        filters = self._filters.get(subscriber)
-        if filters is None or filter not in filters:
-            return False
-        filters.pop(filter)
-        if not filters:
-            del self._filters[subscriber]
-        self._drop(filter, subscriber)
-        return True
+        holder = self._holder(filter)
+        is_there = subscriber in holder
+        if is_there:
+            holder.pop(subscriber)
+            self._count -= 1
+            self._forget(filter)
+        if not holder:
+            if is_wild(filter, self._syntax):
+                self._trie.prune(filter)
+            else:
+                del self._exact[filter]
+        return is_there
 
-    def remove_subscriber(self, subscriber: S) -> int:
-        """Remove every filter of a subscriber; how many there were."""
-        filters = self._filters.pop(subscriber, None)
-        if filters is None:
-            return 0
-        for filter in filters:
-            self._drop(filter, subscriber)
-        return len(filters)
+    def _holder(self, filter: str) -> Holder:
+        """Who has this filter, and with which options; made now if it is missing."""
+        if is_wild(filter, self._syntax):
+            return self._trie.holder(filter)
+        holder = self._exact.get(filter)
+        if holder is None:
+            holder = self._exact[filter] = Few()
+        return holder
 
     def match(self, topic: str) -> Match[S, O]:
         """Who wants ``topic``. The list is shared with later calls: read it, do not change it or keep it."""
@@ -126,8 +122,7 @@ class SubscriptionIndex(Generic[S, O]):
     def statistics(self) -> SubscriptionStatistics:
         """Counts for metrics."""
         return SubscriptionStatistics(
-            subscribers=len(self._filters),
-            filters=len(self),
+            filters=self._count,
             exact_filters=len(self._exact),
             trie_nodes=self._trie.nodes,
             cached_topics=len(self._young.keys() | self._old.keys()),
@@ -143,19 +138,6 @@ class SubscriptionIndex(Generic[S, O]):
             for subscriber, options in holder.items():
                 merged.setdefault(subscriber, []).append(options)  # type: ignore[arg-type]
         return list(merged.items())
-
-    def _drop(self, filter: str, subscriber: S) -> None:
-        self._forget(filter)
-        if is_wild(filter, self._syntax):
-            holder = self._trie.holder(filter)
-            holder.pop(subscriber)
-            if not holder:
-                self._trie.prune(filter)
-            return
-        holder = self._exact[filter]
-        holder.pop(subscriber)
-        if not holder:
-            del self._exact[filter]
 
     def _forget(self, filter: str) -> None:
         """Drop the answers that a change to ``filter`` makes wrong."""

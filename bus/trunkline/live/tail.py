@@ -116,9 +116,9 @@ class LiveTail:
         """Take away everything of a subscriber."""
         member = self._members.get(subscriber)
         if member is not None:
+            for filter, syntax in member.filters:
+                self._indexes[syntax].remove(filter, member)
             self._forget(subscriber)
-            for index in self._indexes.values():
-                index.remove_subscriber(member)
 
     def _forget(self, subscriber: LiveSubscriber) -> None:
         member = self._members.pop(subscriber)

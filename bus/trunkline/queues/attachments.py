@@ -54,7 +54,7 @@ class Attachments:
             feed = self._feeds.get(partition)
             if feed is None:
                 feed = self._feeds[partition] = SourceFeed(self._context, partition)
-            queue.feeds = (*queue.feeds, feed)
+            queue.feeds = (*queue.feeds, feed) if queue.feeds else feed.alone
             position = queue.state.positions.get(feed.source)
             if replay is not None:
                 position = replay.position(queue.id, feed.source, position)

@@ -14,6 +14,7 @@ Stored in ``__queues`` as JSON under ``q`` and the name: ``{"id", "config", "cre
 
 from __future__ import annotations
 
+import sys
 from typing import Any, Final, Literal
 
 import msgspec
@@ -23,7 +24,7 @@ from trunkline.errors import InvalidSetting, InvalidTopicName
 from trunkline.filters import RecordFilter
 from trunkline.settings import check_topic_name
 
-__all__ = ["DEFAULTS", "DEFINITION", "Definition", "QueueConfig", "QueueSource", "Start"]
+__all__ = ["DEFAULTS", "DEFINITION", "Definition", "QueueConfig", "QueueSource", "SourceParts", "Start"]
 
 Start = Literal["earliest", "latest"] | dict[int, int]
 """Where a source begins: by partition, the first offset that is wanted; partitions not named: from offset 0."""
@@ -50,6 +51,24 @@ class QueueSource(msgspec.Struct, frozen=True, omit_defaults=True):
     def wanted(self) -> tuple[object, ...]:
         """What the user asked for, without where it begins; can be compared and hashed."""
         return self.topic, self.filter.identity
+
+
+class SourceParts:
+    """Equal parts of many sources, so that each is in memory once: there may be thousands of queues on a topic."""
+
+    def __init__(self) -> None:
+        self._starts: dict[str, dict[int, int]] = {}  # those that were seen last, by topic id
+
+    def share(self, source: QueueSource) -> QueueSource:
+        """An equal source, of parts that others have too."""
+        start = source.start
+        if isinstance(start, dict):
+            known = self._starts.get(source.topic_id)
+            if known == start:
+                start = known
+            else:
+                self._starts[source.topic_id] = start
+        return QueueSource(sys.intern(source.topic), source.filter, start, sys.intern(source.topic_id))
 
 
 class QueueConfig(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -37,12 +37,14 @@ class SourceFeed:
     """All queues that take from one partition; a listener of it. Belongs to the broker's thread.
 
     Attributes:
+      alone: all feeds of a queue that takes from nowhere else.
       unwritten: who has taken what is not stored.
     """
 
     def __init__(self, context: QueueContext, partition: Partition) -> None:
         self.context = context
         self.partition = partition
+        self.alone = (self,)
         self.source = context.sources.number_of(partition)
         self.members: dict[RememberedQueue, Member] = {}
         self._whole: list[Whole] = []

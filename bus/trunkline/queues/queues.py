@@ -10,8 +10,8 @@ import logging
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Any, Final
 
-import msgspec
 import trio
+from msgspec.structs import replace
 
 from trunkline.catalog import INTERNAL_PREFIX
 from trunkline.errors import (
@@ -24,7 +24,7 @@ from trunkline.errors import (
     UnknownQueue,
 )
 from trunkline.queues.attachments import Attachments
-from trunkline.queues.config import DEFAULTS, DEFINITION, Definition, QueueConfig, QueueSource
+from trunkline.queues.config import DEFAULTS, DEFINITION, Definition, QueueConfig, QueueSource, SourceParts
 from trunkline.queues.context import QueueContext
 from trunkline.queues.persist import Persister
 from trunkline.queues.positions import position_key
@@ -59,6 +59,7 @@ class Queues:
         self._queues: dict[str, Queue] = {}
         self.attachments = Attachments(self._context)
         self._next_id = 1
+        self._parts = SourceParts()
         self._budget = MemoryBudget(services.config.limits.max_volatile_bytes)
         self._timers = trio.CancelScope()
         self._is_open = False
@@ -74,6 +75,9 @@ class Queues:
         known: set[int] = set()
         for name, definition in replay.definitions.items():
             known.add(definition.id)
+            sources = tuple([self._parts.share(source) for source in definition.config.sources])
+            if sources:
+                definition = replace(definition, config=replace(definition.config, sources=sources))
             self._add(self._found(name, definition, replay))
             await trio.lowlevel.checkpoint()
         for queue_id, found in replay.found.items():
@@ -198,7 +202,7 @@ class Queues:
 
     async def _make(self, name: str, config: QueueConfig) -> Queue:
         queue_id, self._next_id = self._next_id, self._next_id + 1
-        fixed = msgspec.structs.replace(config, sources=self._fixed(config.sources))
+        fixed = replace(config, sources=self._fixed(config.sources))
         definition = Definition(queue_id, fixed, self._context.now_ms())
         # A queue that is stored and not here would come back at the next start.
         with trio.CancelScope(shield=True), self._context.defining():
@@ -219,7 +223,7 @@ class Queues:
         config.check(name)
         if name in self._queues:
             raise QueueExists(f"there is a queue {name} already", queue=name, setting="")
-        fixed = msgspec.structs.replace(config, sources=self._fixed(config.sources))
+        fixed = replace(config, sources=self._fixed(config.sources))
         definition = Definition(0, fixed, self._context.now_ms())
         queue = VolatileQueue(self._context, name, definition, self._budget)
         self._add(queue)
@@ -228,17 +232,17 @@ class Queues:
 
     def _fixed(self, sources: Iterable[QueueSource]) -> tuple[QueueSource, ...]:
         """With ``latest`` turned into offsets."""
-        return tuple(self._fixed_source(source) for source in sources)
+        return tuple([self._parts.share(self._fixed_source(source)) for source in sources])
 
     def _fixed_source(self, source: QueueSource) -> QueueSource:
         topic = self._services.catalog.topics.get(source.topic)
         if source.start != "latest":
             is_offsets = isinstance(source.start, dict) and topic is not None
-            return msgspec.structs.replace(source, topic_id=topic.id if is_offsets and topic is not None else "")
+            return replace(source, topic_id=topic.id if is_offsets and topic is not None else "")
         if topic is None:
-            return msgspec.structs.replace(source, start="earliest", topic_id="")
+            return replace(source, start="earliest", topic_id="")
         offsets = {partition.index: partition.high_watermark for partition in topic.partitions}
-        return msgspec.structs.replace(source, start=offsets, topic_id=topic.id)
+        return replace(source, start=offsets, topic_id=topic.id)
 
     async def alter(self, name: str, **changes: Any) -> Queue:
         """Change settings by name; durable on return. Sources that it had go on where they are, new ones begin at once.
@@ -248,18 +252,20 @@ class Queues:
         async with self._context.holding(name):
             queue = self.get(name)
             try:
-                config = msgspec.structs.replace(queue.config, **changes)
+                config = replace(queue.config, **changes)
             except TypeError as error:
                 raise InvalidSetting(f"queue {name}: {error}", setting=next(iter(changes), "")) from None
             config.check(name)
             if "sources" in changes:
                 had = {source.wanted: source for source in queue.config.sources}
-                kept = tuple(had.get(source.wanted) or self._fixed_source(source) for source in config.sources)
-                config = msgspec.structs.replace(config, sources=kept)
+                kept = tuple(
+                    had.get(source.wanted) or self._parts.share(self._fixed_source(source)) for source in config.sources
+                )
+                config = replace(config, sources=kept)
                 self._forget_positions(queue, config.sources)
             queue.changed()
             await queue.wait_durable()  # what the old filters have taken must not be matched again with the new ones
-            definition = msgspec.structs.replace(queue.definition, config=config)
+            definition = replace(queue.definition, config=config)
             with trio.CancelScope(shield=True), self._context.defining():
                 await queue.store(definition)
                 self.attachments.redefine(queue, definition)
