@@ -55,6 +55,10 @@ def exceed_quota(disk: SimulatedDisk) -> None:
     disk.fail("append", errno.EDQUOT, count=10, name=".log")
 
 
+def run_out_of_files(disk: SimulatedDisk) -> None:
+    disk.fail("create", errno.EMFILE, count=10, name=".log")
+
+
 def make_read_only(disk: SimulatedDisk) -> None:
     disk.is_read_only = True
 
@@ -65,7 +69,7 @@ def make_room(disk: SimulatedDisk) -> None:
     disk.forget_failures()
 
 
-@pytest.mark.parametrize("refuse", [fill, fill_but_two_sectors, exceed_quota, make_read_only])
+@pytest.mark.parametrize("refuse", [fill, fill_but_two_sectors, exceed_quota, run_out_of_files, make_read_only])
 @pytest.mark.parametrize("count", [0, 3, 5])
 @pytest.mark.parametrize("more", [10, 14])
 def test_a_refused_append_leaves_files_and_log_as_they_were(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import resource
 import socket
 import ssl
 from typing import TYPE_CHECKING, Final
@@ -23,6 +24,10 @@ logger = logging.getLogger("trunkline.net")
 
 BACKLOG: Final = 4096  # a fleet of devices reconnects at once after a restart
 _ACCEPTS_PER_ROUND: Final = 64
+KEPT_FILES: Final = 1024
+"""Of those that may be open, but a quarter at most, connections leave so many to the stores: without a file for a new
+segment a log could not go on."""
+
 _NO_MORE_FILES: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
 
@@ -88,12 +93,12 @@ class Listener:
     def _welcome(self, sock: socket.socket, address: tuple[str, int]) -> None:
         peer = f"{address[0]}:{address[1]}" if ":" not in address[0] else f"[{address[0]}]:{address[1]}"
         reactor = self._reactor
-        if reactor.connection_count >= reactor.limits.max_connections:
+        reason = self._refusal(sock)
+        if reason is not None:
             self.refused += 1
             if self.refused == 1 or self.refused % 1000 == 0:
                 logger.warning(
-                    "%s %s: refused: limits.max_connections=%d is reached (%d refused so far)",
-                    self._door_name, peer, reactor.limits.max_connections, self.refused,
+                    "%s %s: refused: %s (%d refused so far)", self._door_name, peer, reason, self.refused
                 )  # fmt: skip
             sock.close()
             return
@@ -111,6 +116,17 @@ class Listener:
             return
         reactor.remember(transport)
         transport.start(connection)
+
+    def _refusal(self, sock: socket.socket) -> str | None:
+        """Why nobody more can be let in; None: there is room."""
+        limit = self._reactor.limits.max_connections
+        if self._reactor.connection_count >= limit:
+            return f"limits.max_connections={limit} is reached"
+        files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        # The system gives out the lowest number that is free, so a high one means that all below are in use.
+        if files != resource.RLIM_INFINITY and sock.fileno() >= files - min(KEPT_FILES, files // 4):
+            return f"of {files} open files the rest is kept for the stores; raise the open files limit"
+        return None
 
     def _pause(self, error: OSError) -> None:
         """Out of files: accepting again at once would spin. The sweep resumes."""
