@@ -329,19 +329,19 @@ class Broker:
         closing = BrokerClosing("the broker is shutting down; try again when it is back")
         with trio.move_on_after(self.config.limits.shutdown_timeout_s if in_order else 0) as scope:
             await self._catalog.refuse(closing)
-            await self._reactor.drain()
+            await self._reactor.wait_settled()
             for transport in self._reactor.connections:
                 transport.end()
             while self._reactor.connection_count:
                 await self._reactor.wait_round()
             await self._close_views()  # they have heard the last of their clients
             self._catalog.refuse_internal(closing)
-            await self._reactor.drain()
+            await self._reactor.wait_settled()
         self._catalog.refuse_internal(closing)
         if scope.cancelled_caught and in_order:
             logger.warning(
-                "closing: %d connections did not take what was written to them in %g s",
-                self._reactor.connection_count, self.config.limits.shutdown_timeout_s,
+                "closing was not done in %g s (%d connections are left): the next start has more to read",
+                self.config.limits.shutdown_timeout_s, self._reactor.connection_count,
             )  # fmt: skip
         self._reactor.drop_connections()
         await self.doors.close()

@@ -72,7 +72,7 @@ class Limits(_Section, frozen=True, kw_only=True):
       max_unacknowledged_bytes: of records taken but not yet durable, in the whole broker; above it reading pauses.
       pre_handshake_bytes: what a peer may send before it has introduced itself.
       handshake_timeout_s: how long it may take to introduce itself.
-      shutdown_timeout_s: how long closing waits for connections to take what was written to them.
+      shutdown_timeout_s: how long closing may take; connections have 5 s of it to take what was written to them.
     """
 
     max_connections: _Count = 10_000

@@ -138,6 +138,8 @@ async def main():
         async with Reactor.open(Limits(), poller=sys.argv[1]) as reactor:
             address = reactor.listen(EchoDoor(), "echo", "127.0.0.1", 0, None)
             first = await trio.open_tcp_stream(*address)
+            while not reactor.connection_count:
+                await trio.lowlevel.checkpoint()
             clients = [socket.socket() for _ in range(40)]
 """
 

@@ -135,8 +135,11 @@ class Reactor:
     def check_time(self, now: float) -> None:
         """Enforce deadlines and idle timeouts, unless nothing is read: then the peers' silence is ours."""
         if not self.rounds.is_saturated:
+            before = len(self._transports)
             for transport in tuple(self._transports):
                 transport.check_time(now)
+            if len(self._transports) < before:
+                self.rounds.request()  # whoever waits for the last to leave waits for rounds
 
     def drop_connections(self) -> None:
         """End every connection now."""
@@ -147,9 +150,9 @@ class Reactor:
         """Wait until the next round is over."""
         await self._round_over.wait()
 
-    async def drain(self) -> None:
-        """Wait until all that was staged is committed and all that was written is sent (or a peer is gone)."""
-        while not self.rounds.is_idle or any(transport.has_outbound for transport in self._transports):
+    async def wait_settled(self) -> None:
+        """Wait until all that was staged is committed, and its acknowledgements are written."""
+        while not self.rounds.is_idle:
             await self.wait_round()
 
     @property

@@ -207,11 +207,6 @@ class SocketTransport(Transport):
         except Exception:  # the boundary again
             logger.exception("%s %s: error while closing", self.door_name, self.peer)
 
-    @property
-    def has_outbound(self) -> bool:
-        """Something waits to be sent."""
-        return self._outbound_bytes > 0
-
     def flush(self) -> None:
         """Send what waits, as far as the socket takes it."""
         self._is_touched = False
