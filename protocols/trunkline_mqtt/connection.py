@@ -74,7 +74,7 @@ AnySession = Session | StoredSession
 class MqttConnection(PublishingConnection):
     """The server's side of one connection."""
 
-    __slots__ = ("_decoder", "_max_answer_bytes", "_session", "_session_expiry_s", "_will")
+    __slots__ = ("_decoder", "_max_answer_bytes", "_session", "_session_expiry_s", "_waiting", "_will")
 
     def __init__(self, server: MqttServer, transport: Transport) -> None:
         super().__init__(server, transport)
@@ -83,9 +83,14 @@ class MqttConnection(PublishingConnection):
         self._session_expiry_s: float = 0
         self._max_answer_bytes = _NO_LIMIT
         self._will: PendingWill | None = None
+        self._waiting: Subscribe | None = None  # with all that comes behind it
 
     def receive_data(self, data: bytes) -> None:
         self._decoder.receive_data(data)
+        if self._waiting is None:
+            self._go_on()
+
+    def _go_on(self) -> None:
         next_event = self._decoder.next_event
         now = 0
         try:
@@ -98,7 +103,7 @@ class MqttConnection(PublishingConnection):
                     session.acknowledge(packet.packet_id)
                 else:
                     self._handle(packet)
-                if self._transport.is_closing:
+                if self._transport.is_closing or self._waiting is not None:
                     return
         except RemoteProtocolError as error:
             self._tell(error)
@@ -263,6 +268,33 @@ class MqttConnection(PublishingConnection):
     # -- requests ----------------------------------------------------------------------------------
 
     def _subscribe(self, session: AnySession, packet: Subscribe) -> None:
+        settling = self._server.settling
+        if settling is None or settling.is_settled:
+            self._subscribe_now(session, packet)
+            return
+        self._waiting = packet
+        self._transport.pause()
+        settling.wait(self._settled)
+
+    def _settled(self) -> None:
+        """The log has what was published before the SUBSCRIBE that waits."""
+        packet, self._waiting = self._waiting, None
+        session = self._session
+        if packet is None or session is None or self._transport.is_closing:
+            return
+        self._transport.resume()
+        try:
+            self._subscribe_now(session, packet)
+            self._go_on()
+        except RemoteProtocolError as error:
+            logger.warning("mqtt %s: closed: %s", self._transport.peer, error)
+            self._transport.close()
+            self._end()
+        except Exception:  # the boundary: a bug ends this connection, as it would in receive_data
+            logger.exception("mqtt %s: closed after an internal error", self._transport.peer)
+            self._transport.abort()
+
+    def _subscribe_now(self, session: AnySession, packet: Subscribe) -> None:
         identifiers = packet.properties.subscription_identifiers
         identifier = identifiers[0] if identifiers else 0
         start = next((value for name, value in packet.properties.user if name == START_PROPERTY), None)

@@ -76,6 +76,12 @@ class Gate(Transport):
         if self._size > _MAX_BYTES:
             self.abort()
 
+    def pause(self) -> None:
+        self._inner.pause()
+
+    def resume(self) -> None:
+        self._inner.resume()
+
     def established(self) -> None:
         self._inner.established()
 

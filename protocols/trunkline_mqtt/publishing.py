@@ -211,6 +211,8 @@ class PublishingConnection(Connection):
         except TrunklineError as error:
             self._refuse(error)
             return
+        if packet.retain and self._server.settling is not None:
+            self._server.settling.staged(partition)
         if ack:
             self._promise(ack)
 

@@ -21,6 +21,7 @@ from trunkline_mqtt.retained import RetainedView
 from trunkline_mqtt.routes import compile_routes
 from trunkline_mqtt.server import MqttServer
 from trunkline_mqtt.settings import MqttSettings, RouteSettings
+from trunkline_mqtt.settling import Settling
 from trunkline_mqtt.shares import SESSION_PREFIX, Shares, session_name
 from trunkline_mqtt.sys_topics import SysTopics, figures
 
@@ -89,6 +90,7 @@ class MqttDoor(Door):
             sessions=sessions,
             ledger=ledger,
             shares=shares,
+            settling=Settling(partitions, self._broker.views.rounds.call_soon),
             new_will_id=lambda: self._broker.random.getrandbits(63),
             log_topic=self._broker.topic,
             live=self._broker.live,

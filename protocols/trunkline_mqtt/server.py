@@ -18,6 +18,7 @@ from trunkline_mqtt.ledger import Ledger
 from trunkline_mqtt.retained import RetainedView
 from trunkline_mqtt.routes import Destinations, Route
 from trunkline_mqtt.settings import MqttSettings, RouteSettings
+from trunkline_mqtt.settling import Settling
 from trunkline_mqtt.shares import Shares
 from trunkline_mqtt.wills import PendingWill, Wills
 
@@ -74,6 +75,7 @@ class MqttServer:
         "retained",
         "sessions",
         "settings",
+        "settling",
         "shares",
         "spawn",
         "sys_topics",
@@ -100,6 +102,7 @@ class MqttServer:
         sessions: Sessions | None = None,
         ledger: Ledger | None = None,
         shares: Shares | None = None,
+        settling: Settling | None = None,
         new_will_id: Callable[[], int] = lambda: 0,
         log_topic: Callable[[str], Topic] = _no_topic,
         live: Callable[[Partition], LiveTail] | None = None,
@@ -123,6 +126,7 @@ class MqttServer:
         self.sessions = sessions
         self.ledger = ledger
         self.shares = shares
+        self.settling = settling
         self.new_will_id = new_will_id
         self.log_topic = log_topic
         self.live = live
@@ -157,6 +161,9 @@ class MqttServer:
             destination.partition.stage_record(now, key, will.payload, encode_headers(headers), self, token)
         except TrunklineError as error:
             self.append_failed(token, error)
+            return
+        if will.is_retained and self.settling is not None:
+            self.settling.staged(destination.partition)
 
     def append_done(self, token: object, offset: int) -> None:
         """A will is published."""
