@@ -27,7 +27,7 @@ def check_config(config: BrokerConfig, host: PluginHost) -> None:
     for origin in config.websocket.origins:
         _check_origin(origin)
     for door in config.door:
-        _check_door(f"door.{door}", door, host)
+        _check_settings_are_of_a_door(door, host)
         if door in host.doors:
             config.plugin_settings("door", door, host.doors[door].settings_type)
     for door in config.tls.door:
@@ -54,6 +54,13 @@ def _check_origin(origin: str) -> None:
     parts = urlsplit(origin)
     if origin != "*" and not (parts.scheme and parts.netloc and parts.path in ("", "/")):
         raise _wrong("websocket.origins", f"{origin!r} is not allowed; use SCHEME://HOST[:PORT], or * for all")
+
+
+def _check_settings_are_of_a_door(name: str, host: PluginHost) -> None:
+    door = name.removesuffix(WEBSOCKET_SUFFIX)
+    if door != name and host.knows_door(door) and not host.knows_door(name):
+        raise _wrong(f"door.{name}", f"that is the door {door} over WebSocket; its settings are in [door.{door}]")
+    _check_door(f"door.{name}", name, host)
 
 
 def _check_door(key: str, name: str, host: PluginHost) -> None:

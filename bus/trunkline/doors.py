@@ -39,12 +39,6 @@ class Doors:
         config = self._broker.config
         for name, (address, port) in listeners:
             registered, websocket = host.listener(name)
-            if websocket is not None and name in config.door:
-                raise ConfigurationError(
-                    f"door.{name}: that is the door {registered.name} over WebSocket; its settings are in "
-                    f"[door.{registered.name}]",
-                    keys=[f"door.{name}"],
-                )
             door = self._open.get(registered.name) or await self._open_door(registered)
             entrance = door if websocket is None else _over_websocket(door, websocket, config)
             bound = self._reactor.listen(entrance, name, address, port, _tls_context(name, config))
