@@ -135,6 +135,14 @@ def test_who_says_who_it_was_gets_the_next_epoch_once() -> None:
         initialise(working, 1000, 65, expected=ME)
 
 
+def test_who_says_who_it_was_gets_a_transactional_id_that_has_been_forgotten_meanwhile() -> None:
+    new = Transaction("mine", 9, -1, 1000)
+    following = initialise(new, 1000, 60, expected=ME)
+    assert (following.producer, following.last) == (ProducerIdentity(9, 0), None)
+    with pytest.raises(ProducerFenced):
+        initialise(following, 1000, 61, expected=ME)
+
+
 def test_when_epochs_are_used_up_there_is_another_producer_id() -> None:
     last = msgspec.structs.replace(make(TransactionState.EMPTY), epoch=MAX_EPOCH)
     following = initialise(last, 1000, 60, expected=last.producer, new_producer_id=9)

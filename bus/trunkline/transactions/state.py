@@ -165,12 +165,18 @@ def _invalid(present: Transaction, what: str) -> InvalidTransactionState:
 def check_can_be_initialised(present: Transaction, expected: ProducerIdentity | None) -> None:
     """Whether who says to be ``expected`` (None: it has no identity yet) may have the next one.
 
+    Of a transactional id that nobody has had yet, anybody may: it may have been forgotten since this one had it.
+
     Raises ConcurrentTransactions, ProducerFenced.
     """
-    if expected is not None and expected not in (present.producer, present.last):
+    if expected is not None and not _is_new(present) and expected not in (present.producer, present.last):
         raise _fenced(present, expected)
     if present.state.is_prepared:
         raise _concurrent(present)
+
+
+def _is_new(present: Transaction) -> bool:
+    return present.epoch < 0
 
 
 def needs_new_producer_id(present: Transaction) -> bool:
@@ -189,6 +195,8 @@ def initialise(
     """
     check_can_be_initialised(present, expected)
     assert present.state is not TransactionState.ONGOING
+    if _is_new(present):
+        expected = None
     if expected is not None and expected != present.producer:
         return present  # it asked before and did not get the answer
     producer_id, epoch = present.producer_id, present.epoch + 1
