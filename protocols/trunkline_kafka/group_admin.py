@@ -95,7 +95,7 @@ def _member(member: MemberDescription, is_assigned: bool) -> DescribedGroupMembe
         member.member_id,
         member.instance_id,
         member.client,
-        "",
+        f"/{member.host}" if member.host else "",  # as Java writes an address that has no name
         _subscription(member.topics) if is_assigned else member.metadata,
         _assignment(member.assigned) if is_assigned else member.assignment,
     )

@@ -246,7 +246,7 @@ async def test_groups_are_listed_and_described(broker: Broker, client: RawClient
     assert (found.group_state, found.protocol_type, found.protocol_data) == ("Stable", "consumer", "range")
     (described,) = found.members
     assert (described.member_id, described.member_metadata) == (member.member_id, b"topics of range")
-    assert described.member_assignment == b"mine"
+    assert (described.member_assignment, described.client_id, described.client_host) == (b"mine", "test", "/127.0.0.1")
     assert (missing.error_code, missing.group_state) == (ErrorCode.GROUP_ID_NOT_FOUND, "Dead")
     answer = await client.ask("DescribeGroups", describe_groups.DescribeGroupsRequest(["none"]), 5)
     assert (answer.groups[0].error_code, answer.groups[0].group_state) == (0, "Dead")

@@ -104,6 +104,7 @@ def _classic_member(member: ClassicMember, protocol: str, now: float) -> MemberD
         0.0 if member.deadline == math.inf else now - member.heard,
         member.metadata(protocol),
         member.assignment,
+        member.host,
     )
 
 

@@ -22,6 +22,7 @@ class MemberDescription(msgspec.Struct, frozen=True):
       assigned: what it may read now; revoking: what it was asked to give up and has not yet.
       heartbeat_age_s: how long it has not been heard of; 0 while it waits for an answer.
       metadata, assignment: of a classic member, as it sent and got them.
+      host: where a classic member joined from.
     """
 
     member_id: str
@@ -36,6 +37,7 @@ class MemberDescription(msgspec.Struct, frozen=True):
     heartbeat_age_s: float
     metadata: bytes = b""
     assignment: bytes = b""
+    host: str = ""
 
 
 class OffsetDescription(msgspec.Struct, frozen=True):
