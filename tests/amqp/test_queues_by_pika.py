@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from time import monotonic
 from typing import Any
 
@@ -120,6 +121,34 @@ def test_streams_are_read_again_and_again(channel: Any, connect: Connect, name: 
         connect().channel().basic_consume(f"{name}-s", lambda *_: None)
     with pytest.raises(ConnectionClosedByBroker, match="not supported by stream queues"):
         connect().channel().queue_purge(f"{name}-s")
+
+
+@pytest.mark.parametrize("kind", ["stream", "classic", "quorum"])
+def test_any_log_is_read_from_any_position(
+    channel: Any, connect: Connect, amqp_broker: BackgroundBroker, name: str, kind: str
+) -> None:
+    """All six kinds of ``x-stream-offset``; what another door wrote, and one message that is published meanwhile."""
+    channel.queue_declare(name, durable=True, arguments={"x-queue-type": kind})
+    topic, now = topic_name("/", name), datetime.now(UTC)
+    for hours in (5, 3, 1):
+        written = now - timedelta(hours=hours)
+        amqp_broker.publish(topic, b"%d h ago" % hours, timestamp=int(written.timestamp() * 1000))
+    old = [(0, b"5 h ago"), (1, b"3 h ago"), (2, b"1 h ago")]
+    positions = {"first": 0, "last": 2, 1: 1, now - timedelta(hours=4): 1, "2h": 2}
+    for position, first in positions.items():
+        assert read_stream(connect, name, position, 3 - first) == old[first:], position
+    reader = connect().channel()
+    reader.basic_qos(prefetch_count=2)
+    found: list[bytes] = []
+    reader.basic_consume(
+        name, lambda *message: found.append(message[3]), auto_ack=True, arguments={"x-stream-offset": "next"}
+    )
+    channel.basic_publish("", name, b"now")
+    deadline = monotonic() + WAIT_S
+    while not found and monotonic() < deadline:
+        reader.connection.process_data_events(0.1)
+    assert found == [b"now"]
+    assert channel.queue_declare(name, passive=True).method.message_count == 4  # nobody has taken anything
 
 
 def test_messages_can_be_delayed(channel: Any, name: str) -> None:
