@@ -13,6 +13,7 @@ long. What channels have to tell the core of a read (what was acknowledged) is t
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from trunkline.door import Connection, Transport
@@ -105,17 +106,18 @@ class AmqpConnection(Connection):
             if self.is_open:
                 self.server.look_around()
             channels = self.channels
-            for frame in self._splitter.receive_data(data):
-                channel = channels.get(frame[1])
-                if channel is not None:
-                    try:
-                        channel.receive(frame)
-                    except AmqpError as error:
-                        self.fail(error, channel)
-                else:
-                    self._receive(frame)
+            for frame in self._splitter.receive_data(data):  # to the end, else it is out of step from then on
                 if self._is_closing:
-                    return
+                    self._ignore_frame(frame)
+                    continue
+                channel = channels.get(frame[1])
+                try:
+                    if channel is not None:
+                        channel.receive(frame)
+                    else:
+                        self._receive(frame)
+                except AmqpError as error:
+                    self.fail(error, channel)
         except AmqpError as error:
             self.fail(error)
         finally:
@@ -206,11 +208,9 @@ class AmqpConnection(Connection):
             raise hard(Reply.COMMAND_INVALID, f"channel {number} before connection.open")
         if not isinstance(method, ChannelOpen):
             raise _with_ids(hard(Reply.CHANNEL_ERROR, f"expected 'channel.open' on channel {number}"), method)
-        if number > self.terms.channel_max:
-            raise _with_ids(
-                hard(Reply.NOT_ALLOWED, f"channel {number} is above the agreed limit ({self.terms.channel_max})"),
-                method,
-            )
+        limit = self.terms.channel_max
+        if len(self.channels) >= limit:  # not their numbers: there are clients that count up all the time
+            raise _with_ids(hard(Reply.NOT_ALLOWED, f"{limit} channels are open, which is the agreed limit"), method)
         self.channels[number] = Channel(self, number)
         self.send(number, ChannelOpenOk())
 
@@ -338,23 +338,27 @@ class AmqpConnection(Connection):
             return
         self.transport.resume()
         self.transport.idle_timeout_s = CLOSE_TIMEOUT_S
-        self._splitter = MessageSplitter(max(self.terms.frame_max, FRAME_MIN))
         if self._greeting is None or not self._greeting.is_done:
             self.transport.close()  # who has not come in is not waited for
 
     def _ignore(self, data: bytes) -> None:
-        """connection.close was sent: only its answer counts."""
+        """connection.close was sent: only its answer counts.
+
+        Who is in the middle of sending must be let go on for a while: closing the socket would take away from it what
+        it has not read yet, and so why it was told to close.
+        """
         self._ignored_bytes += len(data)
-        is_over = self._ignored_bytes > MAX_IGNORED_BYTES
-        try:
-            for kind, number, payload in self._splitter.receive_data(data):
-                if kind == METHOD and not number and payload[:4] in (_CLOSE, _CLOSE_OK):
-                    is_over = True
-                    if payload[:4] == _CLOSE:
-                        self.send(0, ConnectionCloseOk())
-        except AmqpError:
-            is_over = True
-        if is_over:
+        with suppress(AmqpError):  # out of step; the next read may begin with a frame again
+            for frame in self._splitter.receive_data(data):
+                self._ignore_frame(frame)
+        if self._ignored_bytes > MAX_IGNORED_BYTES:
+            self.transport.close()
+
+    def _ignore_frame(self, frame: Arrival) -> None:
+        kind, number, payload = frame
+        if kind == METHOD and not number and payload[:4] in (_CLOSE, _CLOSE_OK):
+            if payload[:4] == _CLOSE and not self.transport.is_closing:
+                self.send(0, ConnectionCloseOk())
             self.transport.close()
 
     def timed_out(self) -> None:

@@ -17,7 +17,7 @@ class AmqpSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
       mqtt_topic: the topic that exchange ``amq.topic`` of virtual host ``/`` shares with MQTT; empty: one of its own.
       max_message_bytes: body of the largest message that is taken.
       max_frame_bytes: proposed to clients, who may ask for less (RabbitMQ: frame_max).
-      max_channels: of one connection (RabbitMQ: channel_max).
+      max_channels: open at a time on one connection, whatever their numbers (RabbitMQ: channel_max).
       heartbeat_s: proposed to clients, who decide; 0: none.
       max_unfinished_bytes: of messages of one connection that have begun to arrive; it holds one of the largest at
         least.

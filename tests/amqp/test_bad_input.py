@@ -83,7 +83,6 @@ HARD = {
     "a body without a header": (PUBLISH + encode_frame(BODY, 1, b"x"), 505),
     "a method instead of a header": (PUBLISH + method_frame(1, methods.QueueDeclare()), 505),
     "a message within a message": (PUBLISH + publish_frames("nowhere"), 505),
-    "channels above the limit": (method_frame(2048, methods.ChannelOpen()), 530),
     "publish with immediate": (
         method_frame(1, methods.BasicPublish(immediate=True))
         + encode_frame(HEADER, 1, encode_header(0, NO_PROPERTIES)),
@@ -214,9 +213,32 @@ class TestTooMuch:
         client.hello()
         client.method(1, methods.TxSelect())
         client.expect(methods.TxSelectOk)
-        for _ in range(20):
-            client.send(publish_frames("nowhere", bytes(100_000)))
+        client.send(publish_frames("nowhere", bytes(100_000)) * 20)
         assert client.expect(methods.ConnectionClose).reply_code == 506
+
+    def test_channels_are_counted_whatever_their_numbers(self, client: RawClient) -> None:
+        """As RabbitMQ does it: some clients never take a number again."""
+        client.hello()
+        client.send(b"".join(method_frame(number, methods.ChannelOpen()) for number in range(65_535, 63_488, -1)))
+        for _ in range(2046):
+            client.expect(methods.ChannelOpenOk)
+        assert client.expect(methods.ConnectionClose).reply_code == 530
+
+    @pytest.mark.parametrize(
+        "mistake",
+        [method_frame(9, methods.QueueDeclare()), publish_frames("nowhere", channel=9), b"nonsense"],
+        ids=["method", "message", "no frame"],
+    )
+    def test_who_is_in_the_middle_of_sending_hears_why_it_is_told_to_close(
+        self, client: RawClient, mistake: bytes
+    ) -> None:
+        client.hello()
+        more = publish_frames("nowhere", bytes(70_000)) * 100
+        client.send(mistake + more)
+        client.send(more)  # still taken, and thrown away
+        assert client.expect(methods.ConnectionClose).reply_code in (501, 504)
+        client.method(0, methods.ConnectionCloseOk())
+        assert client.rest() == []
 
     def test_who_never_reads_is_read_no_more(self, client: RawClient) -> None:
         """Everything that it publishes comes back; when it reads at last, nothing is missing."""
