@@ -113,6 +113,10 @@ def test_dead_letters_are_listed_replayed_and_dropped(client: Client, bus: Any) 
     lines = client("dead", "list", "tasks").out.splitlines()
     assert lines[1].split("\t")[:5] == ["tasks.dead/0@0", "no such address", "tasks/0@0", "0", "0"]
     assert lines[1].endswith("\tk0")
+    assert client("dead", "list", "tasks", "--limit", "1", "--explain").out == (
+        "tasks.dead/0@0 was tasks/0@0: queue tasks gave it up because its consumer rejected it, and said: "
+        "no such address.\n"
+    )
     (letter,) = client("dead", "list", "tasks", "--limit", "1", "--json").json
     assert (letter["source"], letter["record"]["value"]) == ({"topic": "tasks", "partition": 0, "offset": 0}, "v0")
     assert client("dead", "replay", "tasks", "--limit", "1").out == "replayed 1 dead letter to tasks\n"

@@ -282,8 +282,29 @@ async def test_what_is_rejected_goes_to_the_dead_letters_and_may_be_replayed(bus
             await anext(dead)
         (letter,) = [letter async for letter in queue.dead_letters(limit=1)]
         assert (letter.reason, letter.replayed) == ("rejected", 1)
+        assert letter.explain() == (
+            "emails.dead/0@1 was emails/0@0: queue emails gave it up because its consumer rejected it. "
+            "It had been given back from the dead letters once."
+        )
         assert await queue.drop_dead_letters(limit=5) == 1
         assert [letter async for letter in queue.dead_letters()] == []
+
+
+@pytest.mark.parametrize(("setting", "value"), [("ttl.ms", 0), ("delivery.limit", 0), ("max.length", 1)])
+async def test_a_dead_letter_says_which_setting_made_it_one(bus: Bus, setting: str, value: int) -> None:
+    await bus.create_queue("emails", settings={setting: value})
+    queue = bus.queue("emails")
+    async with bus.tail("emails.dead", start="earliest") as dead:
+        await queue.publish("x")
+        if setting == "delivery.limit":
+            async with queue as jobs:
+                (await take(jobs, 1))[0].release()
+        elif setting == "max.length":
+            await queue.publish("y")
+        with anyio.fail_after(WAIT_S):
+            await anext(dead)
+    (letter,) = [letter async for letter in queue.dead_letters()]
+    assert f"({setting}" in letter.explain()
 
 
 async def test_dead_letters_of_queues_that_share_a_topic_are_told_apart(bus: Bus) -> None:

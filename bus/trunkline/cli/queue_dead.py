@@ -30,10 +30,11 @@ def dead() -> None:
 @dead.command("list")
 @click.argument("name")
 @_limit_option
+@click.option("--explain", is_flag=True, help="Say in a sentence why each was given up.")
 @server_option
 @json_option
 @debug_option
-def list_letters(name: str, limit: int | None, server: str, as_json: bool) -> None:
+def list_letters(name: str, limit: int | None, explain: bool, server: str, as_json: bool) -> None:
     """Show what a queue has given up: why, when, where it came from, and how often it had come back.
 
     With --json also the records themselves, as tail --json prints them.
@@ -46,6 +47,9 @@ def list_letters(name: str, limit: int | None, server: str, as_json: bool) -> No
     if as_json:
         for letter in letters:
             print_json(_as_json(letter))
+    elif explain:
+        for letter in letters:
+            click.echo(letter.explain())
     else:
         headings = ("AT", "REASON", "FROM", "CAME BACK", "REPLAYED", "WHEN", "KEY")
         print_table(headings, list(map(_row, letters)))

@@ -113,6 +113,10 @@ class QueueConfig(msgspec.Struct, frozen=True, omit_defaults=True):
                 )
         for source in self.sources:
             check_topic_name(source.topic)
+            if source.topic.startswith(INTERNAL_PREFIX):
+                raise InvalidSetting(
+                    f"queue {name}: {source.topic} is one of the broker's own topics", setting="sources"
+                )
             source.filter.check()
         self._check_dead_letters(name)
         return self

@@ -24,6 +24,13 @@ _PREFIX: Final = "trunkline.dead."
 REPLAYED_HEADER: Final = "trunkline.replayed"
 """How often a record was given back from the dead letters."""
 
+_WHY: Final = {
+    "rejected": "its consumer rejected it",
+    "expired": "it was not taken before its time was over (ttl.ms, or trunkline.expires-at)",
+    "delivery-limit": "it was delivered more often than the queue allows (delivery.limit)",
+    "max-length": "the queue was longer than it may be (max.length, max.length.bytes)",
+}
+
 _PASSED: Final = ("trunkline.deliver-at", "trunkline.expires-at", REPLAYED_HEADER)
 """Not for a replayed record: its times are over."""
 
@@ -73,6 +80,20 @@ class DeadLetter(msgspec.Struct, frozen=True):
             number(f"{_PREFIX}deliveries", -1),
             number(f"{_PREFIX}time", -1),
             number(REPLAYED_HEADER, 0),
+        )
+
+    def explain(self) -> str:
+        """Why it was given up, in a sentence."""
+        record = self.record
+        times = "once" if self.deliveries == 1 else f"{self.deliveries} times"
+        history = f" It had come back {times}." if self.deliveries > 0 else ""
+        if self.replayed:
+            again = "once" if self.replayed == 1 else f"{self.replayed} times"
+            history += f" It had been given back from the dead letters {again}."
+        why = _WHY.get(self.reason) or f"its consumer rejected it, and said: {self.reason}"
+        return (
+            f"{record.topic}/{record.partition}@{record.offset} was {self.topic}/{self.partition}@{self.offset}: "
+            f"queue {self.queue} gave it up because {why}.{history}"
         )
 
     def original_headers(self) -> list[tuple[str, bytes | None]]:
