@@ -169,9 +169,8 @@ class Channel:
             return
         if kind == BODY:
             content = assembler.receive_body(payload)
-            if self._unfinished:
-                self.connection.count_unfinished(-len(payload))
-                self._unfinished -= len(payload)
+            if content is not None:
+                self._release_unfinished()
         elif kind == HEADER:
             content = assembler.receive_header(payload)
             if assembler.left:
@@ -289,6 +288,9 @@ class Channel:
         self.consuming.close()
         self.publishing.close()
         self._errands.caught_up()  # who waits for its commits waits in vain
+        self._release_unfinished()
+
+    def _release_unfinished(self) -> None:
         if self._unfinished:
             self.connection.count_unfinished(-self._unfinished)
             self._unfinished = 0

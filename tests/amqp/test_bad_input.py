@@ -6,6 +6,7 @@ import select
 import socket
 import threading
 from collections.abc import Iterator
+from contextlib import suppress
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -208,6 +209,20 @@ class TestTooMuch:
             client.method(channel, methods.BasicPublish(routing_key="nowhere"))
             client.send(encode_frame(HEADER, channel, encode_header(15_000_000, NO_PROPERTIES)))
         assert client.expect(methods.ConnectionClose).reply_code == 506
+
+    def test_what_has_arrived_of_a_message_counts_until_it_is_whole(self, client: RawClient) -> None:
+        client.hello(channels=4)
+        sender = threading.Thread(target=self.send_nearly_whole, args=(client,))
+        sender.start()
+        assert client.expect(methods.ConnectionClose).reply_code == 506
+        sender.join()
+
+    @staticmethod
+    def send_nearly_whole(client: RawClient) -> None:
+        all_but_a_frame = bytes(115 * 131_064)
+        with suppress(OSError):  # closed while it is sent
+            for channel in (1, 2, 3, 4):
+                client.send(publish_frames("nowhere", all_but_a_frame, channel=channel)[:-131_072])
 
     def test_a_transaction_is_limited(self, client: RawClient) -> None:
         client.hello()
