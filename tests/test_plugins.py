@@ -218,6 +218,8 @@ def test_a_wrong_registration_is_reported(offer: Callable[[object], None], reaso
 def test_an_unknown_store_is_reported_with_the_nearest_name() -> None:
     with pytest.raises(PluginError, match=r"unknown store 'segment': .*did you mean 'segments'"):
         PluginHost().store("segment")
+    with pytest.raises(PluginError, match=r"unknown door 'segments': no plugin offers a door of that name;"):
+        PluginHost().door("segments")
 
 
 def test_scanning_imports_no_plugin_and_loading_one_imports_no_other() -> None:

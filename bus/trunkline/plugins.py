@@ -212,7 +212,7 @@ class PluginHost:
         if name not in offered and name in _entry_points():
             self.load(name)
         if name not in offered:
-            known = {*offered, *_entry_points()}
+            known = {*offered, *_entry_points()} - {name}  # a plugin of that name offers other things
             reason = f"no plugin offers a {kind} of that name{_nearest(name, known, offered)}"
             raise PluginError(
                 f"unknown {kind} {name!r}: {reason}; `trunkline plugin list` shows what is installed, and a plugin"
