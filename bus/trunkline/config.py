@@ -69,6 +69,8 @@ class Limits(_Section, frozen=True, kw_only=True):
       max_connections: of all doors together; more are refused.
       max_outbound_bytes: waiting to be sent to one connection; above it nothing is read from that peer.
       max_volatile_bytes: of records for queues that do not outlive the broker, in all; above it they are refused.
+      max_unfinished_bytes: of what connections have begun to send and not finished, in all; above it those with most
+        of it are closed.
       max_unacknowledged_bytes: of records taken but not yet durable, in the whole broker; above it reading pauses.
       pre_handshake_bytes: what a peer may send before it has introduced itself.
       handshake_timeout_s: how long it may take to introduce itself.
@@ -78,6 +80,7 @@ class Limits(_Section, frozen=True, kw_only=True):
     max_connections: _Count = 10_000
     max_outbound_bytes: Annotated[int, msgspec.Meta(ge=4096)] = 1024 * 1024
     max_unacknowledged_bytes: Annotated[int, msgspec.Meta(ge=64 * 1024)] = 64 * 1024 * 1024
+    max_unfinished_bytes: Annotated[int, msgspec.Meta(ge=64 * 1024)] = 512 * 1024 * 1024
     max_volatile_bytes: Annotated[int, msgspec.Meta(ge=64 * 1024)] = 256 * 1024 * 1024
     pre_handshake_bytes: Annotated[int, msgspec.Meta(ge=256)] = 16 * 1024
     handshake_timeout_s: _Seconds = 5.0

@@ -82,6 +82,14 @@ class Connection(ABC):
     def receive_data(self, data: bytes) -> None:
         """Bytes arrived: 1 to 64 KiB, cut anywhere. May write, stage appends, or raise RemoteProtocolError."""
 
+    @property
+    def held_bytes(self) -> int:
+        """What is kept of things that the peer has begun to send and not finished, like half a frame.
+
+        A setting of the door's should bound it for one connection; ``limits.max_unfinished_bytes`` does for all.
+        """
+        return 0
+
     @abstractmethod
     def closed(self, error: Exception | None) -> None:
         """The connection is over (``error`` is None after a clean end): release what it held. Called once, last."""

@@ -240,8 +240,12 @@ class AmqpConnection(Connection):
             self._is_held = False
             self._let_go()
 
+    @property
+    def held_bytes(self) -> int:
+        return self.unfinished_bytes + sum([channel.publishing.transaction_bytes for channel in self.channels.values()])
+
     def count_unfinished(self, size: int) -> None:
-        """So many bytes more, or fewer, were announced and have not come. Raises AmqpError (506)."""
+        """Messages of so many bytes have begun, or are over: each counts whole until then. Raises AmqpError (506)."""
         self.unfinished_bytes += size
         settings = self.server.settings
         if size > 0 and self.unfinished_bytes > max(settings.max_unfinished_bytes, settings.max_message_bytes):

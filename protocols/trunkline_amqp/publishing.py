@@ -58,15 +58,15 @@ Message = tuple[bytes, bytes, bytes]
 
 
 class Publishing(Answering):
-    """The way in of one channel."""
+    """The way in of one channel; ``transaction_bytes`` wait for tx.commit."""
 
-    __slots__ = ("_transaction", "_transaction_bytes", "_ways")
+    __slots__ = ("_transaction", "_ways", "transaction_bytes")
 
     def __init__(self, channel: Channel) -> None:
         super().__init__(channel)
         self._ways = self._server.ways[channel.connection.terms.vhost]
         self._transaction: list[Message] | None = None
-        self._transaction_bytes = 0
+        self.transaction_bytes = 0
 
     # -- messages ----------------------------------------------------------------------------------
 
@@ -271,9 +271,9 @@ class Publishing(Answering):
 
     def _hold(self, content: Message) -> None:
         assert self._transaction is not None
-        self._transaction_bytes += sum(map(len, content))
+        self.transaction_bytes += sum(map(len, content))
         limit = self._server.settings.max_transaction_bytes
-        if self._transaction_bytes > limit:
+        if self.transaction_bytes > limit:
             raise hard(Reply.RESOURCE_ERROR, f"a transaction of more than {limit} bytes")
         self._transaction.append(content)
 
@@ -287,7 +287,7 @@ class Publishing(Answering):
             self._send(content, decode_publish(content[0]), prepare(content[1]))
 
     def _take_transaction(self) -> list[Message]:
-        held, self._transaction, self._transaction_bytes = self._transaction, [], 0
+        held, self._transaction, self.transaction_bytes = self._transaction, [], 0
         return held or []
 
     def close(self) -> None:

@@ -67,6 +67,11 @@ class FrameDecoder:
         self._have = 0
         self._need = 0
 
+    @property
+    def held_bytes(self) -> int:
+        """Of a frame that is not whole."""
+        return self._have if self._chunks else 0
+
     def receive_data(self, data: bytes) -> None:
         """Bytes arrived. Take all frames out of it before the next call."""
         self._data = data

@@ -73,6 +73,10 @@ class KafkaConnection(Connection):
 
     # -- from the core -----------------------------------------------------------------------------
 
+    @property
+    def held_bytes(self) -> int:
+        return self._frames.held_bytes
+
     def receive_data(self, data: bytes) -> None:
         """See :class:`trunkline.door.Connection`."""
         frames = self._frames

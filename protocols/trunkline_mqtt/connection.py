@@ -85,6 +85,10 @@ class MqttConnection(PublishingConnection):
         self._will: PendingWill | None = None
         self._waiting: Subscribe | None = None  # with all that comes behind it
 
+    @property
+    def held_bytes(self) -> int:
+        return self._decoder.held_bytes
+
     def receive_data(self, data: bytes) -> None:
         self._decoder.receive_data(data)
         if self._waiting is None:

@@ -58,6 +58,11 @@ class Decoder:
         self._partial: bytearray | None = None
         self._needed = 0
 
+    @property
+    def held_bytes(self) -> int:
+        """Of a packet that is not whole."""
+        return 0 if self._partial is None else len(self._partial)
+
     def receive_data(self, data: bytes) -> None:
         """Take what has arrived; ``next_event`` then gives the packets in it."""
         partial = self._partial

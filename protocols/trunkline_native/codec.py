@@ -160,6 +160,11 @@ class FrameDecoder:
         self._need = _HEAD_BYTES  # so many, before looking again makes sense
         self._is_closed = False
 
+    @property
+    def held_bytes(self) -> int:
+        """Of a frame that is not whole."""
+        return self._have
+
     def receive_data(self, data: bytes) -> None:
         """Bytes arrived; ``b""`` means that the peer has closed."""
         if data:

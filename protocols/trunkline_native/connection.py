@@ -92,6 +92,10 @@ class NativeConnection(Connection):
 
     # -- from the core -----------------------------------------------------------------------------
 
+    @property
+    def held_bytes(self) -> int:
+        return self._frames.held_bytes
+
     def receive_data(self, data: bytes) -> None:
         """See :class:`trunkline.door.Connection`."""
         frames, handlers = self._frames, self._handlers

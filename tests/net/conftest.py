@@ -29,6 +29,11 @@ class Peer(Connection):
         self.events: list[Any] = []
         self.received = 0
         self.is_called = False
+        self.held = 0
+
+    @property
+    def held_bytes(self) -> int:
+        return self.held
 
     def receive_data(self, data: bytes) -> None:
         self.is_called = True

@@ -14,6 +14,7 @@ import trio
 
 from trunkline.config import Limits
 from trunkline.errors import ListenFailed
+from trunkline.net import reactor as net_reactor
 from trunkline.net.listener import bind
 
 if TYPE_CHECKING:
@@ -87,6 +88,34 @@ async def test_over_the_limit_connections_are_refused_until_one_leaves(
     await first.aclose()
     await bench.until(lambda: bench.reactor.connection_count == 0)
     await bench.connect()
+
+
+async def test_who_holds_most_goes_when_all_together_hold_too_much(
+    bench: Bench, caplog: pytest.LogCaptureFixture
+) -> None:
+    bench.reactor.limits = Limits(max_unfinished_bytes=100_000)
+    (little, first), (most, second), (some, third) = [await bench.connect() for _ in range(3)]
+    first.held, second.held, third.held = 10_000, 60_000, 30_000
+    bench.reactor.check_held()
+    await bench.echo(most, b"just enough")
+    third.held += 1
+    bench.reactor.check_held()
+    assert await bench.receive_all(most) == b""
+    assert "60000 bytes of what it sends are not complete, and 100001 of all connections" in caplog.text
+    await bench.echo(little, b"still here")
+    await bench.echo(some, b"so am I")
+
+
+async def test_who_sends_much_is_looked_at_before_the_sweep(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(net_reactor, "CHECK_BYTES", 1_000_000)
+    looked = []
+    monkeypatch.setattr(bench.reactor, "check_held", lambda: looked.append(bench.reactor._unchecked_bytes))
+    client, peer = await bench.connect()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(bench.receive, client, 20_000_000)
+        await client.send_all(bytes(20_000_000))
+        await bench.until(lambda: peer.received == 20_000_005)
+    assert looked
 
 
 async def test_a_port_in_use_is_named_with_what_to_do(bench: Bench) -> None:

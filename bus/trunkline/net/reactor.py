@@ -13,15 +13,19 @@ import trio
 
 from trunkline.config import Limits
 from trunkline.door import Door
+from trunkline.errors import RemoteProtocolError
 from trunkline.net.listener import Listener, bind
 from trunkline.net.pollers import Poller, open_poller
-from trunkline.net.transport import SocketTransport
+from trunkline.net.transport import BITES_PER_ROUND, READ_BYTES, SocketTransport
 from trunkline.rounds import Rounds, wall_clock_ms
 
 __all__ = ["Reactor", "ReactorStatistics"]
 
 _ROUNDS_PER_WAKE: Final = 16
 """Rounds in a row before other tasks get their turn: a wake-up of the task costs three times a round."""
+
+CHECK_BYTES: Final = 64 * 1024 * 1024
+"""After so many bytes from peers that send much it is looked at what all of them hold."""
 
 _SWEEP_S: Final = 1.0
 
@@ -49,6 +53,7 @@ class Reactor:
         self._transports: set[SocketTransport] = set()
         self._listeners: list[Listener] = []
         self._round_count = 0
+        self._unchecked_bytes = 0  # at most so many more are held than at the last look
         self._round_over = trio.Event()
 
     @classmethod
@@ -129,6 +134,7 @@ class Reactor:
             await trio.sleep(_SWEEP_S)
             self.now = time.monotonic()
             self.check_time(self.now)
+            self.check_held()
             for listener in self._listeners:
                 listener.resume()
 
@@ -140,6 +146,31 @@ class Reactor:
                 transport.check_time(now)
             if len(self._transports) < before:
                 self.rounds.request()  # whoever waits for the last to leave waits for rounds
+
+    def much_received(self) -> None:
+        """A peer has sent all that a round takes; after every CHECK_BYTES of that the sweep would come too late."""
+        self._unchecked_bytes += BITES_PER_ROUND * READ_BYTES
+        if self._unchecked_bytes >= CHECK_BYTES:
+            self.check_held()
+
+    def check_held(self) -> None:
+        """End who holds most of ``limits.max_unfinished_bytes``, if all together hold more."""
+        self._unchecked_bytes = 0
+        limit = self.limits.max_unfinished_bytes
+        total = sum([transport.held_bytes for transport in self._transports])
+        if total <= limit:
+            return
+        for transport in sorted(self._transports, key=lambda transport: transport.held_bytes, reverse=True):
+            held = transport.held_bytes
+            transport.fail(
+                RemoteProtocolError(
+                    f"{held} bytes of what it sends are not complete, and {total} of all connections; "
+                    f"limits.max_unfinished_bytes is {limit}"
+                )
+            )
+            total -= held
+            if total <= limit:
+                return
 
     def drop_connections(self) -> None:
         """End every connection now."""

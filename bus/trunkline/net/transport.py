@@ -170,6 +170,12 @@ class SocketTransport(Transport):
                 self._spend_allowance(len(data))
             if len(data) < READ_BYTES or not self._mask & READ or self.is_closing or reactor.rounds.is_saturated:
                 return
+        reactor.much_received()
+
+    @property
+    def held_bytes(self) -> int:
+        """See :attr:`trunkline.door.Connection.held_bytes`."""
+        return 0 if self.connection is None else self.connection.held_bytes
 
     def _spend_allowance(self, size: int) -> None:
         if self._allowance < 0:

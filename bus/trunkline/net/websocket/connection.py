@@ -47,6 +47,10 @@ class WebSocketConnection(Connection, Transport):
             self._frames.receive_data(data)
             self._read_frames()
 
+    @property
+    def held_bytes(self) -> int:
+        return 0 if self._inner is None else self._inner.held_bytes
+
     def _greet(self, greeting: Greeting, data: bytes) -> bytes:
         """What came behind the request, if that is complete now."""
         try:
