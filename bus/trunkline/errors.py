@@ -127,7 +127,10 @@ class CorruptBatch(TrunklineError):
 
 
 class InvalidBatch(TrunklineError):
-    """The batch is intact but may not be written as it is; nothing was written."""
+    """The batch is intact but may not be written as it is; nothing was written.
+
+    If some of its records are at fault, the detail ``records`` has the places of the first 1,000 of them in the batch.
+    """
 
 
 class UnsupportedCompression(TrunklineError):

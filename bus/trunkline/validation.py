@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Final
+
 from trunkline.errors import (
     CorruptBatch,
     DecompressionLimitExceeded,
@@ -14,6 +16,9 @@ from trunkline.records.spans import read_spans
 from trunkline.settings import TopicSettings
 
 __all__ = ["check_key", "check_new_batch", "check_size"]
+
+_RECORDS_NAMED: Final = 1000
+"""In an error, of those that have no key."""
 
 
 def check_size(name: str, size_bytes: int, settings: TopicSettings) -> None:
@@ -30,7 +35,7 @@ def check_size(name: str, size_bytes: int, settings: TopicSettings) -> None:
 def check_key(name: str, key: bytes | None, settings: TopicSettings) -> None:
     """Raise InvalidBatch for a record without a key in a compacted topic: it could never be compacted."""
     if key is None and settings.is_compacted:
-        raise InvalidBatch(f"{name}: records of a compacted topic need a key; its cleanup.policy says compact")
+        raise _keys_missing(name, [0])
 
 
 def check_new_batch(name: str, batch: Buffer, settings: TopicSettings, *, in_transaction: bool = False) -> BatchHeader:
@@ -64,14 +69,21 @@ def check_new_batch(name: str, batch: Buffer, settings: TopicSettings, *, in_tra
     if header.producer_id >= 0 and (header.base_sequence < 0 or header.producer_epoch < 0):
         raise InvalidBatch(f"{name}: a batch with a producer id needs an epoch and a sequence from 0 on")
     if settings.is_compacted:
-        _check_keys(name, bytes(batch), header, settings)
+        _check_keys(name, bytes(batch), header)
     return header
 
 
-def _check_keys(name: str, batch: bytes, header: BatchHeader, settings: TopicSettings) -> None:
+def _check_keys(name: str, batch: bytes, header: BatchHeader) -> None:
     try:
         spans = read_spans(batch, header).spans
     except (CorruptBatch, DecompressionLimitExceeded, UnsupportedCompression) as error:
         raise InvalidBatch(f"{name}: the records cannot be read, so their keys cannot be checked: {error}") from None
-    for _, _, _, _, key, _ in spans:
-        check_key(name, key, settings)
+    if missing := [index for index, (_, _, _, _, key, _) in enumerate(spans) if key is None]:
+        raise _keys_missing(name, missing)
+
+
+def _keys_missing(name: str, records: list[int]) -> InvalidBatch:
+    return InvalidBatch(
+        f"{name}: records of a compacted topic need a key; its cleanup.policy says compact",
+        records=records[:_RECORDS_NAMED],
+    )

@@ -15,6 +15,7 @@ from trunkline_kafka.exchange import Exchange
 from trunkline_kafka.fields import Buffer
 from trunkline_kafka.held_produce import ADDS_PARTITIONS_FROM, HeldProduce
 from trunkline_kafka.messages.produce import (
+    BatchIndexAndErrorMessage,
     PartitionProduceData,
     PartitionProduceResponse,
     ProduceRequest,
@@ -115,6 +116,10 @@ class Producing(Exchange):
         answer.error_code = error.error_code if isinstance(error, _Refused) else error_code(error)
         if isinstance(error, InvalidTransactionState) and self.version >= _ABORTABLE_FROM:
             answer.error_code = ErrorCode.TRANSACTION_ABORTABLE
+        elif isinstance(error, InvalidBatch):
+            answer.record_errors = [
+                BatchIndexAndErrorMessage(index, str(error)) for index in error.details.get("records", ())
+            ]
         answer.error_message = str(error)
         answer.base_offset = -1
 

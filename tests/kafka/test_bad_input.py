@@ -170,6 +170,16 @@ async def test_records_that_are_nonsense_are_refused_where_somebody_must_look_in
     assert "cannot be read" in answer.error_message
 
 
+async def test_records_without_a_key_are_told_by_their_place_in_the_batch(broker: Broker, client: RawClient) -> None:
+    """KIP-467: a client then fails these as they are, and the rest of the batch for their sake."""
+    await broker.create_topic("compacted", settings={"cleanup.policy": "compact"})
+    batch = encode([(1, key, b"v", ()) for key in (b"a", None, b"b", None)])
+    answer = await client.produce("compacted", batch)
+    assert answer.error_code == ErrorCode.INVALID_RECORD
+    assert [each.batch_index for each in answer.record_errors] == [1, 3]
+    assert all("need a key" in each.batch_index_error_message for each in answer.record_errors)
+
+
 async def test_a_bomb_is_not_unpacked(broker: Broker, client: RawClient) -> None:
     """It is stored as it came where nobody looks inside, and refused where somebody must.
 
