@@ -157,6 +157,22 @@ async def test_a_connection_that_breaks_hands_over_at_once_and_in_order(broker: 
     assert await patient.hold(6) == [(number, b"%d" % number, 1) for number in (0, 2, 3, 4, 5, 6)]
 
 
+async def test_a_consumer_that_falls_silent_hands_over_after_the_idle_timeout(tmp_path: Path) -> None:
+    config = BrokerConfig(plugins=[], door={"native": {"idle_timeout_s": 2.0}})
+    async with open_broker(tmp_path, store="memory", listen={"native": "127.0.0.1:0"}, config=config) as broker:
+        await broker.queues.declare("work")
+        await fill(broker, 3)
+        silent = await Peer.connect(broker.addresses["native"][1])
+        await silent.consume()
+        await silent.hold(3)
+        assert isinstance((await silent.next()).header, f.Goodbye)
+        patient = await Peer.connect(broker.addresses["native"][1])
+        await patient.consume()
+        assert await patient.hold(3) == [(number, b"%d" % number, 1) for number in range(3)]
+        for peer in (silent, patient):
+            peer.stream.socket.close()
+
+
 async def test_nobody_settles_what_another_one_holds(broker: Broker, connect: Connect) -> None:
     await fill(broker, 4)
     owner, liar = await connect(), await connect()
