@@ -223,6 +223,25 @@ async def test_a_will_that_is_delayed_over_a_restart_is_not_published_if_the_cli
             assert b"gone" not in await stored(broker)
 
 
+async def test_a_will_that_is_delayed_over_a_restart_is_published_once_when_its_time_has_come(
+    tmp_path: Path, dial: Dial
+) -> None:
+    """MQTT 5.0, 3.1.3.2.2; the delay is counted from the start of the broker, which was away."""
+    async with open_broker(tmp_path, store="segments", listen={"mqtt": "127.0.0.1:0"}) as broker:
+        client = await dial(broker.addresses["mqtt"], leaving(1))
+        await client.ask(FIRST)
+        assert await client.ask(Pubrel(7)) == Pubcomp(7)  # will and session are stored
+    async with open_broker(tmp_path, store="segments", listen={"mqtt": "127.0.0.1:0"}) as broker:
+        with trio.fail_after(WAIT_S):
+            async for record in broker.read("mqtt"):
+                if record.value == b"gone":
+                    break
+        assert broker.statistics().doors["mqtt"]["wills_waiting"] == 0
+    async with open_broker(tmp_path, store="segments", listen={"mqtt": "127.0.0.1:0"}) as broker:
+        assert broker.statistics().doors["mqtt"]["wills_waiting"] == 0
+        assert [value for value in await stored(broker) if value == b"gone"] == [b"gone"]
+
+
 async def test_a_will_that_was_published_is_known_by_its_record(tmp_path: Path, dial: Dial) -> None:
     """As after a crash between its commit and that of the note that says so."""
     async with open_broker(tmp_path, store="segments", listen={"mqtt": "127.0.0.1:0"}) as broker:

@@ -18,10 +18,12 @@ import trio
 from tests.mqtt.conftest import Dial, hello
 
 from trunkline.broker import Broker, open_broker
+from trunkline.records import encode_headers
 from trunkline_mqtt.control import MAX_FILTERS
 from trunkline_mqtt.packets import (
     MQTT_5,
     Connect,
+    Disconnect,
     Pingreq,
     Pingresp,
     Puback,
@@ -161,3 +163,31 @@ async def test_filters_that_are_built_to_be_slow(broker: Broker, connect: Connec
         assert await other.ask(Publish("end", b"", 1, packet_id=1)) == Puback(1)
     for peer in peers:
         assert isinstance(await peer.ask(Pingreq()), Pingresp if "nearly" in kind else Publish)
+
+
+BACKLOG: Final = 10_000
+
+
+@pytest.mark.slow
+async def test_a_device_that_returns_to_a_long_backlog(broker: Broker, dial: Dial) -> None:
+    """80 MiB for it, under its receive maximum: nothing of that is in memory, neither before it comes nor after."""
+    address = broker.addresses["mqtt"]
+    peer = await dial(address, hello(5, "device"))
+    await peer.ask(Subscribe(1, (Subscription("cmd/#", 1),)))
+    await peer.send(Disconnect())
+    assert await peer.until_closed() == []
+    value = bytes(8192)
+    partition = broker.topic("mqtt").partitions[0]
+    headers = encode_headers([("mqtt.qos", b"1")])
+    with at_most(cpu_s=10, mib=24):
+        for start in range(0, BACKLOG, 500):
+            for number in range(start, start + 499):
+                partition.stage_record(broker.now_ms(), b"cmd/a", b"%08d" % number + value, headers)
+            await broker.publish("mqtt", b"%08d" % (start + 499) + value, key=b"cmd/a", headers=[("mqtt.qos", b"1")])
+    peer = await dial(address, hello(5, "device", receive_maximum=50), is_present=True)
+    with at_most(cpu_s=20, mib=24):
+        for number in range(BACKLOG):
+            message = await peer.receive()
+            assert isinstance(message, Publish)
+            assert int(message.payload[:8]) == number
+            await peer.send(Puback(message.packet_id))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -69,6 +70,21 @@ def test_a_topic_as_deep_as_can_be_is_found() -> None:
 
     assert [*index.match("#")] == [*index.match("/#")] == [*index.match(deep)] == [1]
     assert index.remove(deep) == 1
+
+
+def test_a_wildcard_look_up_costs_as_much_among_many_retained_topics_as_among_few() -> None:
+    """Ten of ``site/S/device/D/V`` by ``site/S/device/D/+``."""
+
+    def cost_s(sites: int) -> float:
+        index: RetainedIndex[int] = RetainedIndex()
+        for number in range(1000 * sites):
+            index.set(f"site/{number // 1000}/device/{number // 10 % 100}/{number % 10}", number)
+        started = time.process_time()
+        for number in range(2000):
+            assert len([*index.match(f"site/{number % sites}/device/8/+")]) == 10
+        return time.process_time() - started
+
+    assert cost_s(100) < 10 * cost_s(1)  # a scan would cost a hundred times as much
 
 
 @asynccontextmanager
