@@ -1,10 +1,11 @@
 """AMQP 0-9-1 with RabbitMQ's extensions for Trunkline: exchanges and queues on the log.
 
-    codec        fields, methods, content, frames: bytes and methods only; used by a server and by a client
+    codec        fields, properties, methods, hot_methods, content, frames: bytes and methods only; used by a server and
+                 by a client
     errors       what is wrong, with the standard's reply codes
-    connection   one client: greeting, then channels: publishing, answering and confirms (the way in), consuming,
-                 consumers, acknowledging and unacked (the way out), replies (past all
-                 queues), errands (what takes time)
+    connection   one client: greeting, then channels; intake: when it is not read
+    channel      publishing, answering and confirms (the way in), consuming, consumers, acknowledging and unacked (the
+                 way out), replies (past all queues), errands (what takes time)
     model        what is declared (exchange, queue_entry); topology drives it (with declared, bindings, exchanges and
                  core_side), routing finds the way of a message
     deaths       what is written on dead letters; dead_letters: where they go; streams: reading a log by offset

@@ -92,7 +92,7 @@ class Channel:
         """A frame, or a message; what cannot be done yet waits. Raises AmqpError."""
         if self._errands.is_busy:
             self._waiting.append(frame)
-            self.connection.count_waiting(_cost(frame))
+            self.connection.intake.count_waiting(_cost(frame))
         elif self.is_closed:
             self._receive_closed(frame)
         elif (kind := frame[0]) == MESSAGE:
@@ -108,7 +108,7 @@ class Channel:
         connection.server.look_around()
         while waiting and not self._errands.is_busy and not connection.is_over:
             frame = waiting.popleft()
-            connection.count_waiting(-_cost(frame))
+            connection.intake.count_waiting(-_cost(frame))
             try:
                 self.receive(frame)
             except AmqpError as error:
@@ -175,7 +175,7 @@ class Channel:
             content = assembler.receive_header(payload)
             if assembler.left:
                 self._unfinished = assembler.left
-                self.connection.count_unfinished(self._unfinished)
+                self.connection.intake.count_unfinished(self._unfinished)
         else:
             raise hard(Reply.FRAME_ERROR, f"there are no frames of kind {kind} on a channel")
         if content is not None:
@@ -292,7 +292,7 @@ class Channel:
 
     def _release_unfinished(self) -> None:
         if self._unfinished:
-            self.connection.count_unfinished(-self._unfinished)
+            self.connection.intake.count_unfinished(-self._unfinished)
             self._unfinished = 0
 
 

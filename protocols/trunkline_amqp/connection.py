@@ -31,6 +31,7 @@ from trunkline_amqp.frames import (
     encode_frame,
 )
 from trunkline_amqp.greeting import Greeting, Terms
+from trunkline_amqp.intake import Intake
 from trunkline_amqp.methods import (
     ChannelClose,
     ChannelOpen,
@@ -59,9 +60,6 @@ CLOSE_TIMEOUT_S: Final = 5.0
 MAX_IGNORED_BYTES: Final = 16 * 1024 * 1024
 """What is read from it until then, and thrown away."""
 
-MAX_WAITING_BYTES: Final = 256 * 1024
-"""Of frames of channels that wait for something; above it nothing is read until half of it has gone."""
-
 
 class AmqpConnection(Connection):
     """The server's side of one connection.
@@ -69,7 +67,7 @@ class AmqpConnection(Connection):
     Attributes:
       terms: what was agreed on; from connection.open on.
       channels: by number.
-      unfinished_bytes: of messages that have begun to arrive, on all channels.
+      intake: how much of what it sent is not done yet.
       is_open: after connection.open, before any close.
     """
 
@@ -78,15 +76,13 @@ class AmqpConnection(Connection):
         self.transport = transport
         self.terms = Terms()
         self.channels: dict[int, Channel] = {}
-        self.unfinished_bytes = 0
+        settings = server.settings
+        self.intake = Intake(transport, max(settings.max_unfinished_bytes, settings.max_message_bytes))
         self.is_open = False
-        self.is_blocked = False
         self._first = b""  # the protocol header, as far as it has come
         self._greeting: Greeting | None = None
         self._splitter = MessageSplitter(FRAME_MIN)
         self._unsettled: dict[Channel, None] = {}
-        self._waiting_bytes = 0
-        self._is_held = False  # too much waits
         self._is_closing = False  # connection.close was sent
         self._is_leaving = False  # the broker is closing
         self._ignored_bytes = 0
@@ -196,12 +192,8 @@ class AmqpConnection(Connection):
         self._splitter.max_frame_bytes = terms.frame_max
         self.transport.established()
         self.server.opened(self)
-        self._watch()
-
-    def _watch(self) -> None:
-        """A client that has sent nothing for two heartbeats is gone (4.2.7); half a second is for the way."""
-        if self.terms.heartbeat_s and not self._is_closing:
-            self.transport.idle_timeout_s = 2 * self.terms.heartbeat_s + 0.5
+        if terms.heartbeat_s:  # who has sent nothing for two is gone (4.2.7); half a second is for the way
+            self.intake.watch(2 * terms.heartbeat_s + 0.5)
 
     def _open_channel(self, number: int, method: Method) -> None:
         if not self.is_open:
@@ -229,30 +221,10 @@ class AmqpConnection(Connection):
         for channel in unsettled:
             channel.settle_now()
 
-    def count_waiting(self, size: int) -> None:
-        """So many bytes more, or fewer, wait in channels."""
-        self._waiting_bytes += size
-        if self._waiting_bytes > MAX_WAITING_BYTES:
-            if not self._is_held:
-                self._is_held = True
-                self._hold()
-        elif self._is_held and self._waiting_bytes <= MAX_WAITING_BYTES // 2:
-            self._is_held = False
-            self._let_go()
-
     @property
     def held_bytes(self) -> int:
-        return self.unfinished_bytes + sum([channel.publishing.transaction_bytes for channel in self.channels.values()])
-
-    def count_unfinished(self, size: int) -> None:
-        """Messages of so many bytes have begun, or are over: each counts whole until then. Raises AmqpError (506)."""
-        self.unfinished_bytes += size
-        settings = self.server.settings
-        if size > 0 and self.unfinished_bytes > max(settings.max_unfinished_bytes, settings.max_message_bytes):
-            raise hard(
-                Reply.RESOURCE_ERROR,
-                f"messages of {self.unfinished_bytes} bytes have begun on {len(self.channels)} channels; finish some",
-            )
+        in_transactions = sum([channel.publishing.transaction_bytes for channel in self.channels.values()])
+        return self.intake.unfinished_bytes + in_transactions
 
     def forget(self, channel: Channel) -> None:
         """A channel is closed; its number may be used again."""
@@ -267,33 +239,21 @@ class AmqpConnection(Connection):
     def _is_able(self, capability: str) -> bool:
         return capability in self.terms.capabilities
 
-    # -- holding back ------------------------------------------------------------------------------
-
-    def _hold(self) -> None:
-        """Read nothing for a while; that the client is silent is then our doing."""
-        self.transport.idle_timeout_s = float("inf")
-        self.transport.pause()
-
-    def _let_go(self) -> None:
-        if not self._is_held and not self.is_blocked:
-            self.transport.resume()
-            self._watch()
-
     def block(self, reason: str) -> None:
         """What it publishes cannot be stored now: it is told so, and nothing more is read from it."""
-        if not self.is_blocked and not self._is_over:
-            self.is_blocked = True
+        if not self.intake.is_blocked and not self._is_over:
+            self.intake.block()
             if self._is_able("connection.blocked"):
                 self.send(0, ConnectionBlocked(reason=reason.encode()[:255].decode("utf-8", "ignore")))
-            self._hold()
 
     def unblock(self) -> None:
         """It can be stored again."""
-        if self.is_blocked:
-            self.is_blocked = False
+        if self.intake.is_blocked:
+            self.intake.unblock()
             if self._is_able("connection.blocked"):
                 self.send(0, ConnectionUnblocked())
-            self._let_go()
+
+    # -- for the server ----------------------------------------------------------------------------
 
     def beat(self) -> None:
         """Send a heartbeat."""
@@ -340,8 +300,7 @@ class AmqpConnection(Connection):
         self._end()
         if self.transport.is_closing:
             return
-        self.transport.resume()
-        self.transport.idle_timeout_s = CLOSE_TIMEOUT_S
+        self.intake.open_up(CLOSE_TIMEOUT_S)
         if self._greeting is None or not self._greeting.is_done:
             self.transport.close()  # who has not come in is not waited for
 

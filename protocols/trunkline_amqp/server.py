@@ -113,5 +113,5 @@ class AmqpServer:
             "published": self.published,
             "delivered": self.delivered,
             "returned": self.returned,
-            "blocked": sum(connection.is_blocked for connection in self.connections),
+            "blocked": sum(connection.intake.is_blocked for connection in self.connections),
         }
