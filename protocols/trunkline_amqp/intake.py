@@ -22,7 +22,7 @@ class Intake:
     """Of one connection.
 
     Args:
-      max_unfinished_bytes: of those; above it the client has made a mistake.
+      max_unfinished_bytes: of messages that have begun to arrive, on all channels; more is an error of the client.
 
     Attributes:
       unfinished_bytes: of messages that have begun to arrive.
