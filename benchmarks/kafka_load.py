@@ -53,7 +53,7 @@ class Peer:
             if not data:
                 raise ConnectionError("closed by the broker")
             self.frames.receive_data(data)
-        return read_response(self.waiting.pop(0), Reader(*found))
+        return read_response(self.waiting.pop(0), Reader(bytes(found[0]), *found[1:]))
 
     def ask(self, key: int, message: Any) -> Any:
         self.send(key, message)

@@ -12,6 +12,10 @@ import os
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from trunkline.compression import Buffer
 
 __all__ = ["Disk", "DiskFile", "RealDisk"]
 
@@ -23,7 +27,7 @@ class DiskFile(ABC):
     """An open file. Appends go to its end; reads are positional and may run in other threads."""
 
     @abstractmethod
-    def append(self, buffers: Sequence[bytes]) -> int:
+    def append(self, buffers: Sequence[Buffer]) -> int:
         """Write all buffers at the end of the file; return how many bytes.
 
         Raises OSError if not all went. A part may be there then, as ``size`` tells; the next append overwrites it.
@@ -122,7 +126,7 @@ class _RealFile(DiskFile):
             os.close(fd)
         self._is_read_only = False
 
-    def append(self, buffers: Sequence[bytes]) -> int:
+    def append(self, buffers: Sequence[Buffer]) -> int:
         if self._is_read_only:
             self._open_for_writing()
         total = 0
@@ -130,7 +134,7 @@ class _RealFile(DiskFile):
             total += self._append_some(buffers[first : first + _IOV_MAX])
         return total
 
-    def _append_some(self, buffers: Sequence[bytes]) -> int:
+    def _append_some(self, buffers: Sequence[Buffer]) -> int:
         want = sum(map(len, buffers))
         done = os.pwritev(self._fd, buffers, self._size)
         if done < want:  # a nearly full disk, or a signal: write the rest, or learn the reason

@@ -23,6 +23,7 @@ from trunkline.errors import UnsupportedRequest
 
 if TYPE_CHECKING:
     from trunkline.broker import Broker
+    from trunkline.partial import PartialFrame
 
 __all__ = ["Connection", "Door", "DoorContext", "DoorFactory", "Transport", "WebSocketOffer"]
 
@@ -78,9 +79,17 @@ class Transport(ABC):
 class Connection(ABC):
     """One peer's protocol state. Sans-I/O: no sockets, no clock, no ``await``."""
 
+    partial: PartialFrame | None = None
+    """A frame of which a part has arrived. The core may put what follows right into its ``room``, and gives
+    ``receive_data`` what comes behind it then, perhaps nothing; or gives it all to ``receive_data``, as ever. None for
+    who puts its frames together otherwise."""
+
     @abstractmethod
     def receive_data(self, data: bytes) -> None:
-        """Bytes arrived: 1 to 64 KiB, cut anywhere. May write, stage appends, or raise RemoteProtocolError."""
+        """Bytes arrived: 1 to 64 KiB, cut anywhere. May write, stage appends, or raise RemoteProtocolError.
+
+        None at all if they have made ``partial`` whole.
+        """
 
     @property
     def held_bytes(self) -> int:

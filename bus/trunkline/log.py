@@ -35,12 +35,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
 from trunkline.disk import Disk
 from trunkline.settings import TopicSettings
+
+if TYPE_CHECKING:
+    from trunkline.compression import Buffer
 
 __all__ = [
     "Chunk",
@@ -128,6 +131,13 @@ class Log(ABC):
           StoreFull: there is no room; nothing of it is in the log, which stays usable.
           OSError: what was written is unknown; the core stops using this log.
         """
+
+    def append_buffers(self, batches: Sequence[Buffer]) -> None:
+        """As ``append``; what is not bytes lies in memory that may not be kept. The default copies it.
+
+        The core calls this one. A store that is done with the bytes when ``append`` returns can spare the copy.
+        """
+        self.append([bytes(batch) for batch in batches])  # bytes are not copied
 
     @abstractmethod
     def flush(self) -> int:

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from trunkline.compression import Buffer
 from trunkline.disk import Disk, DiskFile
 
 __all__ = ["OverlayDisk"]
@@ -30,7 +31,7 @@ class _OverlayFile(DiskFile):
         self._contents = contents
         self._below = None if contents.below is None else disk.open(contents.below)
 
-    def append(self, buffers: Sequence[bytes]) -> int:
+    def append(self, buffers: Sequence[Buffer]) -> int:
         data = b"".join(buffers)
         self._contents.added += data
         return len(data)

@@ -25,6 +25,7 @@ from trunkline.errors import LogStopped, StoreFull, TrunklineError
 from trunkline.log import Log, SavedState
 from trunkline.pending import AppendReceiver, Pending
 from trunkline.readable import TailListener
+from trunkline.records import Buffer
 from trunkline.saved_state import PartitionState, StateSaver, encode_state
 from trunkline.staging import StagedPartition, StagingGate
 from trunkline.transactions.aborted import hide_aborted
@@ -125,7 +126,7 @@ class Partition(StagedPartition):
             return
         batches = self._take_staged()
         try:
-            self.log.append(batches)
+            self.log.append_buffers(batches)
         except StoreFull as error:
             self._reject(error)
             return
@@ -146,7 +147,7 @@ class Partition(StagedPartition):
             self._unflushed_bytes = 0
             self._rounds.committer.add(self)
 
-    def _take_staged(self) -> list[bytes]:
+    def _take_staged(self) -> list[Buffer]:
         staged, self._staged = self._staged, []
         self._uncommitted.extend(staged)
         return [pending.batch for pending in staged]
@@ -196,8 +197,8 @@ class Partition(StagedPartition):
             pending.fail(error)
         self._wake_waiting()
 
-    def _append_and_flush(self, batches: list[bytes]) -> None:
-        self.log.append(batches)
+    def _append_and_flush(self, batches: list[Buffer]) -> None:
+        self.log.append_buffers(batches)
         if self.topic.settings.durability == "fsync":
             self.log.flush()
 
@@ -224,11 +225,11 @@ class Partition(StagedPartition):
             pending.acknowledge()
         self._wake_waiting()
         if self._early_listeners:
-            self._tell(self._early_listeners, base_offset, end_offset, [pending.batch for pending in done])
+            self._tell(self._early_listeners, base_offset, end_offset, [bytes(pending.batch) for pending in done])
         if not is_shown:
             self._show_held_back()
         elif self._listeners:
-            batches = [pending.batch for pending in done]
+            batches = [bytes(pending.batch) for pending in done]  # no copy of what is bytes
             if self.transactions is not None:
                 batches = [hide_aborted(batch, self.transactions.aborted) for batch in batches]
             self._tell(self._listeners, base_offset, end_offset, batches)

@@ -8,6 +8,7 @@ from typing import Protocol
 import trio
 
 from trunkline.errors import TrunklineError
+from trunkline.records import Buffer
 
 __all__ = ["AppendReceiver", "Pending", "WaitForAppends"]
 
@@ -70,7 +71,7 @@ class Pending:
 
     def __init__(
         self,
-        batch: bytes,
+        batch: Buffer,
         base_offset: int,
         next_offset: int,
         waiters: list[tuple[AppendReceiver | None, object]],

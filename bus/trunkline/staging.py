@@ -17,7 +17,15 @@ from trunkline.log import Log
 from trunkline.maintained import MaintainedPartition
 from trunkline.pending import AppendReceiver, Pending
 from trunkline.producers import ProducerStatus, ProducerTable
-from trunkline.records import EMPTY_HEADERS, BatchBuilder, BatchHeader, assign, iter_headers, read_header
+from trunkline.records import (
+    EMPTY_HEADERS,
+    BatchBuilder,
+    BatchHeader,
+    assign,
+    assign_in_place,
+    iter_headers,
+    read_header,
+)
 from trunkline.records.markers import encode_marker
 from trunkline.saved_state import decode_state
 from trunkline.transactions.in_log import LogTransactions
@@ -204,6 +212,7 @@ class StagedPartition(MaintainedPartition):
         token: object = None,
         *,
         in_transaction: bool = False,
+        in_place: bool = False,
     ) -> None:
         """Put a whole batch, as a client encoded it, into this round. It is checked, and copied once.
 
@@ -213,6 +222,8 @@ class StagedPartition(MaintainedPartition):
         Args:
           in_transaction: the batch is transactional, and belongs to an open transaction that knows of this partition
             (:meth:`trunkline.transactions.coordinator.TransactionCoordinator.check_append`).
+          in_place: the batch is a view of memory that nobody else writes to or needs as it is, so no copy is made. It
+            is held as a whole until the batch is committed.
 
         Raises:
           InvalidTransactionState: its producer has a transaction open here, and the batch is not part of one.
@@ -237,7 +248,12 @@ class StagedPartition(MaintainedPartition):
         self._close_builder()  # what was staged before keeps its place before
         base_offset = self.next_offset
         append_time = self._now_ms() if settings.message_timestamp_type == "LogAppendTime" else None
-        assigned = assign(batch, base_offset, self.leader_epoch, append_time)
+        assigned: Buffer
+        if in_place and append_time is None:
+            assert type(batch) is memoryview
+            assigned = assign_in_place(batch, base_offset, self.leader_epoch)
+        else:
+            assigned = assign(batch, base_offset, self.leader_epoch, append_time)
         self._producers.update(header, base_offset)
         if in_transaction:
             self._log_transactions().wrote(header.producer_id, base_offset)
@@ -292,7 +308,7 @@ class StagedPartition(MaintainedPartition):
 
     def _stage(
         self,
-        batch: bytes,
+        batch: Buffer,
         base_offset: int,
         next_offset: int,
         waiters: list[tuple[AppendReceiver | None, object]],

@@ -27,6 +27,7 @@ from typing import Any, Final, NoReturn
 import msgspec
 
 from trunkline.errors import RemoteProtocolError
+from trunkline.partial import PartialFrame
 from trunkline_kafka.apis import API_VERSIONS, APIS, Api
 from trunkline_kafka.fields import Buffer, Reader, string
 
@@ -55,36 +56,39 @@ class FrameDecoder:
 
     Attributes:
       max_frame_bytes: larger ones are refused, by their length.
+      partial: the frame that is not whole yet.
     """
 
-    __slots__ = ("_at", "_chunks", "_data", "_have", "_need", "max_frame_bytes")
+    __slots__ = ("_at", "_data", "_largest", "_left", "max_frame_bytes", "partial")
 
     def __init__(self, max_frame_bytes: int) -> None:
         self.max_frame_bytes = max_frame_bytes
+        self.partial: PartialFrame | None = None
         self._data = b""
         self._at = 0
-        self._chunks: list[bytes] = []  # of a frame that is not whole
-        self._have = 0
-        self._need = 0
+        self._largest = 0  # size of a partial frame that became whole
+        self._left = b""  # of the next frame's length, when that is not whole
 
     @property
     def held_bytes(self) -> int:
         """Of a frame that is not whole."""
-        return self._have if self._chunks else 0
+        return 0 if self.partial is None else self.partial.held_bytes
 
     def receive_data(self, data: bytes) -> None:
-        """Bytes arrived. Take all frames out of it before the next call."""
-        self._data = data
+        """Bytes arrived, or none behind a partial frame that is whole now. Take all frames out before the next call."""
+        self._data = self._left + data if self._left else data
         self._at = 0
 
-    def next_frame(self) -> tuple[bytes, int, int] | None:
+    def next_frame(self) -> tuple[bytes | bytearray, int, int] | None:
         """A buffer and where in it the next frame begins and ends, without its length; None: more must arrive.
+
+        A bytearray is the frame's own memory, and belongs to the caller.
 
         Raises RemoteProtocolError for a length that is negative, too small for a header, or over the limit.
         """
         data, at = self._data, self._at
-        if self._chunks:
-            return self._complete(data, at)
+        if self.partial is not None:
+            return self._complete(self.partial, data)
         left = len(data) - at
         if left >= _LENGTH_BYTES:
             length: int = _LENGTH.unpack_from(data, at)[0]
@@ -95,37 +99,23 @@ class FrameDecoder:
             if stop <= len(data):
                 self._at = stop
                 return data, start, stop
-            self._need = _LENGTH_BYTES + length
-        elif not left:
-            return None
+            self.partial = PartialFrame(_LENGTH_BYTES + length, data, at, self._largest)
+            self._left = b""
         else:
-            self._need = _LENGTH_BYTES
-        self._chunks.append(data[at:])
-        self._have = left
+            self._left = data[at:]
         self._data = b""
-        self._at = 0
         return None
 
-    def _complete(self, data: bytes, at: int) -> tuple[bytes, int, int] | None:
-        """Go on with a frame that began earlier. It alone is joined: what follows it is not copied again."""
-        while True:
-            take = min(self._need - self._have, len(data) - at)
-            if take:
-                self._chunks.append(data[at : at + take])
-                self._have += take
-                at += take
-            self._at = at
-            if self._have < self._need:
-                return None
-            whole = b"".join(self._chunks)
-            if self._need > _LENGTH_BYTES:
-                self._chunks.clear()
-                return whole, _LENGTH_BYTES, len(whole)
-            length: int = _LENGTH.unpack(whole)[0]  # it was the length itself that came in pieces
-            if not _HEAD_BYTES <= length <= self.max_frame_bytes:
-                self._refuse(length)
-            self._chunks[:] = [whole]
-            self._need = _LENGTH_BYTES + length
+    def _complete(self, partial: PartialFrame, data: bytes) -> tuple[bytes | bytearray, int, int] | None:
+        """Go on with a frame that began earlier; ``data`` begins with the rest of it."""
+        self._at = partial.add(data)
+        if not partial.is_whole:
+            return None
+        self.partial = None
+        size = partial.size
+        if size > self._largest:
+            self._largest = size
+        return partial.take(), _LENGTH_BYTES, size
 
     def _refuse(self, length: int) -> NoReturn:
         raise RemoteProtocolError(f"a frame of {length} bytes; {_HEAD_BYTES} to {self.max_frame_bytes} are taken")

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from trunkline.door import Connection, Transport
 from trunkline.errors import RemoteProtocolError
@@ -25,6 +25,7 @@ from trunkline_kafka.exchange import WAITS, Exchange, Later
 from trunkline_kafka.fields import Reader
 
 if TYPE_CHECKING:
+    from trunkline.partial import PartialFrame
     from trunkline_kafka.fetch_sessions import FetchSession
     from trunkline_kafka.held_produce import HeldProduce
     from trunkline_kafka.repeated_fetch import LastFetches
@@ -86,6 +87,11 @@ class KafkaConnection(Connection):
             if self.transport.is_closing:
                 return
 
+    @property
+    def partial(self) -> PartialFrame | None:  # type: ignore[override]  # nobody sets it
+        """See :class:`trunkline.door.Connection`."""
+        return self._frames.partial
+
     def writable(self) -> None:
         """Go on with what waited for room."""
         self._pump()
@@ -109,12 +115,14 @@ class KafkaConnection(Connection):
 
     # -- requests ----------------------------------------------------------------------------------
 
-    def _received(self, data: bytes, at: int, stop: int) -> None:
-        reader = Reader(data, at, stop)
+    def _received(self, data: bytes | bytearray, at: int, stop: int) -> None:
+        reader = Reader(cast(bytes, data), at, stop)  # headers and Produce have only strings, numbers, and views
         header = read_header(reader)
         key = header.api_key
         if key not in self._handlers:
             raise RemoteProtocolError(f"{APIS[key].name} is not offered here")
+        if key != PRODUCE:
+            reader.data = bytes(data)
         self.server.requests += 1
         is_readable = APIS[key].first <= header.api_version <= APIS[key].last
         request: Any

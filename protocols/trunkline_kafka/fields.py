@@ -181,7 +181,7 @@ class Reader:
         return None if length < 0 else self._take(length)
 
     def nullable_records(self) -> memoryview | None:
-        """Record batches: not copied, a view of the buffer."""
+        """Record batches: not copied, a view of the buffer. Of a bytearray it can be written to."""
         return self._view(self._length(_I32))
 
     def compact_nullable_records(self) -> memoryview | None:

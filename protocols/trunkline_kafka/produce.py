@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
 from trunkline.errors import CorruptBatch, InvalidBatch, InvalidTransactionState, TrunklineError, UnsupportedCompression
+from trunkline.partial import may_stay
 from trunkline.records import HEADER_BYTES, Compression, read_header
 from trunkline.transactions.state import ProducerIdentity
 from trunkline_kafka.bridge import error_code
@@ -94,7 +95,7 @@ class Producing(Exchange):
             if producer in self.refusals:
                 raise self.refusals[producer]
             broker.transactions.check_append(transactional_id, producer, topic, data.index)
-        partition.stage_batch(records, receiver, answer, in_transaction=in_transaction)
+        partition.stage_batch(records, receiver, answer, in_transaction=in_transaction, in_place=may_stay(records))
         self._waiting += 1
         answer.log_start_offset = partition.log.start_offset
         if partition.topic.settings.message_timestamp_type == "LogAppendTime":

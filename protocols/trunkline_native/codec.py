@@ -7,9 +7,8 @@ A frame, integers big-endian::
     header              one CBOR array [kind, ...], see trunkline_native.frames
     body                the rest: record batches, untouched
 
-Arriving chunks are kept as they are until the frame is whole, and only a frame that lies in several is joined,
-alone: a large batch is copied once on its way to the partition, and memory is only ever taken for bytes that have
-arrived. The body of a large frame is a view; of a small one a copy, which is cheaper there.
+A frame that does not arrive as a whole is put together where it will stay (:mod:`trunkline.partial`), so that the rest
+of a large one can be received right there. The body of a large frame is a view; of a small one a copy: that is cheaper.
 
 CBOR is limited to what the protocol needs: definite lengths, no tags, text keys, eight levels. (Tags would make
 the decoder run dates, big numbers and regular expressions of a stranger's choice.)
@@ -27,6 +26,7 @@ import cbor2
 import msgspec
 
 from trunkline.errors import LocalProtocolError, RemoteProtocolError
+from trunkline.partial import PartialFrame
 from trunkline_native.frames import Frame, Header, Unknown
 from trunkline_native.queue_frames import Deliver, Extend, Reject, Release, Settle
 
@@ -49,7 +49,6 @@ _HEAD_BYTES: Final = _HEAD.size
 MAX_HEADER_BYTES: Final = 65_535
 _VIEW_BYTES: Final = 2048  # below this a copy of the body is cheaper than a view of it
 _MAX_CBOR_DEPTH: Final = 8
-_MAX_CHUNKS: Final = 1024
 
 
 class Sentinel(Enum):
@@ -146,35 +145,38 @@ class FrameDecoder:
     Args:
       kinds: the frames that the other side may send.
       max_frame_bytes: largest ``length`` taken; may be changed between two frames.
+
+    Attributes:
+      partial: a large frame that is not whole yet. Its memory is the body's, and belongs to whoever takes that.
     """
 
-    __slots__ = ("_chunks", "_have", "_is_closed", "_kinds", "_known", "_need", "_position", "max_frame_bytes")
+    __slots__ = ("_at", "_data", "_is_closed", "_kinds", "_known", "_largest", "max_frame_bytes", "partial")
 
     def __init__(self, kinds: Mapping[int, type[Header]], max_frame_bytes: int) -> None:
         self._kinds = kinds
         self._known: dict[bytes, Header] = {}
         self.max_frame_bytes = max_frame_bytes
-        self._chunks: list[bytes] = []
-        self._position = 0  # of the next frame, in the first chunk
-        self._have = 0  # bytes from there on
-        self._need = _HEAD_BYTES  # so many, before looking again makes sense
+        self.partial: PartialFrame | None = None
+        self._data = b""
+        self._at = 0  # in it the next frame begins
+        self._largest = 0  # size of a partial frame that became whole
         self._is_closed = False
 
     @property
     def held_bytes(self) -> int:
         """Of a frame that is not whole."""
-        return self._have
+        return 0 if self.partial is None else self.partial.held_bytes
 
     def receive_data(self, data: bytes) -> None:
-        """Bytes arrived; ``b""`` means that the peer has closed."""
-        if data:
-            chunks = self._chunks
-            chunks.append(data)
-            self._have += len(data)
-            if len(chunks) > _MAX_CHUNKS:  # a frame that trickles in must not cost many times its size
-                chunks[_MAX_CHUNKS // 2 :] = [b"".join(chunks[_MAX_CHUNKS // 2 :])]
-        else:
-            self._is_closed = True
+        """Bytes arrived; ``b""`` means that the peer has closed, or else that ``partial`` was made whole."""
+        partial = self.partial
+        if not data:
+            self._is_closed = partial is None or not partial.is_whole
+            return
+        at = 0 if partial is None else partial.add(data)
+        if self._at < len(self._data):
+            data, at = self._data[self._at :] + data[at:], 0
+        self._data, self._at = data, at
 
     def next_event(self) -> Frame | Sentinel:
         """The next frame, ``NEED_DATA``, or ``CLOSED``.
@@ -182,42 +184,45 @@ class FrameDecoder:
         Raises:
           RemoteProtocolError: the peer broke the rules; nothing more can be read from it.
         """
-        if self._have < self._need:
+        partial = self.partial
+        if partial is not None:
+            if not partial.is_whole:
+                return self._starved()
+            self.partial = None
+            self._largest = max(self._largest, partial.size)
+            whole = partial.take()
+            return self._frame(whole, 0, partial.size, _HEAD.unpack_from(whole)[1])
+        data, at = self._data, self._at
+        left = len(data) - at
+        if left < _HEAD_BYTES:
             return self._starved()
-        buffer, position = self._chunks[0], self._position
-        left = len(buffer) - position
-        if left >= _HEAD_BYTES:
-            length, header_bytes = _HEAD.unpack_from(buffer, position)
-        else:
-            length, header_bytes = _HEAD.unpack_from(b"".join((buffer[position:], *self._chunks[1:_HEAD_BYTES])))
-        size = _LENGTH_BYTES + length
+        length, header_bytes = _HEAD.unpack_from(data, at)
         if length > self.max_frame_bytes or length < 2 + header_bytes:
             self._refuse_length(length, header_bytes)
-        if size > self._have:
-            self._need = size
+        size = _LENGTH_BYTES + length
+        if size > left:
+            self.partial = PartialFrame(size, data, at, self._largest)
+            self._data, self._at = b"", 0
             return self._starved()
-        if size < left:
-            self._position = position + size
-        elif size == left:
-            self._position = 0
-            del self._chunks[0]
-        else:
-            buffer, position = self._gather(size), 0
-        self._have -= size
-        self._need = _HEAD_BYTES
-        body_at, end = position + _HEAD_BYTES + header_bytes, position + size
-        data = buffer[position + _HEAD_BYTES : body_at]
+        self._at = at + size
+        return self._frame(data, at, size, header_bytes)
+
+    def _frame(self, buffer: bytes | bytearray, at: int, size: int, header_bytes: int) -> Frame:
+        """The frame that lies there."""
+        body_at, end = at + _HEAD_BYTES + header_bytes, at + size
+        data = bytes(buffer[at + _HEAD_BYTES : body_at])
         header = self._known.get(data)
         if header is None:
             header = self._decode(data)
             if type(header) in _REPEATED and len(data) <= _MAX_KNOWN_BYTES:
                 self._remember(data, header)
-        return Frame(header, buffer[body_at:end] if end - body_at < _VIEW_BYTES else memoryview(buffer)[body_at:end])
+        body = bytes(buffer[body_at:end]) if end - body_at < _VIEW_BYTES else memoryview(buffer)[body_at:end]
+        return Frame(header, body)
 
     def _starved(self) -> Sentinel:
         if not self._is_closed:
             return NEED_DATA
-        if self._have:
+        if self.partial is not None or self._at < len(self._data):
             raise RemoteProtocolError("the connection ended in the middle of a frame")
         return CLOSED
 
@@ -225,23 +230,6 @@ class FrameDecoder:
         if length > self.max_frame_bytes:
             raise RemoteProtocolError(f"a frame of {length} bytes is over the limit of {self.max_frame_bytes}")
         raise RemoteProtocolError(f"a header of {header_bytes} bytes does not fit a frame of {length} bytes")
-
-    def _gather(self, size: int) -> bytes:
-        """Join a frame that lies in several chunks; what follows it stays where it is."""
-        chunks = self._chunks
-        parts: list[bytes | memoryview] = [memoryview(chunks[0])[self._position :]]
-        missing = size - len(parts[0])
-        number = 1
-        while missing > len(chunks[number]):
-            parts.append(chunks[number])
-            missing -= len(chunks[number])
-            number += 1
-        parts.append(memoryview(chunks[number])[:missing])
-        if missing == len(chunks[number]):
-            number, missing = number + 1, 0
-        del chunks[:number]
-        self._position = missing
-        return b"".join(parts)
 
     def _remember(self, data: bytes, header: Header) -> None:
         if len(self._known) >= _MAX_KNOWN:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from trunkline.door import Connection, Transport
 from trunkline.errors import OffsetOutOfRange, Overloaded, RemoteProtocolError, TrunklineError, UnsupportedRequest
+from trunkline.partial import PartialFrame, may_stay
 from trunkline_native import control
 from trunkline_native.bridge import failure_fields, find_position, position_now
 from trunkline_native.codec import FrameDecoder, encode, encode_produced
@@ -114,6 +115,11 @@ class NativeConnection(Connection):
             self.transport.close()
             raise
 
+    @property
+    def partial(self) -> PartialFrame | None:  # type: ignore[override]  # nobody sets it
+        """See :class:`trunkline.door.Connection`."""
+        return self._frames.partial
+
     def writable(self) -> None:
         """Streams that had to wait go on."""
         self.streams.pump()
@@ -197,6 +203,7 @@ class NativeConnection(Connection):
     def _produce(self, request: Produce, body: bytes | memoryview) -> None:
         self.requests += 1
         size = len(body)
+        in_place = may_stay(body)
         try:
             if self.inflight_bytes + size > self.settings.max_inflight_bytes:
                 raise Overloaded(
@@ -207,13 +214,13 @@ class NativeConnection(Connection):
             if request.acks:
                 self.begin_request()
                 try:
-                    partition.stage_batch(body, self, (request.id, size))
+                    partition.stage_batch(body, self, (request.id, size), in_place=in_place)
                 except BaseException:
                     self.inflight_requests -= 1
                     raise
                 self.inflight_bytes += size
             else:
-                partition.stage_batch(body)
+                partition.stage_batch(body, in_place=in_place)
         except RemoteProtocolError:
             raise
         except TrunklineError as error:

@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trunkline.disk import Disk, DiskFile
+from trunkline.records import Buffer
 
 __all__ = ["FileGone", "OpenFiles", "StoredFile", "WouldWait"]
 
@@ -144,7 +145,7 @@ class StoredFile:
             raise WouldWait
         return found
 
-    def append(self, buffers: Sequence[bytes]) -> None:
+    def append(self, buffers: Sequence[Buffer]) -> None:
         handle = self._open(nowait=False)  # kept, as above: who removes the file must not close it now
         handle.file.append(buffers)
 

@@ -30,6 +30,7 @@ from struct import Struct
 
 from trunkline.errors import LogStopped, StoreFull
 from trunkline.log import Chunk, SavedState, TopicPartition
+from trunkline.records import Buffer
 from trunkline.settings import TopicSettings
 from trunkline_segments.checkpoint import Checkpoint, write_checkpoint
 from trunkline_segments.files import OpenFiles
@@ -89,6 +90,9 @@ class SegmentLog(ReadableLog):
     # -- appending ---------------------------------------------------------------------------------
 
     def append(self, batches: Sequence[bytes]) -> None:
+        self.append_buffers(batches)
+
+    def append_buffers(self, batches: Sequence[Buffer]) -> None:
         if not batches:
             return
         _, segment, position = self._tail
@@ -112,7 +116,7 @@ class SegmentLog(ReadableLog):
         self._size_bytes += segment.size - position + sum(one.size for one in rolled)
         self._tail = (end_offset, self._active, self._active.size)
 
-    def _write(self, batches: Sequence[bytes], rolled: list[Segment]) -> int:
+    def _write(self, batches: Sequence[Buffer], rolled: list[Segment]) -> int:
         """Note and write them; return the offset after them. The new segments are for the caller to publish."""
         active = self._active
         offset = self._tail[0]
@@ -143,7 +147,7 @@ class SegmentLog(ReadableLog):
         self._write_to_active(batches[first:] if first else batches, gaps_end)
         return offset
 
-    def _write_to_active(self, batches: Sequence[bytes], gaps_end: int) -> None:
+    def _write_to_active(self, batches: Sequence[Buffer], gaps_end: int) -> None:
         if gaps_end > self._gaps_end:  # a copy; before it has a gap, as recovery takes any other for damage
             with self._checkpoint_lock:
                 self._replace_checkpoint(self._start_offset, self._recovery_point, gaps_end)

@@ -73,4 +73,4 @@ def receive(peer: Peer) -> Any:
     frames: FrameDecoder = peer.memory.setdefault("frames", FrameDecoder(2**30))
     while (found := frames.next_frame()) is None:
         frames.receive_data(peer.receive())
-    return read_response(peer.memory["headers"].pop(0), Reader(*found))
+    return read_response(peer.memory["headers"].pop(0), Reader(bytes(found[0]), *found[1:]))

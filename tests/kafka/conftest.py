@@ -110,7 +110,7 @@ class RawClient:
                     raise trio.EndOfChannel
                 self._frames.receive_data(bytes(data))
             buffer, start, stop = found
-            return buffer[start:stop]
+            return bytes(buffer[start:stop])
 
     async def receive(self) -> Any:
         """The answer to the first request that has none."""
@@ -200,7 +200,8 @@ class RememberingTransport(Transport):
         self.written.clear()
         found = []
         while (place := self._frames.next_frame()) is not None:
-            found.append(read_response(headers.waiting.pop(0), Reader(*place)))
+            buffer, start, stop = place
+            found.append(read_response(headers.waiting.pop(0), Reader(bytes(buffer), start, stop)))
         return found
 
 

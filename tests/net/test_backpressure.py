@@ -13,7 +13,7 @@ from trunkline.config import BrokerConfig, Limits
 from trunkline.door import Connection, Door, DoorContext, Transport
 from trunkline.errors import TrunklineError
 from trunkline.hookspecs import RegisterDoor, hookimpl
-from trunkline.net.transport import BITES_PER_ROUND, READ_BYTES
+from trunkline.net.transport import READ_BYTES, ROUND_BYTES
 from trunkline.partition import Partition
 from trunkline.plugins import PluginHost
 from trunkline.testing.scripted_store import ScriptedStore
@@ -106,8 +106,7 @@ async def test_reading_pauses_while_the_disk_is_behind_and_then_goes_on(
                 await trio.lowlevel.checkpoint()
             await trio.testing.wait_all_tasks_blocked(0.01)
             waiting = broker.statistics().net.unacknowledged_bytes
-            one_round = BITES_PER_ROUND * READ_BYTES
-            assert LIMIT < waiting <= LIMIT + one_round + READ_BYTES + 1000
+            assert LIMIT < waiting <= LIMIT + ROUND_BYTES + READ_BYTES + 1000
             assert plugin.door.connections[0].received <= waiting
             store.release("flush")
             received = b""

@@ -12,6 +12,7 @@ import pytest
 
 from trunkline.disk import DiskFile, RealDisk
 from trunkline.log import Log, SavedState
+from trunkline.records import Buffer
 from trunkline.testing import make_batch
 
 if TYPE_CHECKING:
@@ -88,7 +89,7 @@ class LossyFile(DiskFile):
         self._disk, self._path, self._file = disk, path, file
         self.read, self.size, self.close = file.read, file.size, file.close  # type: ignore[method-assign]
 
-    def append(self, buffers: Sequence[bytes]) -> int:
+    def append(self, buffers: Sequence[Buffer]) -> int:
         try:
             self._disk.count()
         except DiskFailed:

@@ -16,7 +16,7 @@ from trunkline.door import Door
 from trunkline.errors import RemoteProtocolError
 from trunkline.net.listener import Listener, bind
 from trunkline.net.pollers import Poller, open_poller
-from trunkline.net.transport import BITES_PER_ROUND, READ_BYTES, SocketTransport
+from trunkline.net.transport import BEHIND_BYTES, ROUND_BYTES, SocketTransport
 from trunkline.rounds import Rounds, wall_clock_ms
 
 __all__ = ["Reactor", "ReactorStatistics"]
@@ -48,6 +48,7 @@ class Reactor:
         self.rounds = Rounds(poller.wake, limits.max_unacknowledged_bytes, clock_ms)
         self.now = time.monotonic()
         self.touched: list[SocketTransport] = []
+        self.behind = memoryview(bytearray(BEHIND_BYTES))  # for one read of a transport
         self.is_in_round = False
         self.is_running = False
         self._transports: set[SocketTransport] = set()
@@ -149,7 +150,7 @@ class Reactor:
 
     def much_received(self) -> None:
         """A peer has sent all that a round takes; after every CHECK_BYTES of that the sweep would come too late."""
-        self._unchecked_bytes += BITES_PER_ROUND * READ_BYTES
+        self._unchecked_bytes += ROUND_BYTES
         if self._unchecked_bytes >= CHECK_BYTES:
             self.check_held()
 

@@ -50,6 +50,9 @@ class TlsTransport(SocketTransport):
             super().write(self._outgoing.read())
         return super().close()
 
+    def _room(self) -> None:
+        """What is received is not yet what the connection wants."""
+
     def received(self, data: bytes) -> None:
         if self.is_closing:
             return None

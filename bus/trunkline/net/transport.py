@@ -1,8 +1,9 @@
 """One peer's socket: reads in bounded bites, buffers what leaves, sends once a round.
 
-Bounds: a peer is read in bites of READ_BYTES, at most BITES_PER_ROUND of them in a round, so no peer can hold
-up the others. What is not sent yet waits in a buffer; above ``max_outbound_bytes`` the transport is congested: the core
-stops reading from that peer, and doors stop writing to it, until half has gone. A connection may pause reading too.
+Bounds: a peer is read in bites of READ_BYTES, about ROUND_BYTES in a round, so no peer can hold up the others. What
+belongs to a large frame goes right to where that is put together (:mod:`trunkline.partial`), in larger bites. What is
+not sent yet waits in a buffer; above ``max_outbound_bytes`` the transport is congested: the core stops reading from
+that peer, and doors stop writing to it, until half has gone. A connection may pause reading too.
 """
 
 from __future__ import annotations
@@ -27,8 +28,11 @@ logger = logging.getLogger("trunkline.net")
 READ_BYTES: Final = 65536
 """Larger bites make glibc map and unmap each buffer, which costs more than the copy."""
 
-BITES_PER_ROUND: Final = 4
+ROUND_BYTES: Final = 4 * READ_BYTES
 """More bytes in a round share its write, its flush and its wake-up; 100 KB batches gain a third over one bite."""
+
+BEHIND_BYTES: Final = 4096
+"""So much is read of what follows a large frame: the next one's head, but little of it that must be copied then."""
 
 CLOSE_TIMEOUT_S: Final = 5.0
 """How long a peer that is being closed may take to read what was written to it."""
@@ -153,22 +157,34 @@ class SocketTransport(Transport):
     def _read(self) -> None:
         reactor = self._reactor
         self.last_received = reactor.now
-        for _ in range(BITES_PER_ROUND):
+        left = ROUND_BYTES
+        while left > 0:
             allowance = self._allowance
+            room = None if allowance >= 0 else self._room()
             try:
-                data = self._sock.recv(READ_BYTES if allowance < 0 else allowance)
+                if room is None:
+                    data = self._sock.recv(READ_BYTES if allowance < 0 else allowance)
+                    size = len(data)
+                else:
+                    size = self._sock.recvmsg_into((room, reactor.behind))[0]
             except BlockingIOError:
                 return
             except OSError as error:
                 self._lost(error)
                 return
-            if not data:
+            if not size:
                 self._lost(None)
                 return
-            self.received(data)
-            if allowance >= 0:
-                self._spend_allowance(len(data))
-            if len(data) < READ_BYTES or not self._mask & READ or self.is_closing or reactor.rounds.is_saturated:
+            if room is None:
+                wanted = READ_BYTES
+                self.received(data)
+                if allowance >= 0:
+                    self._spend_allowance(size)
+            else:
+                wanted = len(room) + BEHIND_BYTES
+                self._received_into(len(room), size)
+            left -= size
+            if size < wanted or not self._mask & READ or self.is_closing or reactor.rounds.is_saturated:
                 return
         reactor.much_received()
 
@@ -176,6 +192,24 @@ class SocketTransport(Transport):
     def held_bytes(self) -> int:
         """See :attr:`trunkline.door.Connection.held_bytes`."""
         return 0 if self.connection is None else self.connection.held_bytes
+
+    def _room(self) -> memoryview | None:
+        """Where the connection would have what comes next; None: in a bite."""
+        connection = self.connection
+        if connection is None or connection.partial is None:
+            return None
+        room = connection.partial.room
+        return None if room is None else room[:ROUND_BYTES]
+
+    def _received_into(self, room: int, size: int) -> None:
+        """So much came: into a room of so many bytes, and behind it."""
+        connection = self.connection
+        assert connection is not None
+        partial = connection.partial
+        assert partial is not None
+        partial.filled(min(size, room))
+        if size > room or partial.is_whole:
+            self.received(bytes(self._reactor.behind[: max(0, size - room)]))
 
     def _spend_allowance(self, size: int) -> None:
         if self._allowance < 0:
@@ -260,7 +294,7 @@ class SocketTransport(Transport):
     def _discard_input(self) -> None:
         """Take what has arrived unread: closing over it would reset the connection, and our last words with it."""
         with contextlib.suppress(OSError):
-            for _ in range(BITES_PER_ROUND):
+            for _ in range(ROUND_BYTES // READ_BYTES):
                 if len(self._sock.recv(READ_BYTES)) < READ_BYTES:
                     break
 

@@ -42,6 +42,7 @@ __all__ = [
     "BatchHeader",
     "HEADER_BYTES",
     "assign",
+    "assign_in_place",
     "check_batch",
     "check_crc",
     "check_timestamps",
@@ -244,6 +245,12 @@ def assign(batch: Buffer, base_offset: int, leader_epoch: int, append_time: int 
         header.record_count,
         memoryview(batch)[HEADER_BYTES:],
     )
+
+
+def assign_in_place(batch: memoryview, base_offset: int, leader_epoch: int) -> memoryview:
+    """As :func:`assign`, in the memory that the batch lies in: nothing is copied."""
+    _PREFIX.pack_into(batch, 0, base_offset, len(batch) - _LENGTH_END, leader_epoch)
+    return batch
 
 
 def with_records(header: BatchHeader, records: Buffer) -> bytes:

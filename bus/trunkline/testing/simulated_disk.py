@@ -26,6 +26,7 @@ from pathlib import Path
 from random import Random
 from typing import Final, TypeVar
 
+from trunkline.compression import Buffer
 from trunkline.disk import Disk, DiskFile
 from trunkline.testing.simulated_files import Folder, NameChange, Node, SimulatedContents, survivors
 
@@ -407,7 +408,7 @@ class _SimulatedFile(DiskFile):
         if self._disk.is_stale(self._starts):
             raise OSError(errno.EIO, "this file was open when power was lost", str(self._path))
 
-    def append(self, buffers: Sequence[bytes]) -> int:
+    def append(self, buffers: Sequence[Buffer]) -> int:
         data = b"".join(buffers)
         with self._disk.lock:
             self._check()

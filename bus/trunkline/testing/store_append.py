@@ -35,6 +35,16 @@ class AppendPromises(Promises):
 
         self.expect_log("what was appended is readable before any flush, in order and without a gap", log, batches)
 
+    def test_buffers_may_change_once_they_are_appended(self, store: SuiteStore, log: Log) -> None:
+        batches = [make_batch(0, size=300), make_batch(1, size=70_000), make_batch(2, size=300)]
+        memory = bytearray(b"".join(batches))
+        views = [memoryview(memory)[: len(batches[0])], memoryview(memory)[len(batches[0]) : -len(batches[2])]]
+        log.append_buffers([*views, batches[2]])
+        memory[:] = bytes(len(memory))
+        self.expect_log("what was in a buffer is kept", log, batches)
+        log.flush()
+        self.expect_log("what was in a buffer survives", store.reopen(), batches)
+
     def test_appending_nothing_changes_nothing(self, log: Log) -> None:
         log.append([make_batch(0)])
         log.append([])
