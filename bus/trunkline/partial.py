@@ -4,8 +4,8 @@ A connection that has one in :attr:`trunkline.door.Connection.partial` lets the 
 frame is then copied once, by the kernel, where cutting bites off and joining them takes two copies more. Whoever takes
 the whole frame owns its memory, and may have a batch in it written to disk from there.
 
-Memory is taken for what has arrived, and for some that is to come: :data:`AHEAD_BYTES`, :data:`AHEAD_TIMES` as much as
-is there, or as much as a frame had that the peer has sent before. So who promises more than it ever sends gets no more
+Memory is taken for what has arrived, and for some that is to come: :data:`AHEAD_BYTES`, :data:`AHEAD_TIMES` what is
+there, or as much as a frame had that the peer has sent before. So who promises more than it ever sends gets no more
 than those.
 """
 
@@ -18,8 +18,8 @@ __all__ = ["PartialFrame", "may_stay"]
 AHEAD_BYTES: Final = 256 * 1024
 """As much as is read from a peer in a round; a frame up to this size is never moved."""
 
-AHEAD_TIMES: Final = 4
-"""Moving what is there each time that so many times as much has arrived costs a third of a copy."""
+AHEAD_TIMES: Final = 2
+"""Moving what is there whenever it has doubled costs about a copy, of a peer's first large frame."""
 
 LEAST_ROOM_BYTES: Final = 16 * 1024
 """When less than this is missing, receiving it together with what follows, and copying it, costs less."""

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from trunkline_kafka.fetch_sessions import FetchSession
     from trunkline_kafka.held_produce import HeldProduce
     from trunkline_kafka.repeated_fetch import LastFetches
+    from trunkline_kafka.repeated_produce import LastProduce
     from trunkline_kafka.server import KafkaServer
 
 __all__ = ["FIRST_REQUEST_BYTES", "KafkaConnection"]
@@ -53,6 +54,7 @@ class KafkaConnection(Connection):
         "fetch_session",
         "held",
         "last_fetches",
+        "last_produce",
         "local",
         "server",
         "transport",
@@ -65,6 +67,7 @@ class KafkaConnection(Connection):
         self.fetch_session: FetchSession | None = None
         self.last_fetches: LastFetches | None = None  # made by the first request that is worth remembering
         self.held: HeldProduce | None = None  # made by the first request of such a transaction
+        self.last_produce: LastProduce | None = None
         self._handlers = handlers
         self._frames = FrameDecoder(FIRST_REQUEST_BYTES)
         self._exchanges: deque[Exchange] = deque()
@@ -116,6 +119,10 @@ class KafkaConnection(Connection):
     # -- requests ----------------------------------------------------------------------------------
 
     def _received(self, data: bytes | bytearray, at: int, stop: int) -> None:
+        known = self.last_produce
+        if known is not None and known.take(self, data, at, stop):
+            self.server.requests += 1
+            return
         reader = Reader(cast(bytes, data), at, stop)  # headers and Produce have only strings, numbers, and views
         header = read_header(reader)
         key = header.api_key
@@ -135,6 +142,9 @@ class KafkaConnection(Connection):
             self.transport.idle_timeout_s = self.server.settings.idle_timeout_s
             self.transport.established()
         if key == PRODUCE:
+            from trunkline_kafka.repeated_produce import remember  # see trunkline_kafka.handlers
+
+            self.last_produce = remember(data, at, stop, header, request)
             self._handlers[PRODUCE](self, header, request)
             return
         exchange = Exchange(self, header, request, stop - at)

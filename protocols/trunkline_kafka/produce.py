@@ -27,7 +27,7 @@ from trunkline_kafka.messages.produce import (
 if TYPE_CHECKING:
     from trunkline_kafka.connection import KafkaConnection
 
-__all__ = ["Producing", "produce"]
+__all__ = ["Producing", "fail", "produce"]
 
 _ZSTD_FROM: Final = 7  # before this version a broker has to refuse zstd (KIP-110)
 _ABORTABLE_FROM: Final = 11  # the version that knows TRANSACTION_ABORTABLE (KIP-890)
@@ -69,7 +69,7 @@ class Producing(Exchange):
                         raise refusal
                     self._stage(topic.name, data, answer, receiver)
                 except TrunklineError as error:
-                    self._fail(answer, error)
+                    fail(answer, error, self.version)
             self._answers.append(TopicProduceResponse(topic.name, tuple(answers)))
         if receiver is not None:
             self._one_done()
@@ -110,19 +110,8 @@ class Producing(Exchange):
     def append_failed(self, token: object, error: TrunklineError) -> None:
         """See :class:`trunkline.pending.AppendReceiver`."""
         assert type(token) is PartitionProduceResponse
-        self._fail(token, error)
+        fail(token, error, self.version)
         self._one_done()
-
-    def _fail(self, answer: PartitionProduceResponse, error: TrunklineError) -> None:
-        answer.error_code = error.error_code if isinstance(error, _Refused) else error_code(error)
-        if isinstance(error, InvalidTransactionState) and self.version >= _ABORTABLE_FROM:
-            answer.error_code = ErrorCode.TRANSACTION_ABORTABLE
-        elif isinstance(error, InvalidBatch):
-            answer.record_errors = [
-                BatchIndexAndErrorMessage(index, str(error)) for index in error.details.get("records", ())
-            ]
-        answer.error_message = str(error)
-        answer.base_offset = -1
 
     def _one_done(self) -> None:
         self._waiting -= 1
@@ -144,6 +133,19 @@ def produce(connection: KafkaConnection, header: RequestHeader, request: Produce
     if connection.held is None:
         connection.held = HeldProduce(connection)
     connection.held.stage(producing, request)
+
+
+def fail(answer: PartitionProduceResponse, error: TrunklineError, version: int) -> None:
+    """Make this the answer for a batch that was refused."""
+    answer.error_code = error.error_code if isinstance(error, _Refused) else error_code(error)
+    if isinstance(error, InvalidTransactionState) and version >= _ABORTABLE_FROM:
+        answer.error_code = ErrorCode.TRANSACTION_ABORTABLE
+    elif isinstance(error, InvalidBatch):
+        answer.record_errors = [
+            BatchIndexAndErrorMessage(index, str(error)) for index in error.details.get("records", ())
+        ]
+    answer.error_message = str(error)
+    answer.base_offset = -1
 
 
 class _Refused(TrunklineError):
