@@ -389,6 +389,18 @@ async def test_overlapping_filters_give_one_copy_at_the_highest_qos(
     assert transport.take() == [Publish("t/1", b"x", 1, packet_id=1)]
 
 
+async def test_unsubscribing_means_the_very_same_filter(
+    broker: Broker, serve: Serve, transport: RememberingTransport
+) -> None:
+    """MQTT 3.1.1, 3.10.4: [MQTT-3.10.4-1]: not one that matches the same, or nearly looks like it."""
+    connection = MqttConnection(serve(), transport)
+    say(connection, Connect("c"), Subscribe(1, (Subscription("t/a", 0),)))
+    say(connection, Unsubscribe(2, ("t/+", "#", "T/a", "t/a/", "/t/a", "t/a/#", "t/a ")))
+    await published(broker, b"1", topic="t/a")
+
+    assert transport.take() == [Connack(), Suback(1, (0,)), Unsuback(2), Publish("t/a", b"1")]
+
+
 async def test_unsubscribing_ends_the_deliveries(broker: Broker, serve: Serve, transport: RememberingTransport) -> None:
     connection = MqttConnection(serve(), transport)
     say(connection, Connect("c"), Subscribe(1, (Subscription("t", 0),)))

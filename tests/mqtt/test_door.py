@@ -14,6 +14,8 @@ from trunkline.config import BrokerConfig, TopicsConfig
 from trunkline.errors import ConfigurationError
 from trunkline_mqtt.encoder import encode
 from trunkline_mqtt.packets import (
+    MQTT_3_1_1,
+    MQTT_5,
     Connack,
     Connect,
     Disconnect,
@@ -68,6 +70,19 @@ async def test_a_client_sees_its_own_messages_in_order(broker: Broker, connect: 
     await client.send(Subscribe(1, (Subscription("t", 0),)), *messages)
 
     assert [await client.receive() for _ in range(501)] == [Suback(1, (0,)), *messages]
+
+
+@pytest.mark.parametrize("level", [MQTT_3_1_1, MQTT_5])
+@pytest.mark.parametrize("qos", [1, 2])
+async def test_dup_of_a_publisher_is_not_passed_on(connect: ConnectRaw, level: int, qos: int) -> None:
+    """MQTT 3.1.1, 3.3.1.1, and 5.0, 3.3.1.1: [MQTT-3.3.1-3]: it is about this delivery, not that one."""
+    subscriber = await connect(Connect("s", protocol_level=level))
+    await subscriber.ask(Subscribe(1, (Subscription("t", qos),)))
+    publisher = await connect(Connect("p", protocol_level=level))
+    await publisher.send(Publish("t", b"x", qos, dup=True, packet_id=7))
+    message = await subscriber.receive()
+    assert isinstance(message, Publish)
+    assert (message.payload, message.qos, message.dup) == (b"x", qos, False)
 
 
 async def test_pipelined_messages_are_acknowledged_in_order(connect: ConnectRaw) -> None:
@@ -148,11 +163,17 @@ async def test_the_second_connection_of_a_client_wins(broker: Broker, connect: C
 @pytest.mark.parametrize(
     ("packet", "return_code"), [(Connect("c", protocol_level=6), 1), (Connect("", clean_start=False), 2)]
 )
-async def test_a_refused_connect_is_answered_then_closed(connect: ConnectRaw, packet: Packet, return_code: int) -> None:
+async def test_a_refused_connect_is_answered_then_closed(
+    broker: Broker, connect: ConnectRaw, packet: Packet, return_code: int
+) -> None:
+    """MQTT 3.1.1, 3.1.4: [MQTT-3.1.4-5]: what is sent right behind it is not even looked at."""
     client = await connect()
-    await client.send(packet)
+    await client.send(packet, Publish("t", b"never", 1, packet_id=1), Connect("c"))
 
     assert await client.until_closed() == [Connack(return_code)]
+    await broker.publish("mqtt", b"after")
+    assert [record.value async for record in broker.read("mqtt", follow=False)] == [b"after"]
+    assert not broker.statistics().doors["mqtt"]["clients"]
 
 
 @pytest.mark.slow
