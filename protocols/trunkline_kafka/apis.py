@@ -83,6 +83,7 @@ _ROWS: Final = (
     Api(61, "DescribeProducers", 0, 0, 0, 0),
     Api(65, "DescribeTransactions", 0, 0, 0, 0),
     Api(66, "ListTransactions", 0, 0, 1, 0),
+    Api(68, "ConsumerGroupHeartbeat", 0, 0, 1, 0),
     Api(75, "DescribeTopicPartitions", 0, 0, 0, 0),
 )
 

@@ -15,6 +15,7 @@ from trunkline_kafka.error_codes import ErrorCode
 from trunkline_kafka.exchange import WAITS, Exchange
 from trunkline_kafka.messages import join_group as join_messages
 from trunkline_kafka.messages import sync_group as sync_messages
+from trunkline_kafka.messages.consumer_group_heartbeat import ConsumerGroupHeartbeatResponse
 from trunkline_kafka.messages.heartbeat import HeartbeatRequest, HeartbeatResponse
 from trunkline_kafka.messages.leave_group import (
     LeaveGroupRequest,
@@ -23,7 +24,7 @@ from trunkline_kafka.messages.leave_group import (
     MemberResponse,
 )
 
-__all__ = ["group_error", "heartbeat", "join_group", "leave_group", "sync_group"]
+__all__ = ["consumer_group_heartbeat", "group_error", "heartbeat", "join_group", "leave_group", "sync_group"]
 
 _REBALANCE_TIMEOUT_FROM: Final = 1
 _ID_FIRST_FROM: Final = 4  # KIP-394
@@ -155,3 +156,11 @@ def _leave(exchange: Exchange, member: MemberIdentity) -> ErrorCode:
     except TrunklineError as error:
         return group_error(error)
     return ErrorCode.NONE
+
+
+def consumer_group_heartbeat(exchange: Exchange) -> ConsumerGroupHeartbeatResponse:
+    """The consumer protocol (KIP-848) is not served. It is advertised all the same, as it is by a Kafka in which it is
+    switched off: librdkafka, told to use what nobody advertises, looks for another coordinator for ever.
+    """
+    reason = "this broker does not serve the consumer protocol of KIP-848; set group.protocol=classic"
+    return ConsumerGroupHeartbeatResponse(error_code=ErrorCode.UNSUPPORTED_VERSION, error_message=reason)

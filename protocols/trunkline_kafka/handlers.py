@@ -53,6 +53,7 @@ _PLACES: Final[Mapping[str, str]] = {
     "OffsetDelete": "group_offsets",
     "DescribeCluster": "metadata",
     "DescribeProducers": "transaction_admin",
+    "ConsumerGroupHeartbeat": "groups",
     "DescribeTransactions": "transaction_admin",
     "ListTransactions": "transaction_admin",
     "DescribeTopicPartitions": "topic_partitions",

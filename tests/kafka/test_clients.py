@@ -141,6 +141,26 @@ async def test_confluent_kafka_both_ways(broker: Broker) -> None:
     assert sorted(offset.offset for offset in broker.groups.committed("g").values()) == [1000, 1000, 1000]
 
 
+async def test_a_consumer_that_wants_the_broker_to_assign_is_told_at_once(broker: Broker) -> None:
+    """KIP-848. Were it not advertised, librdkafka would look for another coordinator and never say so."""
+    await broker.create_topic("t")
+
+    def scenario(server: str) -> confluent_kafka.KafkaError:
+        failed: list[confluent_kafka.KafkaError] = []
+        consumer = confluent_kafka.Consumer(
+            {"bootstrap.servers": server, "group.id": "g", "group.protocol": "consumer", "error_cb": failed.append}
+        )
+        consumer.subscribe(["t"])
+        message = consumer.poll(WAIT_S)
+        assert message is not None
+        consumer.close()
+        return message.error()
+
+    error = await in_thread(broker, scenario)
+    assert error.code() == confluent_kafka.KafkaError._FATAL
+    assert "API version not supported: ConsumerGroupHeartbeat" in error.str()
+
+
 async def test_two_confluent_consumers_share_a_group(broker: Broker) -> None:
     await broker.create_topic("t", partitions=4)
 
