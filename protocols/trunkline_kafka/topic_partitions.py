@@ -70,4 +70,6 @@ def _partition(partition: Partition) -> DescribeTopicPartitionsResponsePartition
         leader_epoch=partition.leader_epoch,
         replica_nodes=list(partition.replicas),
         isr_nodes=list(partition.isr),
+        eligible_leader_replicas=(),  # Kafka's Java client takes no null here, though it may be one
+        last_known_elr=(),
     )

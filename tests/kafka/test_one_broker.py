@@ -57,6 +57,13 @@ async def test_topics_are_described_in_the_order_of_their_names(broker: Broker, 
     assert shape(answer) == [("__offsets", 3, []), ("a/b", 17, []), ("b", 0, [0, 1]), ("c", 0, [0]), ("x", 3, [])]
 
 
+async def test_nothing_is_null_that_kafka_s_java_client_looks_into(broker: Broker, client: RawClient) -> None:
+    """Its ``Admin.describeTopics`` ended in a NullPointerException (3.9.1)."""
+    await broker.create_topic("t")
+    (partition,) = (await page(client, "t")).topics[0].partitions
+    assert (partition.eligible_leader_replicas, partition.last_known_elr) == ([], [])
+
+
 async def test_a_page_ends_anywhere_and_the_next_goes_on_there(broker: Broker, client: RawClient) -> None:
     for name in ("a", "b"):
         await broker.create_topic(name, partitions=3)
