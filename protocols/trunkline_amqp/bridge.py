@@ -26,6 +26,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
+import msgspec
+
 from trunkline.queues.arrivals import DELIVER_AT, EXPIRES_AT, PRIORITY
 from trunkline.records import EMPTY_HEADERS, Header, Record, encode_headers
 from trunkline_amqp.deaths import without_headers
@@ -54,6 +56,9 @@ _NOT_OURS: Final = "amqp.."
 _LEFT_OUT: Final = ("amqp.", "mqtt.", "trunkline.")
 _LONGEST_MS: Final = 2**42
 _MAX_TEXT: Final = 255
+_MAX_FOREIGN_BYTES: Final = 128 * 1024 - 32
+"""Of properties made of a record's headers: a content header is one frame, no client takes a larger one than it has
+agreed to, and 128 KiB is what most agree to."""
 _PERSISTENT: Final = 2
 
 REMEMBERED: Final = 10_000
@@ -272,7 +277,10 @@ def _foreign(record: Record) -> bytes:
         reply_to=_short(texts.get("mqtt.response-topic", "").translate(SWAP)),
         timestamp=max(record.timestamp, 0) // 1000,
     )
-    return encode_properties(properties)
+    raw = encode_properties(properties)
+    if len(raw) > _MAX_FOREIGN_BYTES:
+        raw = encode_properties(msgspec.structs.replace(properties, headers=None))
+    return raw
 
 
 def _text(value: bytes | None) -> str | None:

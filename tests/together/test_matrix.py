@@ -62,6 +62,7 @@ LOG_ONLY = {
     "null header": Message(b"matrix/null", b"x", (("nothing", None), ("b", b"2"))),
     "binary header": Message(b"matrix/binary-header", b"x", (("raw", b"\xff\xfe"), ("b", b"2"))),
     "tombstone": Message(b"matrix/tombstone", None),
+    "more headers than a frame": Message(b"matrix/many", b"x", tuple((f"h{n}", b"x" * 100) for n in range(1500))),
     "own time": Message(b"matrix/time", b"x", (), 1_700_000_000_123),
     "very long key": Message(b"matrix/" + b"k" * 60_000, b"x"),
     "no key": Message(None, b"x"),
@@ -167,8 +168,10 @@ def as_mqtt(message: Message) -> Seen | None:
 
 
 def as_amqp(message: Message) -> Seen:
-    """Null is empty; of a name that comes twice the last; of a long key what a routing key can hold."""
+    """Null is empty; of a name that comes twice the last; of a long key the beginning; no headers beyond a frame."""
     headers = {name: value for name, value in message.headers if is_text(value)}
+    if sum(len(name) + len(value or b"") for name, value in headers.items()) > 128 * 1024:
+        headers = {}
     return Seen((message.key or b"")[:255], message.value or b"", tuple(headers.items()))
 
 
