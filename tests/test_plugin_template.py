@@ -35,9 +35,10 @@ def call(*command: str | Path, directory: Path, **variables: str) -> str:
 
 
 def run_tests(directory: Path) -> str:
-    """Run the tests of a plugin that is not installed."""
-    return call(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", directory=directory,
-                PYTHONPATH=str(directory))  # fmt: skip
+    """Run the tests of a plugin that is not installed; without the longest of the suite, which run for the template."""
+    return call(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider",
+                "-k", "not (a_log_is_like_a_list or overlap or crash_cuts_off)",
+                directory=directory, PYTHONPATH=str(directory))  # fmt: skip
 
 
 def new(*arguments: str | Path) -> str:

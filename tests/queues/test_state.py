@@ -411,7 +411,7 @@ def test_a_hundred_million_entries_cost_their_head_and_their_tail() -> None:
 
 
 @pytest.mark.usefixtures("traced")
-@pytest.mark.parametrize("entries", [40_000, pytest.param(300_000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("entries", [40_000, pytest.param(120_000, marks=pytest.mark.slow)])
 def test_a_backlog_of_single_entries_is_read_back_chunk_by_chunk(entries: int) -> None:
     state = QueueState()
     store = Store(state)
