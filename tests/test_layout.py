@@ -125,6 +125,9 @@ def test_codecs_and_protocol_state_do_no_io(path: Path) -> None:
 def test_the_parts_of_the_core_that_decide_do_no_io() -> None:
     names = ["producers", "records/batch", "records/encoding", "records/decoding", "subscriptions", "settings"]
     names += ["groups/assignors", "groups/assigned", "groups/assigned_members", "groups/classic", "groups/explain"]
+    names += [f"queues/{name}" for name in ("chain", "level", "spans", "ranges", "deadlines", "delayed", "entries")]
+    names += [f"queues/{name}" for name in ("contents", "state", "stored", "consumers", "unwritten", "positions")]
+    names += ["filters", "tries", "few", "sessions/window", "sessions/references"]
     for name in names:
         found = {top.partition(".")[0] for top in imports(PACKAGES[0] / f"{name}.py")}
         assert not found & IO_MODULES, name
