@@ -38,7 +38,7 @@ from trunkline_kafka.messages.offset_fetch import (
 )
 from trunkline_kafka.messages.txn_offset_commit import TxnOffsetCommitResponse
 
-__all__ = ["OffsetsUnderWay", "offset_commit", "offset_delete", "offset_fetch", "offset_problem"]
+__all__ = ["OffsetsUnderWay", "answer_offsets", "offset_commit", "offset_delete", "offset_fetch"]
 
 _GROUP_ERROR_FROM: Final = 2  # before, OffsetFetch has no error of its own: each partition gets it
 _MANY_GROUPS_FROM: Final = 8
@@ -48,7 +48,7 @@ _NO_OFFSET: Final = -1
 # -- committing ------------------------------------------------------------------------------------
 
 
-class _Answer(Protocol):
+class Answer(Protocol):
     """The answer for one partition."""
 
     error_code: int
@@ -68,7 +68,7 @@ class OffsetsUnderWay:
         self,
         exchange: Exchange,
         response: OffsetCommitResponse | TxnOffsetCommitResponse,
-        accepted: Sequence[_Answer],
+        accepted: Sequence[Answer],
         code_of: Callable[[TrunklineError], int],
     ) -> None:
         self._exchange = exchange
@@ -99,23 +99,12 @@ def offset_commit(exchange: Exchange) -> Any:
     and Kafka, which keeps such offsets, has them mean the same to whoever fetches them.
     """
     request: OffsetCommitRequest = exchange.request
-    topics: list[OffsetCommitResponseTopic] = []
-    response = OffsetCommitResponse(topics=topics)
-    offsets: dict[TopicPartition, OffsetAndMetadata | None] = {}
-    accepted: list[OffsetCommitResponsePartition] = []
-    for topic in request.topics:
-        answers: list[OffsetCommitResponsePartition] = []
-        topics.append(OffsetCommitResponseTopic(topic.name, answers))
-        for asked in topic.partitions:
-            metadata = asked.committed_metadata or ""
-            problem = offset_problem(exchange, topic.name, asked.partition_index, metadata)
-            answer = OffsetCommitResponsePartition(asked.partition_index, problem)
-            answers.append(answer)
-            if not problem:
-                accepted.append(answer)
-                given = OffsetAndMetadata(asked.committed_offset, metadata, asked.committed_leader_epoch)
-                offsets[TopicPartition(topic.name, asked.partition_index)] = given if given.offset >= 0 else None
-    committing = OffsetsUnderWay(exchange, response, accepted, group_error)
+    answered, accepted = answer_offsets(
+        exchange, request.topics, OffsetCommitResponseTopic, OffsetCommitResponsePartition
+    )
+    offsets = {place: given if given.offset >= 0 else None for place, (_, given) in accepted.items()}
+    response = OffsetCommitResponse(topics=answered)
+    committing = OffsetsUnderWay(exchange, response, [answer for answer, _ in accepted.values()], group_error)
     try:
         exchange.server.broker.groups.commit(
             request.group_id,
@@ -131,7 +120,32 @@ def offset_commit(exchange: Exchange) -> Any:
     return WAITS
 
 
-def offset_problem(exchange: Exchange, topic: str, index: int, metadata: str) -> ErrorCode:
+Accepted = dict[TopicPartition, tuple[Answer, OffsetAndMetadata]]
+"""Offsets that could be taken, each with its answer."""
+
+
+def answer_offsets(
+    exchange: Exchange, topics: Iterable[Any], topic_class: Callable[..., Any], partition_class: Callable[..., Any]
+) -> tuple[list[Any], Accepted]:
+    """The answers for the topics of a commit, in or without a transaction, and what could be taken of them."""
+    answered: list[Any] = []
+    accepted: Accepted = {}
+    for topic in topics:
+        answers: list[Any] = []
+        answered.append(topic_class(topic.name, answers))
+        for asked in topic.partitions:
+            given = OffsetAndMetadata(
+                asked.committed_offset, asked.committed_metadata or "", asked.committed_leader_epoch
+            )
+            problem = _offset_problem(exchange, topic.name, asked.partition_index, given.metadata)
+            answer = partition_class(asked.partition_index, problem)
+            answers.append(answer)
+            if not problem:
+                accepted[TopicPartition(topic.name, asked.partition_index)] = answer, given
+    return answered, accepted
+
+
+def _offset_problem(exchange: Exchange, topic: str, index: int, metadata: str) -> ErrorCode:
     """Why no offset of a partition can be committed with this metadata."""
     try:
         exchange.server.broker.partition(topic, index)

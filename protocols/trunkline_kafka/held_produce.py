@@ -52,12 +52,16 @@ class HeldProduce:
             self._connection.server.broker.start_soon(self._stage_all)
 
     async def _stage_all(self) -> None:
-        while self._waiting:
-            producing, request = self._waiting[0]
-            producing.refusals = await self._add(request)
-            self._waiting.popleft()
-            producing.stage(request)
-            self._connection.let_go(producing.size_bytes)
+        try:
+            while self._waiting:
+                producing, request = self._waiting[0]
+                producing.refusals = await self._add(request)
+                self._waiting.popleft()
+                producing.stage(request)
+                self._connection.let_go(producing.size_bytes)
+        except Exception:
+            self._connection.transport.close()  # a bug here: better no answer than none ever
+            raise
 
     def _missing(self, request: ProduceRequest) -> dict[ProducerIdentity, list[TopicPartition]]:
         """Where these producers write, and their transaction does not know of."""

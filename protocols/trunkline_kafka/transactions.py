@@ -15,13 +15,12 @@ from functools import partial
 from typing import Any, Final
 
 from trunkline.errors import InvalidSetting, InvalidTransactionState, Overloaded, ProducerFenced, TrunklineError
-from trunkline.groups import OffsetAndMetadata
 from trunkline.log import TopicPartition
 from trunkline.transactions.state import ProducerIdentity
 from trunkline_kafka.bridge import error_code
 from trunkline_kafka.error_codes import ErrorCode
 from trunkline_kafka.exchange import WAITS, Exchange, Later
-from trunkline_kafka.group_offsets import OffsetsUnderWay, offset_problem
+from trunkline_kafka.group_offsets import OffsetsUnderWay, answer_offsets
 from trunkline_kafka.groups import group_error
 from trunkline_kafka.messages.add_offsets_to_txn import AddOffsetsToTxnRequest, AddOffsetsToTxnResponse
 from trunkline_kafka.messages.add_partitions_to_txn import (
@@ -172,26 +171,16 @@ async def _add_group_and_stage_offsets(exchange: Exchange) -> Any:
 
 def _stage_offsets(exchange: Exchange, refusal: TrunklineError | None = None) -> Any:
     request: TxnOffsetCommitRequest = exchange.request
-    topics: list[TxnOffsetCommitResponseTopic] = []
-    response = TxnOffsetCommitResponse(topics=topics)
-    offsets: dict[TopicPartition, OffsetAndMetadata] = {}
-    accepted: list[TxnOffsetCommitResponsePartition] = []
-    for topic in request.topics:
-        answers: list[TxnOffsetCommitResponsePartition] = []
-        topics.append(TxnOffsetCommitResponseTopic(topic.name, answers))
-        for asked in topic.partitions:
-            metadata = asked.committed_metadata or ""
-            problem = offset_problem(exchange, topic.name, asked.partition_index, metadata)
-            if asked.committed_offset < 0:
-                problem = problem or ErrorCode.OFFSET_OUT_OF_RANGE
-            answer = TxnOffsetCommitResponsePartition(asked.partition_index, problem)
-            answers.append(answer)
-            if not problem:
-                accepted.append(answer)
-                offsets[TopicPartition(topic.name, asked.partition_index)] = OffsetAndMetadata(
-                    asked.committed_offset, metadata, asked.committed_leader_epoch
-                )
-    staging = OffsetsUnderWay(exchange, response, accepted, partial(_staging_error, version=exchange.version))
+    answered, accepted = answer_offsets(
+        exchange, request.topics, TxnOffsetCommitResponseTopic, TxnOffsetCommitResponsePartition
+    )
+    for place, (answer, given) in list(accepted.items()):
+        if given.offset < 0:
+            answer.error_code = ErrorCode.OFFSET_OUT_OF_RANGE
+            del accepted[place]
+    response = TxnOffsetCommitResponse(topics=answered)
+    answers = [answer for answer, _ in accepted.values()]
+    staging = OffsetsUnderWay(exchange, response, answers, partial(_staging_error, version=exchange.version))
     try:
         if refusal is not None:
             raise refusal
@@ -199,7 +188,7 @@ def _stage_offsets(exchange: Exchange, refusal: TrunklineError | None = None) ->
             request.transactional_id,
             ProducerIdentity(request.producer_id, request.producer_epoch),
             request.group_id,
-            offsets,
+            {place: given for place, (_, given) in accepted.items()},
             member_id=request.member_id,
             generation=request.generation_id,
             instance_id=request.group_instance_id,
