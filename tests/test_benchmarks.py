@@ -110,6 +110,15 @@ def test_kafka_load_measures_a_consumer_that_idles(trunkline_broker: BackgroundB
     assert found["msgs"] >= 2
 
 
+@pytest.mark.parametrize("options", [[], ["--drop"]])
+def test_the_floor_answers_every_batch(options: list[str], tmp_path: Path) -> None:
+    found = json.loads(
+        run("floor.py", "--count", "24", "--conns", "3", "--window", "2", "--dir", str(tmp_path), *options)
+    )
+    assert found["batches"] == 24
+    assert found["cpu_us"] > 0
+
+
 def test_kafka_clients_counts_every_record(trunkline_broker: BackgroundBroker) -> None:
     linger = figures("kafka_clients.py", "linger", trunkline_broker, "--count", "80")
     latency = figures("kafka_clients.py", "latency", trunkline_broker, "--count", "50")
