@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from trunkline.door import WebSocketOffer
@@ -138,6 +138,7 @@ def test_two_origins_are_none() -> None:
     assert status(both, origins=["https://dash.example"]) == 403
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])  # on a busy machine
 @given(st.integers(0, len(REQUEST)), st.integers(0, len(REQUEST)), st.binary(max_size=30))
 def test_any_request_gets_an_answer(begin: int, end: int, instead: bytes) -> None:
     """A WebSocket, or what was wrong, or nothing yet; never another exception."""

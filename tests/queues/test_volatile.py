@@ -60,7 +60,7 @@ async def test_a_topic_of_the_same_name_is_not_its_home(tmp_path: Path, bench: Q
 
 
 async def test_memory_is_given_back_as_records_are_settled(tmp_path: Path, bench: QueueBench) -> None:
-    config = BrokerConfig(limits=Limits(max_volatile_bytes=100_000))
+    config = BrokerConfig(listen={}, limits=Limits(max_volatile_bytes=100_000))
     async with open_broker(tmp_path, config=config) as broker:
         queue = broker.queues.declare_volatile("replies", QueueConfig())
         taker = bench.taker(queue, prefetch=1)
@@ -73,7 +73,7 @@ async def test_memory_is_given_back_as_records_are_settled(tmp_path: Path, bench
 
 
 async def test_memory_is_bounded(tmp_path: Path, bench: QueueBench) -> None:
-    config = BrokerConfig(limits=Limits(max_volatile_bytes=100_000))
+    config = BrokerConfig(listen={}, limits=Limits(max_volatile_bytes=100_000))
     async with open_broker(tmp_path, config=config) as broker:
         first = broker.queues.declare_volatile("first", QueueConfig())
         second = broker.queues.declare_volatile("second", QueueConfig())
