@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import socket
 import struct
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ import pytest
 import trio
 
 from trunkline.errors import RemoteProtocolError
+from trunkline.net import transport
 
 if TYPE_CHECKING:
     from tests.net.conftest import Bench
@@ -59,6 +61,47 @@ async def test_a_client_that_leaves_ends_its_connection_cleanly(bench: Bench) ->
     peer.transport.write(b"dropped")
     peer.transport.close()
     peer.transport.abort()
+
+
+async def test_last_words_and_the_end_that_came_with_them_are_both_seen(bench: Bench) -> None:
+    client, peer = await bench.connect()
+    os.write(client.socket.fileno(), b"bye")
+    client.socket.shutdown(socket.SHUT_WR)  # the reactor, in the same thread, has not looked since
+    await bench.until(lambda: over(bench))
+    assert peer.events == ["data", "data", ("closed", None)]
+    assert peer.received == len(b"hellobye")
+
+
+async def test_so_are_those_of_a_peer_that_ends_before_it_was_accepted(bench: Bench) -> None:
+    with socket.create_connection(bench.address) as client:
+        client.sendall(b"hello")
+        client.shutdown(socket.SHUT_WR)
+        await bench.until(lambda: bool(bench.door.peers) and over(bench))
+    assert bench.door.peers[0].events == ["data", ("closed", None)]
+
+
+async def test_what_a_round_leaves_unread_is_read_though_nothing_more_arrives(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, peer = await bench.connect()
+    monkeypatch.setattr(transport, "READ_BYTES", 100)
+    monkeypatch.setattr(transport, "ROUND_BYTES", 100)
+    assert os.write(client.socket.fileno(), bytes(10_000)) == 10_000
+    await bench.until(lambda: peer.received == 5 + 10_000)
+
+
+async def test_what_arrived_during_a_pause_is_read_after_it(bench: Bench) -> None:
+    client, peer = await bench.connect()
+    peer.transport.pause()
+    os.write(client.socket.fileno(), b"are you there")
+    client.socket.shutdown(socket.SHUT_WR)
+    for _ in range(10):
+        bench.reactor.rounds.request()
+        await bench.reactor.wait_round()
+    assert peer.events == ["data"]
+    peer.transport.resume()
+    await bench.until(lambda: over(bench))
+    assert peer.events == ["data", "data", ("closed", None)]
 
 
 async def test_a_reset_is_told_as_an_error(bench: Bench) -> None:

@@ -1,12 +1,13 @@
 """Waiting for sockets: an epoll nested in trio's own, or a task per socket where there is no epoll.
 
-Both are level-triggered: a socket that was not drained is reported again. A poller belongs to the
-reactor's task; ``wake`` alone may be called from any thread.
+Both report a socket that was not drained again, unless its mask says EDGE: that is reported when something has
+arrived since, and whoever has not read it all says :meth:`Poller.again`. An epoll that is not asked for edges looks at
+each socket that it has reported a second time, when it is next waited for, only to find that nothing is left. A poller
+belongs to the reactor's task; ``wake`` alone may be called from any thread.
 """
 
 from __future__ import annotations
 
-import contextlib
 import os
 import select
 import socket
@@ -17,10 +18,12 @@ from typing import Final
 
 import trio
 
-__all__ = ["READ", "WRITE", "EpollPoller", "Handler", "Poller", "TaskPoller", "open_poller"]
+__all__ = ["EDGE", "END", "READ", "WRITE", "EpollPoller", "Handler", "Poller", "TaskPoller", "open_poller"]
 
 READ: Final = 1
 WRITE: Final = 4
+END: Final = 0x2000  # with READ: say so if the peer has sent its end; what is behind it is one edge with what is before
+EDGE: Final = 1 << 31
 # epoll's own bits, so that masks need no translation; ERR (8) and HUP (16) come unasked and mean "read and see".
 Handler = Callable[[int], None]
 _MAX_EVENTS: Final = 1024
@@ -31,11 +34,18 @@ class Poller(ABC):
 
     @abstractmethod
     def register(self, sock: socket.socket, mask: int, handler: Handler) -> None:
-        """Call ``handler(ready mask)`` from now on when ``sock`` is ready for ``mask`` (READ, WRITE, 0 or both)."""
+        """Call ``handler(ready mask)`` from now on when ``sock`` is ready for ``mask`` (READ, WRITE, 0 or both).
+
+        END and EDGE are hints, which a poller may not know.
+        """
 
     @abstractmethod
     def modify(self, sock: socket.socket, mask: int) -> None:
-        """Wait for ``mask`` from now on."""
+        """Wait for ``mask`` from now on; what is ready already is reported, with EDGE too."""
+
+    def again(self, sock: socket.socket, mask: int) -> None:
+        """A socket with EDGE in its ``mask`` was not drained: report it in the next round."""
+        self.modify(sock, mask)
 
     @abstractmethod
     def unregister(self, sock: socket.socket) -> None:
@@ -50,8 +60,12 @@ class Poller(ABC):
         """Wait until ``wake`` was called, whatever the sockets do."""
 
     @abstractmethod
-    def take_ready(self) -> list[tuple[Handler, int]] | None:
-        """What is ready now, without waiting; empty after a bare ``wake``, None if nothing happened."""
+    def collect(self) -> bool:
+        """Note what is ready now, without waiting, for ``dispatch``; False: nothing happened, not even a ``wake``."""
+
+    @abstractmethod
+    def dispatch(self) -> None:
+        """Call the handlers of what was collected and is still registered."""
 
     @abstractmethod
     def wake(self) -> None:
@@ -69,7 +83,8 @@ class EpollPoller(Poller):
         self._epoll = select.epoll()
         self._eventfd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._epoll.register(self._eventfd, READ)
-        self._handlers: dict[int, Handler] = {}
+        self._handlers: dict[int, Handler] = {self._eventfd: self._woken}
+        self._events: list[tuple[int, int]] = []
 
     def register(self, sock: socket.socket, mask: int, handler: Handler) -> None:
         fd = sock.fileno()
@@ -90,19 +105,19 @@ class EpollPoller(Poller):
     async def wait_woken(self) -> None:
         await trio.lowlevel.wait_readable(self._eventfd)
 
-    def take_ready(self) -> list[tuple[Handler, int]] | None:
-        events = self._epoll.poll(0, _MAX_EVENTS)
-        if not events:
-            return None
-        handlers = self._handlers
-        ready = []
-        for fd, mask in events:
-            if fd == self._eventfd:
-                with contextlib.suppress(BlockingIOError):
-                    os.eventfd_read(fd)
-            else:
-                ready.append((handlers[fd], mask))
-        return ready
+    def collect(self) -> bool:
+        self._events = self._epoll.poll(0, _MAX_EVENTS)
+        return bool(self._events)
+
+    def dispatch(self) -> None:
+        find = self._handlers.get
+        for fd, mask in self._events:
+            handler = find(fd)
+            if handler is not None:  # else another one's handler has ended it just now
+                handler(mask)
+
+    def _woken(self, mask: int) -> None:
+        os.eventfd_read(self._eventfd)
 
     def wake(self) -> None:
         os.eventfd_write(self._eventfd, 1)
@@ -141,6 +156,7 @@ class TaskPoller(Poller):
         self._is_woken = False
         self._woken = trio.Event()
         self._something = trio.Event()
+        self._collected: dict[socket.socket, int] = {}
 
     def register(self, sock: socket.socket, mask: int, handler: Handler) -> None:
         self._watch(sock, _Watched(mask, handler))
@@ -170,6 +186,9 @@ class TaskPoller(Poller):
                 self._something.set()
                 await watched.resumed.wait()
 
+    def again(self, sock: socket.socket, mask: int) -> None:
+        pass  # it is anyway
+
     def unregister(self, sock: socket.socket) -> None:
         watched = self._watched.pop(sock, None)
         if watched is not None:
@@ -185,21 +204,23 @@ class TaskPoller(Poller):
         await self._woken.wait()
         await trio.lowlevel.checkpoint()
 
-    def take_ready(self) -> list[tuple[Handler, int]] | None:
+    def collect(self) -> bool:
         if not self._something.is_set():
-            return None
-        ready, self._ready = self._ready, {}
+            return False
+        self._collected, self._ready = self._ready, {}
         self._something = trio.Event()
         self._woken = trio.Event()
         self._is_woken = False
-        found = []
-        for sock, mask in ready.items():
+        return True
+
+    def dispatch(self) -> None:
+        for sock, mask in self._collected.items():
             watched = self._watched.get(sock)
             if watched is not None:
-                found.append((watched.handler, mask))
                 watched.resumed.set()
                 watched.resumed = trio.Event()
-        return found
+                watched.handler(mask)
+        self._collected = {}
 
     def wake(self) -> None:
         if not self._is_woken:

@@ -109,14 +109,12 @@ class Reactor:
             else:
                 await poller.wait()
             for _ in range(_ROUNDS_PER_WAKE):
-                ready = poller.take_ready()
-                if ready is None:
+                if not poller.collect():
                     break
                 self.now = time.monotonic()
                 self.is_in_round = True
                 rounds.begin()
-                for handler, mask in ready:
-                    handler(mask)
+                poller.dispatch()
                 rounds.finish()
                 while self.touched:  # a flush may end a connection, which may write to another
                     touched, self.touched = self.touched, []

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 
 from trunkline.door import Connection, Transport
 from trunkline.errors import RemoteProtocolError
-from trunkline.net.pollers import READ, WRITE
+from trunkline.net.pollers import EDGE, END, READ, WRITE
 
 if TYPE_CHECKING:
     from trunkline.net.reactor import Reactor
@@ -44,6 +44,7 @@ the kernel answer with a reset, and a peer that is just writing would fail befor
 LINGER_BYTES: Final = 256 * 1024
 """So much of it, for what was on its way already; who sends more is not listening."""
 
+_LISTEN: Final = READ | END | EDGE
 _SENDMSG_BYTES: Final = 65536  # above this, gathering costs less than joining
 _IOV_MAX: Final = 1024
 _Parts = list[bytes | memoryview]
@@ -76,7 +77,7 @@ class SocketTransport(Transport):
     def __init__(self, reactor: Reactor, sock: socket.socket, peer: str, door_name: str) -> None:
         self._reactor = reactor
         self._sock = sock
-        self._mask = READ
+        self._mask = _LISTEN
         self._outbound: _Parts = []
         self._outbound_bytes = 0
         self._is_touched = False
@@ -147,11 +148,16 @@ class SocketTransport(Transport):
 
     def on_ready(self, mask: int) -> None:
         """The poller's call."""
+        if mask == READ and self._mask & READ:  # nearly always
+            self._read()
+            return
         if mask & WRITE:
             self.flush()
         if mask & ~WRITE and self._mask & READ:
             self._read()
-        elif mask & ~(WRITE | READ):
+            if mask & ~(WRITE | READ) and self._mask & READ and self._sock.fileno() >= 0:
+                self._reactor.poller.again(self._sock, self._mask)  # its end, or an error, is behind what was read
+        elif mask & ~(WRITE | READ | END):
             self._lost(ConnectionResetError("connection reset by peer"))
 
     def _read(self) -> None:
@@ -163,9 +169,11 @@ class SocketTransport(Transport):
             room = None if allowance >= 0 else self._room()
             try:
                 if room is None:
-                    data = self._sock.recv(READ_BYTES if allowance < 0 else allowance)
+                    wanted = READ_BYTES if allowance < 0 else allowance
+                    data = self._sock.recv(wanted)
                     size = len(data)
                 else:
+                    wanted = len(room) + BEHIND_BYTES
                     size = self._sock.recvmsg_into((room, reactor.behind))[0]
             except BlockingIOError:
                 return
@@ -176,17 +184,20 @@ class SocketTransport(Transport):
                 self._lost(None)
                 return
             if room is None:
-                wanted = READ_BYTES
                 self.received(data)
                 if allowance >= 0:
                     self._spend_allowance(size)
             else:
-                wanted = len(room) + BEHIND_BYTES
                 self._received_into(len(room), size)
             left -= size
-            if size < wanted or not self._mask & READ or self.is_closing or reactor.rounds.is_saturated:
-                return
-        reactor.much_received()
+            if size < wanted:
+                return  # that was all: what comes next is another edge
+            if not self._mask & READ or self.is_closing or reactor.rounds.is_saturated:
+                break
+        else:
+            reactor.much_received()
+        if self._mask & READ:
+            reactor.poller.again(self._sock, self._mask)
 
     @property
     def held_bytes(self) -> int:
@@ -253,7 +264,7 @@ class SocketTransport(Transport):
         parts = self._outbound
         if parts:
             try:
-                sent = self._send(parts)
+                sent = self._sock.send(parts[0]) if len(parts) == 1 else self._send(parts)
             except BlockingIOError:
                 sent = 0
             except OSError as error:
@@ -288,8 +299,8 @@ class SocketTransport(Transport):
             return
         self.deadline = self._reactor.now + LINGER_S
         self._allowance = LINGER_BYTES
-        self._mask = READ
-        self._reactor.poller.modify(self._sock, READ)
+        self._mask = _LISTEN
+        self._reactor.poller.modify(self._sock, _LISTEN)
 
     def _discard_input(self) -> None:
         """Take what has arrived unread: closing over it would reset the connection, and our last words with it."""
@@ -299,8 +310,6 @@ class SocketTransport(Transport):
                     break
 
     def _send(self, parts: _Parts) -> int:
-        if len(parts) == 1:
-            return self._sock.send(parts[0])
         if self._outbound_bytes > _SENDMSG_BYTES and len(parts) <= _IOV_MAX:
             return self._sock.sendmsg(parts)
         return self._sock.send(b"".join(parts))
@@ -330,7 +339,7 @@ class SocketTransport(Transport):
                     self.fail(error)
 
     def _update_mask(self) -> None:
-        mask = 0 if self.is_congested or self.is_closing or self._is_paused else READ
+        mask = EDGE if self.is_congested or self.is_closing or self._is_paused else _LISTEN
         if self._outbound:
             mask |= WRITE
         if mask != self._mask and self._sock.fileno() >= 0:
@@ -387,4 +396,4 @@ class SocketTransport(Transport):
     def start(self, connection: Connection) -> None:
         """Begin to read."""
         self.connection = connection
-        self._reactor.poller.register(self._sock, READ, self.on_ready)
+        self._reactor.poller.register(self._sock, self._mask, self.on_ready)
