@@ -95,10 +95,10 @@ class MqttConnection(PublishingConnection):
             self._go_on()
 
     def _go_on(self) -> None:
-        next_event = self._decoder.next_event
+        decoder = self._decoder
         now = 0
         try:
-            while (packet := next_event()) is not None:
+            while decoder.has_more and (packet := decoder.next_event()) is not None:
                 session = self._session
                 if type(packet) is Publish and session is not None:
                     now = now or self._server.now_ms()

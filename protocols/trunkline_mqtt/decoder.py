@@ -45,9 +45,14 @@ class Decoder:
     Args:
       max_packet_bytes: largest packet taken, with its fixed header. It may be changed between packets.
       topic_names: names that were checked before; share one among decoders.
+
+    Attributes:
+      has_more: something has arrived that ``next_event`` has not looked at; else it would give None.
     """
 
-    __slots__ = ("_data", "_needed", "_partial", "_position", "_topic_names", "max_packet_bytes", "protocol_level")
+    __slots__ = (
+        "_data", "_needed", "_partial", "_position", "_topic_names", "has_more", "max_packet_bytes", "protocol_level",
+    )  # fmt: skip
 
     def __init__(self, max_packet_bytes: int = MAX_REMAINING_LENGTH + 5, topic_names: TopicNames | None = None) -> None:
         self.max_packet_bytes = max_packet_bytes
@@ -57,6 +62,7 @@ class Decoder:
         self._position = 0
         self._partial: bytearray | None = None
         self._needed = 0
+        self.has_more = False
 
     @property
     def held_bytes(self) -> int:
@@ -71,10 +77,10 @@ class Decoder:
             if len(partial) >= self._needed:
                 self._data = bytes(partial)
                 self._partial = None
-        elif self._data:
-            self._data = self._data[self._position :] + data
+                self.has_more = True
         else:
-            self._data = data
+            self._data = self._data[self._position :] + data if self._data else data
+            self.has_more = True
         self._position = 0
 
     @property
@@ -95,9 +101,6 @@ class Decoder:
         if body > len(data):
             if position < len(data):
                 self._put_aside(2)
-            else:
-                self._data = b""
-                self._position = 0
             return None
         first = data[position]
         length = data[position + 1]
@@ -122,7 +125,12 @@ class Decoder:
                 )  # now, not when the rest is there: HTTP on this port never sends it
             self._put_aside(end - position)
             return None
-        self._position = end
+        if end == len(data):
+            self._data = b""
+            self._position = 0
+            self.has_more = False
+        else:
+            self._position = end
 
         if 0x30 <= first < 0x40:
             # PUBLISH, 3.3. Flags: DUP 8, QoS 6, RETAIN 1. All indexes below are under `end`, or the packet is refused.
@@ -132,7 +140,7 @@ class Decoder:
             if payload_at > end:
                 raise _cut("topic name")
             if self.protocol_level == MQTT_5:
-                return self._publish_5(first, body, payload_at, end)
+                return self._publish_5(data, first, body, payload_at, end)
             topic = self._topic_names[data[body + 2 : payload_at]]
             qos = (first & 6) >> 1
             if not qos:
@@ -152,12 +160,11 @@ class Decoder:
         if first == 0x40 and length == 2 and (packet_id := data[body] << 8 | data[body + 1]):
             return Puback(packet_id)
         if first == _CONNECT:
-            return self._connect(body, end)
+            return self._connect(data, body, end)
         return decode_control(first, data, body, end, self.protocol_level)
 
-    def _publish_5(self, first: int, body: int, position: int, end: int) -> Publish:
+    def _publish_5(self, data: bytes, first: int, body: int, position: int, end: int) -> Publish:
         """A PUBLISH of MQTT 5.0 whose topic name is in ``[body + 2, position)``."""
-        data = self._data
         topic = self._topic_names[data[body + 2 : position]] if position > body + 2 else ""
         qos = (first & 6) >> 1
         packet_id = 0
@@ -185,9 +192,9 @@ class Decoder:
             )
         return Publish(topic, data[position:end], qos, first & 1 == 1, first & 8 == 8, packet_id, properties)
 
-    def _connect(self, body: int, end: int) -> Packet:
+    def _connect(self, data: bytes, body: int, end: int) -> Packet:
         """CONNECT, which says what level the rest is in; it has said so even if something after that is wrong."""
-        fields = Fields("CONNECT", self._data, body, end, self.protocol_level)
+        fields = Fields("CONNECT", data, body, end, self.protocol_level)
         try:
             packet = read_connect(fields)
             fields.end()
@@ -220,6 +227,7 @@ class Decoder:
         self._needed = size
         self._data = b""
         self._position = 0
+        self.has_more = False
 
 
 def _cut(field: str, problem: str = "ends after the packet") -> RemoteProtocolError:
