@@ -52,6 +52,12 @@ class Few(Generic[K, V]):
             raise KeyError(key)
         return cast(V, self._value)
 
+    def get(self, key: K) -> V | None:
+        """The value, or None if there is none."""
+        if self._more is not None:
+            return self._more.get(key)
+        return cast(V, self._value) if self._key == key else None
+
     def __setitem__(self, key: K, value: V) -> None:
         if self._more is not None:
             self._more[key] = value

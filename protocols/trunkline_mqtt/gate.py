@@ -21,6 +21,10 @@ _MAX_BYTES: Final = 1024 * 1024
 """That may wait; a client that makes for more in the milliseconds that a sync takes is cut off."""
 
 
+def _nothing() -> None:
+    """What is called when nothing is to be done any more."""
+
+
 class Gate(Transport):
     """A transport in front of another one; also who is told when something is stored.
 
@@ -99,12 +103,18 @@ class Gate(Transport):
 
     def append_done(self, token: object, offset: int) -> None:
         self._left -= 1
-        if not self._left and self._waiting is not None:
-            self._open()
-            self._opened()
+        if not self._left:
+            opened, self._opened = (
+                self._opened,
+                _nothing,
+            )  # it leads back here; a cycle would outlive the client for long
+            if self._waiting is not None:
+                self._open()
+                opened()
 
     def append_failed(self, token: object, error: TrunklineError) -> None:
         level = logging.DEBUG if isinstance(error, BrokerClosing) else logging.WARNING
         logger.log(level, "%s: closing a client whose session cannot be stored: %s", self.peer, error)
         self._waiting = None  # no answer, so that it tries again
+        self._opened = _nothing
         self._inner.close()

@@ -92,3 +92,12 @@ class RetainedFeed:
         """The client is gone."""
         self._is_closed = True
         self._snapshots.clear()
+        self._send, self._resume = _send_nothing, _nothing
+
+
+def _send_nothing(record: Record, option: int) -> None:
+    """Instead of the session's, which has this feed: so both go at once, not when cycles are looked for."""
+
+
+def _nothing() -> None:
+    """Likewise."""

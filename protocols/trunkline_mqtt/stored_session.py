@@ -18,6 +18,7 @@ crash what was sent since the last checkpoint, a second ago or less, is sent aga
 from __future__ import annotations
 
 from contextlib import suppress
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from trunkline.door import Transport
@@ -47,6 +48,12 @@ if TYPE_CHECKING:
 __all__ = ["StoredSession"]
 
 _OPTION_BYTES: Final = 5  # 28 bits of subscription identifier above 8
+
+
+@lru_cache(maxsize=256)
+def _stored_option(option: int) -> bytes:
+    """As the core keeps it. Sessions mostly have the same few, and share them."""
+    return option.to_bytes(_OPTION_BYTES)
 
 
 class StoredSession(SessionOwner):
@@ -121,7 +128,7 @@ class StoredSession(SessionOwner):
         if topic_filter.startswith(SHARE):
             topics = topics[:1]  # it matches nothing, and is only to be remembered
         for topic in topics:
-            self._core.subscribe(topic.name, topic_filter, option.to_bytes(_OPTION_BYTES))
+            self._core.subscribe(topic.name, topic_filter, _stored_option(option))
 
     def unsubscribe(self, topic_filter: str) -> int:
         """As :meth:`trunkline_mqtt.session.Session.unsubscribe`."""
@@ -269,7 +276,7 @@ class StoredSession(SessionOwner):
         if mark:
             self._marks[entry.id] = mark
             option = None if self._shared is None else self._shared.option_of(mark)
-            options = [] if option is None else [option.to_bytes(_OPTION_BYTES)]
+            options = [] if option is None else [_stored_option(option)]
         if phase == RELEASED:
             self._outbox.write_durable(self._sender.release(entry.id))
         elif delivery is None:  # retention took it, and the core has counted it

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import gc
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -15,6 +16,10 @@ from tests.mqtt.conftest import Dial, RawClient, hello, left_alone, messages, op
 from trunkline.broker import Broker, open_broker
 from trunkline.config import BrokerConfig
 from trunkline.demo.broker_process import BrokerProcess
+from trunkline.sessions import Session as CoreSession
+from trunkline_mqtt.connection import MqttConnection
+from trunkline_mqtt.gate import Gate
+from trunkline_mqtt.outbox import Outbox
 from trunkline_mqtt.packets import (
     Connect,
     Disconnect,
@@ -33,6 +38,9 @@ from trunkline_mqtt.packets import (
     Unsubscribe,
 )
 from trunkline_mqtt.properties import Properties
+from trunkline_mqtt.sender import Sender
+from trunkline_mqtt.session import Session
+from trunkline_mqtt.stored_session import StoredSession
 
 pytestmark = pytest.mark.trio
 
@@ -67,6 +75,36 @@ async def test_what_comes_while_a_client_is_away_comes_when_it_is_back(broker: B
         found = await messages(peer, 20)
         assert [(message.payload, message.qos, message.dup) for message in found] == [(p, qos, False) for p in payloads]
         assert await peer.ask(Pingreq()) == Pingresp()
+
+
+@pytest.fixture
+def no_search_for_cycles() -> Iterator[None]:
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.parametrize("is_lost", [True, False])
+@pytest.mark.parametrize("clean", [True, False])
+@pytest.mark.usefixtures("no_search_for_cycles")
+async def test_what_a_connection_needed_is_freed_when_it_ends(broker: Broker, clean: bool, is_lost: bool) -> None:
+    """In a cycle it would stay until a garbage collection: kilobytes for each device that has come and gone."""
+
+    def count() -> int:
+        kinds = (MqttConnection, Gate, StoredSession, Session, Outbox, Sender, CoreSession)
+        return sum(isinstance(thing, kinds) for thing in gc.get_objects())
+
+    before = count()
+    async with client(broker, hello(clean=clean)) as peer:
+        await peer.ask(Subscribe(1, (Subscription("t", 1),)))
+        await publish(broker, b"1", b"2")
+        first, _ = await messages(peer, 2)
+        assert count() > before
+        await peer.send(Puback(first.packet_id), *(() if is_lost else (Disconnect(),)))
+    with trio.fail_after(20):
+        while count() > before:
+            await trio.lowlevel.checkpoint()
 
 
 @pytest.mark.parametrize("qos", [1, 2])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from trunkline.errors import SessionFenced
 from trunkline.filters import RecordFilter, Syntax
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from trunkline.sessions.sessions import Sessions
 
 __all__ = ["Session"]
+
+_LEFT: Final = object()
 
 FINISHES_BETWEEN_CHECKPOINTS = 1000
 """So many finished deliveries may be given again after a crash, or those of a second."""
@@ -36,7 +38,7 @@ class Session:
     def __init__(self, home: Sessions, state: SessionState, serving: Serving, *, is_resumed: bool) -> None:
         self._home = home
         self._state = state
-        self._serving = serving
+        self._serving: object = serving  # what tells this attachment from others; _LEFT: it is over
         self._finished = 0
         self.name = state.name
         self.epoch = state.epoch
@@ -93,20 +95,21 @@ class Session:
 
     def options(self, name: FilterName) -> bytes:
         """Those of a filter; empty if there is no such filter."""
-        found = self._check().filters.get(name)
-        return b"" if found is None else found.options
+        return self._check().filters.get(name) or b""
 
     # -- deliveries --------------------------------------------------------------------------------
 
     def resume(self) -> None:
         """Begin to give records, or go on after a ``deliver`` that said stop."""
-        self._check()
-        self._serving.resume()
+        serving = self._check().serving
+        assert serving is not None
+        serving.resume()
 
     def pause(self) -> None:
         """Give nothing before ``resume``, as if ``deliver`` had said stop. Not to be called in ``deliver``."""
-        self._check()
-        self._serving.is_ready = False
+        serving = self._check().serving
+        assert serving is not None
+        serving.is_ready = False
 
     @property
     def unfinished(self) -> list[Unfinished]:
@@ -185,7 +188,9 @@ class Session:
 
         A session that expires at once ends.
         """
-        if self._state.serving is not self._serving:
+        is_current = self._state.serving is self._serving
+        self._serving = _LEFT  # the owner is behind it, and has this: a cycle would keep all of it for long
+        if not is_current:
             return False
         self._home.detach(self._state)
         return True

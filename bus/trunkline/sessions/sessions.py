@@ -266,7 +266,7 @@ class Sessions:
                 continue
             for filter, options in [*state.filters.items()]:
                 if filter.topic == topic:
-                    state.subscribe(FilterName(other, filter.pattern, filter.syntax), options.options, None)
+                    state.subscribe(FilterName(other, filter.pattern, filter.syntax), options, None)
                     self.checkpoint(state)
 
     def unfinished(self, name: str) -> list[Unfinished]:

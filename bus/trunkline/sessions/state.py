@@ -6,6 +6,9 @@ when there are too many the tail remembers one offset instead (the session is *b
 So everything below :meth:`SessionState.positions` was given to somebody, and nothing above it.
 
 Each filter has a start in each partition. It is kept only as long as the session's position is below it.
+
+There are many sessions and most are away, so what an ordinary one has is kept small: one filter is no dict
+(:mod:`trunkline.few`), and what it rarely has is None.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from trunkline.errors import CorruptLog, LogStopped, TrunklineError
+from trunkline.few import Few
 from trunkline.filters import Syntax, key_text, matches
 from trunkline.live import Delivery, LiveSubscriber
 from trunkline.log import TopicPartition
@@ -42,18 +46,12 @@ class FilterName(NamedTuple):
     syntax: Syntax
 
 
-class _Filter:
-    __slots__ = ("options", "starts")
-
-    def __init__(self, options: bytes, starts: dict[int, int] | None) -> None:
-        self.options = options
-        self.starts = starts  # by partition, where it is above the session's position; None: nowhere
-
-
 class SessionState(LiveSubscriber):
     """See the module's docstring.
 
     Attributes:
+      filters: their options.
+      starts: of filters, by partition, where they are above the session's position; None: nowhere.
       serving: the owner and what it is being given; None while nobody is attached.
       expires_at: when it ends, in seconds of the broker's clock, if it is still detached then.
       missed_records: that retention took, in all; ``untold`` by partition, of which no owner knows yet.
@@ -75,6 +73,7 @@ class SessionState(LiveSubscriber):
         "name",
         "references",
         "serving",
+        "starts",
         "stored_progress",
         "untold",
         "window",
@@ -88,7 +87,8 @@ class SessionState(LiveSubscriber):
         self.expires_s = definition.expires_s
         self.expires_at = 0.0
         self.is_held = definition.is_held
-        self.filters: dict[FilterName, _Filter] = {}
+        self.filters: Few[FilterName, bytes] = Few()
+        self.starts: dict[FilterName, dict[int, int]] | None = None
         self.window: Window | None = None
         self.references: References | None = None
         self.serving: Serving | None = None
@@ -109,7 +109,8 @@ class SessionState(LiveSubscriber):
         positions = done.positions()
         for stored in wanted.filters:
             filter = FilterName(stored.topic, stored.pattern, stored.syntax)
-            state.filters[filter] = _Filter(stored.options, stored.starts or None)
+            state.filters[filter] = stored.options
+            state._set_starts(filter, stored.starts)
         for topic in state._topics():
             topic_id, known = positions.get(topic.name, ("", {}))
             state._follow(topic, known if topic_id == topic.id else {})
@@ -138,11 +139,11 @@ class SessionState(LiveSubscriber):
         for partition in topic.partitions[first:]:
             position = min(positions.get(partition.index, 0), partition.high_watermark)
             tail = self._home.tail(partition)
-            for name, filter in self.filters.items():
+            for name, options in self.filters.items():
                 if name.topic == topic.name:
-                    start = (filter.starts or {}).get(partition.index, 0)
+                    start = self._starts_of(name).get(partition.index, 0)
                     start = min(max(start, position), partition.high_watermark)
-                    tail.subscribe(self, name.pattern, filter.options, start=start, syntax=name.syntax)
+                    tail.subscribe(self, name.pattern, options, start=start, syntax=name.syntax)
 
     def topic_deleted(self, name: str) -> None:
         """Filters stay, in case it is made again."""
@@ -151,9 +152,9 @@ class SessionState(LiveSubscriber):
 
     def topic_made(self, topic: Topic) -> None:
         """A topic was made that a filter may have been waiting for: it is wanted from its first record on."""
-        for name, filter in self.filters.items():
+        for name in self.filters:
             if name.topic == topic.name:
-                filter.starts = None
+                self._set_starts(name, {})
         self._follow(topic, {})
 
     def topic_grew(self, topic: Topic, first: int) -> None:
@@ -164,7 +165,7 @@ class SessionState(LiveSubscriber):
 
     def subscribe(self, name: FilterName, options: bytes, start: Mapping[int, int] | None) -> bool:
         """Add a filter, or give one other options; True if it is new. Raises ValueError, LocalProtocolError."""
-        known = self.filters.get(name)
+        is_new = name not in self.filters
         starts: dict[int, int] = {}
         try:
             for partition in self._partitions_of(name.topic):
@@ -176,23 +177,35 @@ class SessionState(LiveSubscriber):
                 if self.references or (position is not None and position < first):
                     starts[partition.index] = first
         except BaseException:
-            if known is None:
+            if is_new:
                 self._drop(name)
             raise
         self.is_changed = True
-        if known is not None:
-            known.options = options
-            return False
-        self.filters[name] = _Filter(options, starts or None)
-        return True
+        self.filters[name] = options
+        if is_new:
+            self._set_starts(name, starts)
+        return is_new
 
     def unsubscribe(self, name: FilterName) -> bool:
         """Take a filter away; what it wanted and was not given is not given any more."""
         if self.filters.pop(name, None) is None:
             return False
         self.is_changed = True
+        self._set_starts(name, {})
         self._drop(name)
         return True
+
+    def _starts_of(self, name: FilterName) -> dict[int, int]:
+        return self.starts.get(name, {}) if self.starts is not None else {}
+
+    def _set_starts(self, name: FilterName, starts: dict[int, int]) -> None:
+        if starts:
+            if self.starts is None:
+                self.starts = {}
+            self.starts[name] = starts
+        elif self.starts is not None:
+            self.starts.pop(name, None)
+            self.starts = self.starts or None
 
     def _drop(self, name: FilterName) -> None:
         for partition in self._partitions_of(name.topic):
@@ -204,14 +217,14 @@ class SessionState(LiveSubscriber):
     def options(self, partition: Partition, record: Record) -> list[bytes]:
         """Those of the filters that want a record now."""
         found = []
-        for name, filter in self.filters.items():
+        for name, options in self.filters.items():
             if name.topic != partition.topic.name:
                 continue
-            if filter.starts is not None and record.offset < filter.starts.get(partition.index, 0):
+            if self.starts is not None and record.offset < self._starts_of(name).get(partition.index, 0):
                 continue
             text = key_text(record.key, name.syntax)
             if text is not None and matches(name.pattern, text, name.syntax):
-                found.append(filter.options)
+                found.append(options)
         return found
 
     def _topics(self) -> list[Topic]:
@@ -315,10 +328,9 @@ class SessionState(LiveSubscriber):
         for partition, position in self.positions():
             by_topic.setdefault(partition.topic.name, {})[partition.index] = position
             ids[partition.topic.name] = partition.topic.id
-        for name, filter in self.filters.items():
-            if filter.starts is not None:
-                known = by_topic.get(name.topic, {})
-                filter.starts = {p: s for p, s in filter.starts.items() if s > known.get(p, s)} or None
+        for name, starts in [*(self.starts or {}).items()]:
+            known = by_topic.get(name.topic, {})
+            self._set_starts(name, {p: s for p, s in starts.items() if s > known.get(p, s)})
         for lost in {entry.partition.topic for entry in self.window or ()} - by_topic.keys():
             topic = self._home.topic(lost)  # nothing more is wanted of it
             ids[lost], by_topic[lost] = "" if topic is None else topic.id, {}
@@ -340,8 +352,8 @@ class SessionState(LiveSubscriber):
             self.expires_s,
             self.is_held,
             [
-                StoredFilter.make(name.topic, name.pattern, name.syntax, filter.options, filter.starts or {})
-                for name, filter in self.filters.items()
+                StoredFilter.make(name.topic, name.pattern, name.syntax, options, self._starts_of(name))
+                for name, options in self.filters.items()
             ],
         )
 
