@@ -131,6 +131,12 @@ def test_a_plugin_that_is_named_and_does_not_load_is_a_failure(make: Callable[[]
     assert finding == Finding("fail", "plugins", finding.message, "see `trunkline plugin list`")
 
 
+def test_a_table_for_a_door_that_there_is_not_is_a_failure() -> None:
+    wrong, plugins = check_plugins(BrokerConfig(door={"mqqt": {"max_inflight": 5}}), PluginHost())
+    assert (wrong.status, wrong.check, "door.mqqt" in wrong.message) == ("fail", "configuration", True)
+    assert plugins.status == "ok"
+
+
 def test_plugin_list_names_what_is_installed(capfd: pytest.CaptureFixture[str]) -> None:
     assert run(["plugin", "list", "--json"]) == 0
     rows = {row["name"]: row for row in map(json.loads, capfd.readouterr().out.splitlines())}

@@ -20,6 +20,7 @@ from typing import Final, Literal
 import msgspec
 
 from trunkline.config import BrokerConfig, Listener
+from trunkline.config_checks import check_config
 from trunkline.errors import ConfigurationError, PluginError
 from trunkline.plugins import PluginHost
 
@@ -97,15 +98,18 @@ def check_epoll() -> Iterator[Finding]:
 
 
 def check_plugins(config: BrokerConfig, host: PluginHost) -> Iterator[Finding]:
-    """What the configuration would load, loaded."""
+    """What the configuration would load, loaded; and what only then can be seen to be wrong with it."""
     try:
         host.load_all(config.plugins)
         host.store(config.storage)
         for door in config.listen or ():
             host.listener(door)
+        check_config(config, host)
     except PluginError as error:
         yield Finding("fail", "plugins", str(error), "see `trunkline plugin list`")
         return
+    except ConfigurationError as error:
+        yield Finding("fail", "configuration", str(error), "correct it; docs/configuration.md lists every key")
     for name, reason in host.failures.items():
         yield Finding("warn", "plugins", f"{name} does not load: {reason}", "install what it needs if you want it")
     yield Finding("ok", "plugins", ", ".join(host.loaded))
