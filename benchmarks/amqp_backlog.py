@@ -23,7 +23,6 @@ from brokers import trunkline
 from probe import cpu_seconds, resident_kib
 
 AMQP = ["--listen", "amqp=127.0.0.1:0"]
-STEPS = 10
 START_LIMIT_S = 120.0
 QUEUE = "backlog"
 
@@ -57,14 +56,15 @@ def messages(port: int) -> int:
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--count", type=int, default=5_000_000)
+    parser.add_argument("--steps", type=int, default=10, help="in which they are published")
     parser.add_argument("--dir", type=Path, help="where the data goes; not a tmpfs")
     options = parser.parse_args()
-    step = options.count // STEPS
+    step = options.count // options.steps
     with tempfile.TemporaryDirectory(dir=options.dir) as name:
         directory = Path(name)
         with trunkline(directory, AMQP) as broker:
             assert broker.amqp_port is not None
-            for number in range(STEPS):
+            for number in range(options.steps):
                 show(f"{(number + 1) * step:,}", load("publish", broker.pid, broker.amqp_port, step, "--add"))
             os.kill(broker.pid, signal.SIGKILL)
         with trunkline(directory, AMQP, START_LIMIT_S) as broker:

@@ -62,6 +62,12 @@ def test_amqp_load_counts_every_message(trunkline_broker: BackgroundBroker) -> N
         assert found["msgs"] == int(rest[1])
 
 
+def test_amqp_backlog_finds_every_message_again(tmp_path: Path) -> None:
+    lines = run("amqp_backlog.py", "--count", "1000", "--steps", "2", "--dir", str(tmp_path)).splitlines()
+    assert [line.partition(":")[0] for line in lines[-3:]] == ["1,000", "ready after kill -9", "consumed"]
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("subscribe", [[], ["--subscribe"]])
 def test_mqtt_load_measures_idle_connections(trunkline_broker: BackgroundBroker, subscribe: list[str]) -> None:
     found = figures("mqtt_load.py", "idle", trunkline_broker, "--connections", "10", *subscribe)
