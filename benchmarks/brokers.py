@@ -7,6 +7,7 @@ package) keeps messages in memory only, and drops none for want of room in its q
 
 from __future__ import annotations
 
+import contextlib
 import getpass
 import json
 import os
@@ -106,9 +107,11 @@ def _process(command: Sequence[str], stderr: IO[str] | None = None) -> Iterator[
         finally:
             process.terminate()
             try:
-                process.wait(STOP_LIMIT_S)
-            except subprocess.TimeoutExpired:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(STOP_LIMIT_S)
+            finally:  # Popen itself waits only a moment for it if we are interrupted
                 process.kill()
+                process.wait()
 
 
 def _accepts(port: int) -> bool:

@@ -64,9 +64,11 @@ def process(command: Sequence[str], log: Path, **environment: str) -> Iterator[s
         finally:
             running.terminate()
             try:
-                running.wait(STOP_LIMIT_S)
-            except subprocess.TimeoutExpired:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    running.wait(STOP_LIMIT_S)
+            finally:  # Popen itself waits only a moment for it if we are interrupted
                 running.kill()
+                running.wait()
 
 
 def wait_for_port(port: int, running: subprocess.Popen[bytes], log: Path) -> None:

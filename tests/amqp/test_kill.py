@@ -31,6 +31,7 @@ def serving(data: Path) -> Iterator[pika.ConnectionParameters]:
             yield pika.ConnectionParameters(host, int(port))
         finally:
             process.kill()
+            process.wait()  # Popen itself waits only a moment for it if the tests are interrupted
 
 
 def drain(channel: Any, queue: str) -> list[int]:

@@ -68,8 +68,10 @@ class Trunkline:
 
     def kill(self) -> None:
         if self.process is not None:
+            assert self.process.stdout is not None
             self.process.kill()
-            self.process.communicate()
+            self.process.wait()  # before all else that may go wrong
+            self.process.stdout.close()
 
 
 class Publisher:
