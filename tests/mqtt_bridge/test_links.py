@@ -447,6 +447,8 @@ async def test_links_that_the_configuration_names_no_more_are_forgotten(
         ({"direction": "sideways"}, "direction"),
         ({"direction": "both"}, "links.up.in: links.up goes both ways and has this name for one of them"),
         ({"direction": "in", "qos": 3}, "qos"),
+        ({"direction": "out", "dead_letter_topic": "no/topic"}, "links.up.dead_letter_topic"),
+        ({"direction": "out", "dead_letter_topic": "mqtt"}, "the link itself sends what is in it"),
     ],
 )
 async def test_a_wrong_table_is_refused_at_start(bridged: OpenBridged, link: dict[str, object], problem: str) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+import trio
 from hypothesis import given
 from hypothesis import strategies as st
 from tests.mqtt.conftest import messages
@@ -12,6 +14,7 @@ from tests.mqtt_bridge.conftest import ConnectTo, MakeMosquitto, Mosquitto, Open
 from tests.mqtt_bridge.test_links import VERSIONS, publish, status_of, stored
 
 from trunkline.broker import Broker
+from trunkline.links import keep_dead_letters
 from trunkline.records import ConsumerRecord, encode_headers
 from trunkline_mqtt.encoder import encode
 from trunkline_mqtt.packets import MQTT_3_1_1, MQTT_5, Connack, Connect, Puback, Publish
@@ -132,6 +135,39 @@ async def test_a_message_that_is_refused_may_be_kept(
         assert "it is refused: not authorized (0x87" in of(dead[0].headers, "reason")
         await until(lambda: not status_of(broker).lag)
         assert status_of(broker).counters["dead_lettered"] == status_of(broker).counters["refused"] == 8
+
+
+@pytest.mark.parametrize("when", ["between two connections", "in the second one"])
+@pytest.mark.trio
+async def test_a_message_that_is_being_set_aside_when_the_connection_ends_is_kept_once(
+    make_mosquitto: MakeMosquitto, bridged: OpenBridged, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    may_go_on = trio.Event()
+
+    async def keep(*arguments: Any) -> None:
+        await may_go_on.wait()
+        await keep_dead_letters(*arguments)
+
+    monkeypatch.setattr("trunkline_mqtt_bridge.setting_aside.keep_dead_letters", keep)
+    make = make_mosquitto(f"max_packet_size {LIMIT}")
+    async with bridged(make.address, {"down": {"direction": "out"}}) as broker:
+        async with make.run():
+            await until_running(broker)
+            await broker.publish("mqtt", b"x" * LIMIT, key=b"a")
+            await until(lambda: status_of(broker).counters.get("oversized"))
+        await until(lambda: status_of(broker).state != "running")
+        if when == "between two connections":
+            may_go_on.set()
+            await until(lambda: status_of(broker).counters.get("dead_lettered"))
+        async with make.run():
+            await until_running(broker)
+            may_go_on.set()
+            await until(lambda: not status_of(broker).lag)
+            (dead,) = await kept(broker, 1, "mqtt.down.dead")
+            assert dead.key == b"a"
+            assert broker.topic("mqtt.down.dead").partitions[0].high_watermark == 1
+            found = status_of(broker).counters
+            assert (found["oversized"], found["dead_lettered"]) == (1, 1)
 
 
 # -- at which message it is ------------------------------------------------------------------------
