@@ -2,7 +2,8 @@
 
 CHECKOUT is a working tree of eclipse/mosquitto (github.com); nothing of it is built. Its tests start ``src/mosquitto``,
 so a program of that name is put there that starts Trunkline with what it knows of the configuration. What it does not
-know (access rights, plugins, TLS, bridges) is about Mosquitto and not about MQTT: such tests are left out, and said.
+know (access rights, limits of other kinds) is about Mosquitto and not about MQTT: such tests are left out, and said.
+Those of bridges, TLS and plugins are not even begun.
 
 The tests compare bytes. These differences are allowed, which the standards leave to a broker: properties of CONNACK
 that tell its limits, reason strings, 0x10 for a message that nobody wants, and 0x92 for what is complete already.
@@ -26,13 +27,15 @@ from types import SimpleNamespace
 from typing import Any, Final, NamedTuple
 
 WORKERS: Final = 3
-LIMIT_S: Final = 90.0
+LIMIT_S: Final = 300.0
 
 STARTING_S: Final = 0.5
 """Between their twenty looks whether the broker has started."""
 
 LEFT_OUT: Final = 77
 """Exit code of a broker that cannot be configured like that."""
+
+NOT_BEGUN: Final = ("06-bridge", "08-", "09-plugin", "14-dynsec")
 
 KNOWN: Final = {
     "max_inflight_messages": ("max_inflight", "receive_maximum"),
@@ -54,11 +57,12 @@ REASON_STRING: Final = 31
 
 def broker(arguments: list[str]) -> None:
     """Become a Trunkline with this command line of Mosquitto's."""
-    port, door, unknown, database = 1883, {"sys_interval_s": 0}, [], None
+    port, door, unknown, database = 1883, {"sys_interval_s": 0, "max_session_expiry_s": 0}, [], None
     if "-p" in arguments:
         port = int(arguments[arguments.index("-p") + 1])
     if "-c" in arguments:
-        for line in Path(arguments[arguments.index("-c") + 1]).read_text().splitlines():
+        lines = Path(arguments[arguments.index("-c") + 1]).read_text().splitlines()
+        for line in lines:
             name, *values = line.split() or ["#"]
             if name in ("port", "listener"):
                 port = int(values[0])
@@ -68,6 +72,8 @@ def broker(arguments: list[str]) -> None:
                 database = Path(values[0])
             elif not (name.startswith("#") or name in IGNORED or (name, values) == ("allow_anonymous", ["true"])):
                 unknown.append(line.strip())
+        if "allow_anonymous true" not in lines:
+            unknown.append("allow_anonymous false")
     if unknown:
         print(f"LEFT OUT: {'; '.join(unknown)}", file=sys.stderr)
         sys.exit(LEFT_OUT)
@@ -206,9 +212,8 @@ def main(arguments: list[str]) -> int:
     program.write_text(f'#!/bin/sh\nexec "{sys.executable}" "{Path(__file__).resolve()}" --broker "$@"\n')
     program.chmod(0o755)
     directory = checkout / "test" / "broker"
-    names = arguments[1:] or sorted(
-        path.name for path in directory.glob("[0-9][0-9]-*.py") if "helper" not in path.name
-    )
+    found = sorted(path.name for path in directory.glob("[0-9][0-9]-*.py"))
+    names = arguments[1:] or [name for name in found if "helper" not in name and not name.startswith(NOT_BEGUN)]
     with ThreadPoolExecutor(WORKERS) as pool:
         outcomes = []
         for outcome in pool.map(lambda name: run_one(directory, name), names):
