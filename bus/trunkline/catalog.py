@@ -269,7 +269,8 @@ class TopicCatalog:
         if leftovers:
             raise TopicExists(
                 f"store {store_name} already holds {len(leftovers)} logs named {name} that belong to no known "
-                f"{'partition' if first else 'topic'}; move them away first",
+                f"{'partition' if first else 'topic'}; move them away first, or bring back the metadata.json "
+                "that knew them",
                 topic=name,
             )
 
