@@ -225,6 +225,19 @@ def test_the_last_epoch_ends_in_one_that_nobody_is_given_and_another_producer_id
     assert end(done, last.producer, 62, is_commit=is_commit, bumps=True) is done, "it did not get the answer"
 
 
+def test_who_guesses_the_epoch_that_nobody_is_given_is_fenced() -> None:
+    """It could not be fenced after that: epochs are i16."""
+    last = msgspec.structs.replace(make(TransactionState.ONGOING), epoch=MAX_EPOCH)
+    guessed = complete(fence(last, 60), 61)
+    for call in (
+        lambda: add(guessed, guessed.producer, 62, partitions=[PLACE]),
+        lambda: end(guessed, guessed.producer, 62, is_commit=False, bumps=True, new_producer_id=9),
+    ):
+        with pytest.raises(ProducerFenced):
+            call()
+    assert initialise(guessed, 1000, 62, expected=None, new_producer_id=9).producer == ProducerIdentity(9, 0)
+
+
 def test_what_was_stored_before_there_was_a_second_protocol_can_be_read() -> None:
     fields = msgspec.structs.astuple(make(TransactionState.ONGOING))[1:-1]
     assert decode_transaction("mine", b"\1" + msgspec.msgpack.encode(fields)) == make(TransactionState.ONGOING)

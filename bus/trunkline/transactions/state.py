@@ -132,7 +132,7 @@ def _check_producer(present: Transaction, producer: ProducerIdentity) -> None:
             f"transactional id {name!r} does not belong to producer {producer.producer_id}; initialise again",
             transactional_id=name,
         )
-    if producer.epoch != present.epoch:
+    if producer.epoch != present.epoch or producer.epoch > MAX_EPOCH:  # nobody was given that one: it has no next
         raise _fenced(present, producer)
 
 
