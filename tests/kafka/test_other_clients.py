@@ -22,7 +22,7 @@ WAIT_S = 60.0
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
-    with BackgroundBroker(listen={"kafka": "127.0.0.1:0"}) as broker:
+    with BackgroundBroker(store="segments", listen={"kafka": "127.0.0.1:0"}) as broker:
         host, port = broker.addresses["kafka"]
         yield f"{host}:{port}"
 
