@@ -209,6 +209,8 @@ class PublishingConnection(Connection):
                 partition.stage_record(now, key, packet.payload, block)
                 self._offer(packet, destination, now, headers)
         except TrunklineError as error:
+            if packet.qos == 2 and self._unreleased:
+                self._unreleased.discard(packet.packet_id)  # it is not stored: sent again, it is the first
             self._refuse(error)
             return
         if packet.retain and self._server.settling is not None:

@@ -153,6 +153,20 @@ async def test_identifiers_are_found_after_a_restart(
             assert await stored(broker) == [b"first"]
 
 
+async def test_what_could_not_be_taken_is_stored_when_it_is_sent_again(tmp_path: Path, dial: Dial) -> None:
+    """Its identifier is not one of a message that is stored."""
+    async with open_broker(tmp_path, store="segments", listen={"mqtt": "127.0.0.1:0"}) as broker:
+        await broker.alter_topic("mqtt", {"max.message.bytes": "100"})
+        client = await dial(broker.addresses["mqtt"])
+        await client.send(FIRST)
+        assert await client.until_closed() == []
+        await broker.alter_topic("mqtt", {"max.message.bytes": None})
+        client = await dial(broker.addresses["mqtt"])
+        assert await client.ask(AGAIN) == Pubrec(7)
+        assert await client.ask(Pubrel(7)) == Pubcomp(7)
+        assert await stored(broker) == [b"first"]
+
+
 async def test_qos_2_from_a_client_is_exactly_once_across_kills_of_the_broker(tmp_path: Path, dial: Dial) -> None:
     """MQTT 3.1.1, 4.3.3. The client resends what was not answered, as 4.4 demands."""
     async with BrokerProcess.open(tmp_path) as process:
