@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -71,7 +72,7 @@ async def test_all_topics_are_those_that_are_not_the_broker_s_own(broker: Broker
 
 
 async def test_a_missing_topic_is_made_where_client_and_settings_allow(
-    broker: Broker, client: RawClient, connect_to: ConnectTo
+    broker: Broker, client: RawClient, connect_to: ConnectTo, tmp_path: Path
 ) -> None:
     answer = await client.ask("Metadata", asked_for("new", "not/allowed", "__mine"))
     assert [(topic.name, topic.error_code, len(topic.partitions)) for topic in answer.topics] == [
@@ -83,7 +84,7 @@ async def test_a_missing_topic_is_made_where_client_and_settings_allow(
     answer = await client.ask("Metadata", asked_for("other", allow_auto_topic_creation=False))
     assert answer.topics[0].error_code == ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
     config = BrokerConfig(listen={}, topics=TopicsConfig(auto_create=False), plugins=["kafka"])
-    async with open_broker(config=config, store="memory", listen={"kafka": "127.0.0.1:0"}) as strict:
+    async with open_broker(tmp_path, config=config, store="memory", listen={"kafka": "127.0.0.1:0"}) as strict:
         answer = await (await connect_to(strict)).ask("Metadata", asked_for("other"))
         assert answer.topics[0].error_code == ErrorCode.UNKNOWN_TOPIC_OR_PARTITION
         assert not strict.topics
@@ -98,9 +99,9 @@ async def test_a_topic_can_be_asked_for_by_its_id(broker: Broker, client: RawCli
     assert [(found.error_code, found.name) for found in answer.topics] == [(0, "t"), (ErrorCode.UNKNOWN_TOPIC_ID, None)]
 
 
-async def test_the_address_can_be_configured(connect_to: ConnectTo) -> None:
+async def test_the_address_can_be_configured(connect_to: ConnectTo, tmp_path: Path) -> None:
     config = BrokerConfig(listen={}, door={"kafka": {"advertised_address": "broker.example:19092"}}, plugins=["kafka"])
-    async with open_broker(config=config, store="memory", listen={"kafka": "127.0.0.1:0"}) as broker:
+    async with open_broker(tmp_path, config=config, store="memory", listen={"kafka": "127.0.0.1:0"}) as broker:
         client = await connect_to(broker)
         (node,) = (await client.ask("Metadata", asked_for())).brokers
         assert (node.host, node.port) == ("broker.example", 19092)
@@ -108,10 +109,10 @@ async def test_the_address_can_be_configured(connect_to: ConnectTo) -> None:
         assert (node.broker_id, node.host, node.port) == (0, "broker.example", 19092)
 
 
-async def test_an_address_that_is_none_stops_the_start() -> None:
+async def test_an_address_that_is_none_stops_the_start(tmp_path: Path) -> None:
     config = BrokerConfig(listen={}, door={"kafka": {"advertised_address": "nonsense"}}, plugins=["kafka"])
     with pytest.raises(ConfigurationError, match=r"door\.kafka\.advertised_address: "):
-        async with open_broker(config=config, store="memory", listen={"kafka": "127.0.0.1:0"}):
+        async with open_broker(tmp_path, config=config, store="memory", listen={"kafka": "127.0.0.1:0"}):
             pass
 
 
