@@ -111,6 +111,10 @@ class Consumer(Client):
         super().__init__(addresses)
         self.received: Counter[bytes] = Counter()
 
+    def so_far(self) -> Counter[bytes]:
+        """A copy of ``received``, while the thread goes on."""
+        return Counter(dict.copy(self.received))
+
     @property
     def progress(self) -> int:
         return len(self.received)

@@ -122,7 +122,7 @@ def wait_received(name: str, team: list[Consumer], values: set[bytes], everybody
 
 
 def received(consumers: Iterable[Consumer]) -> Counter[bytes]:
-    return sum((consumer.received for consumer in consumers), Counter())
+    return sum((consumer.so_far() for consumer in consumers), Counter())
 
 
 @pytest.fixture
@@ -186,7 +186,7 @@ def test_every_door_has_every_message_that_was_acknowledged_at_any(tmp_path: Pat
                 wait_received(name, team, acknowledged, everybody)
             with trunkline.connect_blocking(f"trunkline://{broker.addresses['native']}") as bus:
                 stored = Counter(record.value for record in bus.read(clients.TOPIC))
-            wait_until(lambda: reader.received.total() >= stored.total(), everybody, lambda: "the reader stands")
+            wait_until(lambda: reader.so_far().total() >= stored.total(), everybody, lambda: "the reader stands")
         finally:
             for client in everybody:
                 client.stop()
