@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import confluent_kafka
@@ -31,9 +32,9 @@ ROUTE: dict[str, Any] = {"filter": "dev/{id}/#", "topic": "devices", "partitions
 
 
 @pytest.fixture
-async def all_doors() -> AsyncIterator[Broker]:
+async def all_doors(tmp_path: Path) -> AsyncIterator[Broker]:
     config = BrokerConfig(listen=LISTEN, storage="memory", door={"mqtt": {"routes": [ROUTE]}})
-    async with open_broker(config=config, store="memory", listen=LISTEN) as broker:
+    async with open_broker(tmp_path, config=config, store="memory", listen=LISTEN) as broker:
         yield broker
 
 
