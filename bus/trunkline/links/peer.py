@@ -79,11 +79,13 @@ class Peer(Generic[_EventT]):
 
     Attributes:
       name: the other side, for people.
+      has_received: the other side has said something.
       on_room: called when what was written is sent, after there was no room.
     """
 
     def __init__(self, stream: trio.abc.Stream, protocol: PeerProtocol[_EventT], name: str) -> None:
         self.name = name
+        self.has_received = False
         self.on_room: Callable[[], None] = lambda: None
         self._stream = stream
         self._protocol = protocol
@@ -156,6 +158,7 @@ class Peer(Generic[_EventT]):
             raise LinkFailed(f"{self.name} is silent: nothing came for {silence_s:g} s")
         if not data:
             raise ConnectionEnded(f"{self.name} closed the connection while {self.doing}")
+        self.has_received = True
         return bytes(data)
 
     # -- for open_peer -----------------------------------------------------------------------------
@@ -244,9 +247,12 @@ async def open_peer(
         peer = make(stream)
         try:
             await peer.greet()
-        except BaseException:
+        except BaseException as error:
             doing = peer.doing
             await trio.aclose_forcefully(stream)
+            if isinstance(error, ConnectionEnded) and where.is_tls and not tls.certificate and not peer.has_received:
+                hint = "it may want a certificate of this side, and none is configured"
+                raise ConnectionEnded(f"{error}; {hint}", error.code) from None  # TLS 1.3 says so late, or is cut off
             raise
     if scope.cancelled_caught:
         if trio.current_time() < scope.deadline:
