@@ -1,22 +1,32 @@
 """Queues: records of topics, each given to one of many consumers, and again if that one does not finish with it.
 
-State, which decides and does no I/O:
+State, which decides and does no I/O, from the inside out:
 
-* :mod:`~trunkline.queues.state` and what it is made of (``ranges``, ``index``, ``leases``, ``stored``).
-* :mod:`~trunkline.queues.consumers`: who gets the next records.
-* :mod:`~trunkline.queues.config`: what a queue is told to be.
+    ranges, spans       sets of sequences; entries in their order
+    index, packing      what an index is made of; numbers and sets as bytes
+    chain, level        one priority: its index in chunks, and what comes next
+    deadlines, delayed  what is held for a time, what waits for one
+    entries, contents   what happens to entries one by one, and to all at once
+    state, stored       a queue's state; how it is stored, and read back
+    config, consumers   what a queue is told to be; who gets the next records
 
-What drives it:
+What drives it. A queue is one class in three files, each built on the one before: ``remembered`` (what must last),
+``serving`` (consumers) and ``queue``.
 
-* :mod:`~trunkline.queues.queues`: all queues of a broker: declare, find, delete, read back at start.
-* :mod:`~trunkline.queues.queue`: one queue, on top of :mod:`~trunkline.queues.serving` (giving out) and
-  :mod:`~trunkline.queues.remembered` (what must last); :mod:`~trunkline.queues.consumption`: one consumer's hold on it.
-* :mod:`~trunkline.queues.feeds`, :mod:`~trunkline.queues.arrivals`: records coming in from the log;
-  :mod:`~trunkline.queues.catching_up`: those that were there already.
-* :mod:`~trunkline.queues.gathering`, :mod:`~trunkline.queues.blocks`: records going out, in whole batches where it can
-  be.
-* :mod:`~trunkline.queues.persist`, :mod:`~trunkline.queues.recovery`: what must not be forgotten.
-* :mod:`~trunkline.queues.leaving`: dead letters, moving; :mod:`~trunkline.queues.spill`: making room for retention.
+    queues, context     all queues of a broker, and what they share
+    recovery            finding them again at start
+    persist             what must not be forgotten, and when it is written
+    positions, unwritten  how far the queues of a source have come, in one note; whose turn it is to write
+    members, feeds      a queue's place in a source; one partition as a source
+    attachments, sources  which queues take from where; numbers for partitions
+    arrivals, catching_up  what a batch means to queues; what was there before they were
+    consumption         one consumer's hold on a queue
+    gathering, blocks, delivering  records going out, in whole batches where it can be
+    leaving, dead_letters  records that leave with a copy; who makes the copies
+    spill, marks        making room for retention, by copies that nobody else can make
+    gate                refusing records while a queue is full
+    volatile            queues in memory
+    reports, explain    what a queue says of itself
 """
 
 from trunkline.queues.blocks import Block
