@@ -1,7 +1,7 @@
 """Moves messages between another MQTT broker and the log, in both directions.
 
     settings    the table [bridge.mqtt]; addresses: what is in a URL
-    mapping     which topic here is which topic there, and where a message has been
+    mapping     which topic here is which topic there, and where a message has been; places: where it is in the log
     greeting    how to introduce ourselves; subscribing: what is asked for then, and given up
     protocol    one connection as a client: bytes in, packets out; skipping: over what is too large
     client      the same over a socket

@@ -3,11 +3,13 @@
     codec        fields, properties, methods, hot_methods, content, frames: bytes and methods only; used by a server and
                  by a client
     errors       what is wrong, with the standard's reply codes
-    connection   one client: greeting, then channels; intake: when it is not read
+    connection   one client: greeting, then channels; intake: when it is not read; heartbeats
     channel      publishing, answering and confirms (the way in), consuming, consumers, acknowledging and unacked (the
                  way out), replies (past all queues), errands (what takes time)
-    model        what is declared (exchange, queue_entry); topology drives it (with declared, bindings, exchanges and
-                 core_side), routing finds the way of a message
+    model        what is declared (exchange, queue_entry) and what may be (checks, arguments, header_matching); topology
+                 drives it (with declared, bindings, exchanges and core_side), routing finds the way of a message
+    naming       names of topics; queue_config: what the core's queue is told; stored, restoring: what __amqp keeps
+    lifetimes    queues that go by themselves; expiry: when
     deaths       what is written on dead letters; dead_letters: where they go; streams: reading a log by offset
     bridge       a message as a record, and back
     server       what all clients share; blocking: publishers that wait for room

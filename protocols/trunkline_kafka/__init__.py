@@ -1,12 +1,14 @@
 """Kafka's protocol for Trunkline: unmodified Kafka clients write to the log and read from it.
 
     codec        apis, fields, messages, codec: bytes and messages, nothing else
-    connection   one client: requests begun in turn, answers in order; exchange: one of them
-    handlers     which function answers which request; they are in versions, metadata, produce, fetch (fetched: one
-                 partition; fetch_sessions, repeated_fetch: what need not be said, or read, again), offsets, epochs,
+    connection   one client: requests begun in turn, answers in order; exchange: one of them; server: what all share;
+                 timers
+    handlers     which function answers which request; they are in versions, metadata, produce (repeated_produce: what
+                 need not be read again; held_produce: what waits for its transaction), fetch (fetched: one partition;
+                 fetch_sessions, repeated_fetch: what need not be said, or read, again), offsets, epochs,
                  topics, topic_partitions, configs, storage, replicas, acls, groups, group_offsets, group_admin,
                  transactions and transaction_admin
-    bridge       Kafka's words and the core's
+    bridge       Kafka's words and the core's; error_codes
     admin        what ``trunkline transactions`` (commands) asks
     serve        the door
 

@@ -1,11 +1,16 @@
 """MQTT 3.1, 3.1.1 and 5.0 for Trunkline: devices publish into the log and subscribe to it.
 
     codec        packets, properties, reasons, fields, greeting, control, decoder, encoder: bytes and packets only
-    connection   one client: terms (what was agreed), publishing (the way in), session and sender (the way out)
+    connection   one client: terms (what was agreed), publishing (the way in), session and sender (the way out); gate,
+                 outbox: answers that wait until what they say is stored
+    stored_session  a session that outlives its connection; ledger: QoS 2 messages that are not released, and wills
+    retained     retained messages (retained_index: by topic, retained_feed: to one client); settling: SUBSCRIBE waits
+                 for what is being retained
     bridge       an MQTT message as a record, and back; message: its encoded forms
     shares       shared subscriptions, as queues; shared: one client's part; streams: replays
     routes       which log topic a message goes to
-    server       what all clients share; wills: those that wait
+    server       what all clients share; wills: those that wait; sys_topics: $SYS
+    admin        what ``trunkline mqtt`` (commands) asks
     serve        the door
 
 ``docs/door-mqtt.md`` says what it does and what it does not do yet.
