@@ -35,7 +35,7 @@ async def test_mqttjs_of_every_version_over_every_transport(mqttjs: Path, tmp_pa
     lines = b""
     for tls in (TlsConfig(), TlsConfig(door={"mqtt": certificate, "mqtt-ws": certificate})):
         listen = {"mqtt": "127.0.0.1:0", "mqtt-ws": "127.0.0.1:0"}
-        async with open_broker(store="memory", listen=listen, config=BrokerConfig(tls=tls)) as broker:
+        async with open_broker(tmp_path, store="memory", listen=listen, config=BrokerConfig(tls=tls)) as broker:
             bare, web = (broker.addresses[name][1] for name in listen)
             urls = (f"mqtt://127.0.0.1:{bare}", f"ws://127.0.0.1:{web}/mqtt")
             if tls.door:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import pytest
 import trio
@@ -177,9 +178,9 @@ async def test_everything_is_not_sys(connect: ConnectRaw) -> None:
 
 
 @pytest.fixture
-async def quick() -> AsyncIterator[Broker]:
+async def quick(tmp_path: Path) -> AsyncIterator[Broker]:
     config = BrokerConfig(door={"mqtt": {"sys_interval_s": 1}})
-    async with open_broker(store="memory", listen={"mqtt": "127.0.0.1:0"}, config=config) as opened:
+    async with open_broker(tmp_path, store="memory", listen={"mqtt": "127.0.0.1:0"}, config=config) as opened:
         yield opened
 
 
@@ -205,10 +206,10 @@ async def test_a_stored_session_is_told_again_when_it_is_back(quick: Broker) -> 
         await client.receive()
 
 
-async def test_without_an_interval_there_are_none() -> None:
+async def test_without_an_interval_there_are_none(tmp_path: Path) -> None:
     config = BrokerConfig(door={"mqtt": {"sys_interval_s": 0}})
     async with (
-        open_broker(store="memory", listen={"mqtt": "127.0.0.1:0"}, config=config) as broker,
+        open_broker(tmp_path, store="memory", listen={"mqtt": "127.0.0.1:0"}, config=config) as broker,
         await trio.open_tcp_stream(*broker.addresses["mqtt"]) as stream,
     ):
         client = RawClient(stream)

@@ -44,9 +44,9 @@ LISTEN = {"mqtt-ws": "127.0.0.1:0"}
 
 
 @pytest.fixture
-async def broker() -> AsyncIterator[Broker]:
+async def broker(tmp_path: Path) -> AsyncIterator[Broker]:
     config = BrokerConfig(limits=Limits(max_outbound_bytes=64 * 1024))
-    async with open_broker(store="memory", listen={**LISTEN, "mqtt": "127.0.0.1:0"}, config=config) as opened:
+    async with open_broker(tmp_path, store="memory", listen={**LISTEN, "mqtt": "127.0.0.1:0"}, config=config) as opened:
         yield opened
 
 
@@ -215,10 +215,10 @@ async def test_what_is_no_websocket_is_told_so_and_closed(broker: Broker, reques
     assert answer.startswith(b"HTTP/1.1 " + status)
 
 
-async def test_a_request_that_is_not_completed_meets_the_deadline() -> None:
+async def test_a_request_that_is_not_completed_meets_the_deadline(tmp_path: Path) -> None:
     config = BrokerConfig(limits=Limits(handshake_timeout_s=0.1))
     async with (
-        open_broker(store="memory", listen=LISTEN, config=config) as broker,
+        open_broker(tmp_path, store="memory", listen=LISTEN, config=config) as broker,
         await trio.open_tcp_stream(*broker.addresses["mqtt-ws"]) as stream,
     ):
         await stream.send_all(b"GET /mqtt HTTP/1.1\r\nHost: a\r\n")
@@ -284,15 +284,15 @@ async def test_paho_over_websocket_over_tls(tmp_path: Path) -> None:
             web.publish("t", bytes(200_000), 1)
             assert web.take(1) == [("t", bytes(200_000), 1)]
 
-    async with open_broker(store="memory", listen=LISTEN, config=BrokerConfig(tls=tls)) as broker:
+    async with open_broker(tmp_path, store="memory", listen=LISTEN, config=BrokerConfig(tls=tls)) as broker:
         with trio.fail_after(3 * WAIT_S):
             await trio.to_thread.run_sync(scenario, broker.addresses["mqtt-ws"][1])
 
 
-async def test_settings_in_the_wrong_table_are_refused() -> None:
+async def test_settings_in_the_wrong_table_are_refused(tmp_path: Path) -> None:
     config = BrokerConfig(door={"mqtt-ws": {"topic": "elsewhere"}})
     with pytest.raises(ConfigurationError, match=r"^door\.mqtt-ws: .* its settings are in \[door\.mqtt\]"):
-        async with open_broker(store="memory", listen=LISTEN, config=config):
+        async with open_broker(tmp_path, store="memory", listen=LISTEN, config=config):
             pass
 
 
