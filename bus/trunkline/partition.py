@@ -196,6 +196,8 @@ class Partition(StagedPartition):
         for pending in rejected:
             pending.fail(error)
         self._wake_waiting()
+        if self._early_listeners:  # nothing more was acknowledged, and what they may wait for never will be
+            self._tell(self._early_listeners, self.acknowledged_offset, self.acknowledged_offset, [])
 
     def _append_and_flush(self, batches: list[Buffer]) -> None:
         self.log.append_buffers(batches)

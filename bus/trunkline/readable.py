@@ -135,7 +135,8 @@ class ReadablePartition(ABC):
 
         Args:
           early: it wants to know of what is acknowledged, from the present acknowledged offset on, whether it is
-            decided or not; batches come as they were written.
+            decided or not; batches come as they were written. It is told also, of no batches, when what was staged is
+            taken back because the store is full.
         """
         (self._early_listeners if early else self._listeners).append(listener)
 

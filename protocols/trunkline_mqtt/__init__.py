@@ -5,7 +5,7 @@
                  outbox: answers that wait until what they say is stored
     stored_session  a session that outlives its connection; ledger: QoS 2 messages that are not released, and wills
     retained     retained messages (retained_index: by topic, retained_feed: to one client); settling: SUBSCRIBE waits
-                 for what is being retained
+                 for what came before it
     bridge       an MQTT message as a record, and back; message: its encoded forms
     shares       shared subscriptions, as queues; shared: one client's part; streams: replays
     routes       which log topic a message goes to

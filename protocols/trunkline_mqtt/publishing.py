@@ -213,8 +213,6 @@ class PublishingConnection(Connection):
                 self._unreleased.discard(packet.packet_id)  # it is not stored: sent again, it is the first
             self._refuse(error)
             return
-        if packet.retain and self._server.settling is not None:
-            self._server.settling.staged(partition)
         if ack:
             self._promise(ack)
 

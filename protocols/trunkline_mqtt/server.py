@@ -161,9 +161,6 @@ class MqttServer:
             destination.partition.stage_record(now, key, will.payload, encode_headers(headers), self, token)
         except TrunklineError as error:
             self.append_failed(token, error)
-            return
-        if will.is_retained and self.settling is not None:
-            self.settling.staged(destination.partition)
 
     def append_done(self, token: object, offset: int) -> None:
         """A will is published."""

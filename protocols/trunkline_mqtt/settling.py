@@ -1,8 +1,10 @@
-"""Lets a SUBSCRIBE wait for what was published with RETAIN before it.
+"""Lets a SUBSCRIBE wait for what was published before it, by anybody.
 
-A message is retained once it is committed, some milliseconds after it came; with QoS 0 nobody is told when. A
-subscription made in between would get it as a new message, and not be spared it when it wants nothing retained. So it
-is made when all that was staged with RETAIN before it is committed; other subscriptions are made at once.
+A message is committed some milliseconds after it came; with QoS 0 nobody is told when. A subscription made in between
+would get it as a new message, though it came before: a retained one not as such, and one of the client's own that it
+has just published. So a subscription is made when all that was staged before it is committed; at once, if nothing is.
+
+What waits for a transaction of another door to end is not waited for: that may take minutes.
 """
 
 from __future__ import annotations
@@ -24,42 +26,40 @@ class Settling:
 
     def __init__(self, partitions: Iterable[Partition], call_soon: Callable[[Callable[[], None]], None]) -> None:
         self._call_soon = call_soon
-        self._ends: dict[Partition, int] = {}  # behind the last retained message that is not committed
+        self._partitions = [*partitions]  # that are open
         self._waiting: list[tuple[dict[Partition, int], Callable[[], None]]] = []
-        for partition in partitions:
-            partition.add_listener(self)
+        for partition in self._partitions:
+            partition.add_listener(self, early=True)
 
     @property
     def is_settled(self) -> bool:
-        """All that was staged with RETAIN is committed."""
-        return not self._ends
-
-    def staged(self, partition: Partition) -> None:
-        """A message with RETAIN was staged just now."""
-        self._ends[partition] = partition.staged_end_offset
+        """All that was staged is committed."""
+        return all(partition.acknowledged_offset >= partition.staged_end_offset for partition in self._partitions)
 
     def wait(self, settled: Callable[[], None]) -> None:
-        """Call ``settled`` when what is staged with RETAIN now is committed, or never will be."""
-        self._waiting.append((dict(self._ends), settled))
+        """Call ``settled`` when what is staged now is committed, or never will be."""
+        ends = {partition: partition.staged_end_offset for partition in self._partitions}
+        unsettled = {partition: end for partition, end in ends.items() if partition.acknowledged_offset < end}
+        if unsettled:
+            self._waiting.append((unsettled, settled))
+        else:
+            self._call_soon(settled)
 
     def records_committed(self, partition: Partition, base_offset: int, next_offset: int, batches: list[bytes]) -> None:
-        if self._ends:
+        if self._waiting:
             self._reached(partition, next_offset)
 
     def partition_closed(self, partition: Partition, error: TrunklineError | None) -> None:
+        self._partitions.remove(partition)
         self._reached(partition, None)
 
     def _reached(self, partition: Partition, offset: int | None) -> None:
         """It is committed up to there; None: as far as it will ever be."""
-        end = self._ends.get(partition)
-        if end is not None and (offset is None or offset >= end):
-            del self._ends[partition]
-        if not self._waiting:
-            return
         still: list[tuple[dict[Partition, int], Callable[[], None]]] = []
         for ends, settled in self._waiting:
             wanted = ends.get(partition)
-            if wanted is not None and (offset is None or offset >= wanted):
+            # It may have been taken back, because the disk was full.
+            if wanted is not None and (offset is None or offset >= min(wanted, partition.staged_end_offset)):
                 del ends[partition]
             if ends:
                 still.append((ends, settled))

@@ -1,12 +1,19 @@
-"""What is published with RETAIN before a SUBSCRIBE is retained for it, also if the disk is not that fast."""
+"""What is published before a SUBSCRIBE is retained for it, or not for it at all, also if the disk is not that fast."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import trio
-from tests.mqtt.conftest import WAIT_S, ConnectRaw, RawClient, hello
+from tests.mqtt.conftest import WAIT_S, ConnectRaw, Dial, RawClient, hello
 
-from trunkline.broker import Broker
+from trunkline.broker import Broker, open_broker
+from trunkline.errors import StoreFull
+from trunkline.log import TopicPartition
+from trunkline.plugins import PluginHost
+from trunkline.records import encode
+from trunkline.testing.scripted_store import ScriptedStore
 from trunkline_mqtt.packets import (
     MQTT_3_1_1,
     MQTT_5,
@@ -126,3 +133,47 @@ async def test_a_client_that_goes_while_its_subscription_waits_leaves_nothing(
             await broker._reactor.wait_round()
     other = await connect("d")
     assert await said(other, subscribe("#")) == [("a", b"1", True)]
+
+
+@pytest.mark.parametrize("greeting", WHO, ids=NAMES)
+@pytest.mark.parametrize("qos", [0, 1, 2])
+async def test_what_was_published_before_a_subscription_is_not_new_to_it(
+    connect: ConnectRaw, greeting: Connect, qos: int
+) -> None:
+    """Packets of a client are handled in order: MQTT 5.0, 4.6."""
+    peer = await connect(greeting)
+    before = Publish("a", b"1", qos, packet_id=9 if qos else 0)
+    assert await said(peer, before, subscribe("#"), Publish("a", b"2")) == [("a", b"2", False)]
+
+
+async def test_a_subscription_waits_for_no_transaction(broker: Broker, connect: ConnectRaw) -> None:
+    """One of another door may be open for minutes, and holds back what readers see behind it."""
+    place = TopicPartition("mqtt", 0)
+    publisher, peer = await connect("p"), await connect("c")
+    producer = await broker.transactions.initialise("tx", 60_000)
+    await broker.transactions.add_partitions("tx", producer, [place])
+    batch = encode(
+        [(1, b"x", b"undecided", ())],
+        producer_id=producer.producer_id,
+        producer_epoch=producer.epoch,
+        base_sequence=0,
+        is_transactional=True,
+    )
+    broker.partition(*place).stage_batch(batch, in_transaction=True)
+    assert await publisher.ask(retained("a", b"1", 1)) == Puback(9)
+    assert isinstance(await peer.ask(subscribe("a")), Suback)
+    assert await broker.transactions.abort("tx")
+    assert await peer.receive() == Publish("a", b"1")
+
+
+async def test_a_subscription_does_not_wait_for_what_found_no_room(tmp_path: Path, dial: Dial) -> None:
+    store, host = ScriptedStore(), PluginHost()
+    host.add("scripted", store)
+    async with open_broker(tmp_path, store="scripted", listen={"mqtt": "127.0.0.1:0"}, plugins=host) as broker:
+        publisher = await dial(broker.addresses["mqtt"], Connect("p"))
+        store.fail_next("append", StoreFull("no room"))
+        await publisher.send(retained("a", b"1", 1), subscribe("a"))
+        assert await publisher.until_closed() == []
+
+        peer = await dial(broker.addresses["mqtt"], Connect("c"))
+        assert isinstance(await peer.ask(subscribe("a")), Suback)
