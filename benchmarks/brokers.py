@@ -23,13 +23,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-__all__ = ["KAFKA", "Running", "mosquitto", "mosquitto_path", "trunkline"]
+__all__ = ["KAFKA", "Running", "environment", "mosquitto", "mosquitto_path", "trunkline"]
 
 KAFKA = ("--listen", "kafka=127.0.0.1:0")
 """An option of Trunkline."""
 
 START_LIMIT_S = 20.0
 STOP_LIMIT_S = 20.0
+
+
+def environment() -> dict[str, str]:
+    """That of a program under measurement: without settings for a broker, and it may keep its bytecode.
+
+    What pip installs comes with bytecode. Where a checkout may not keep any, each start compiles all that it imports.
+    """
+    left_out = {name for name in os.environ if name.startswith("TRUNKLINE_")} | {"PYTHONDONTWRITEBYTECODE"}
+    return {name: value for name, value in os.environ.items() if name not in left_out}
 
 
 @dataclass(frozen=True)
@@ -98,9 +107,8 @@ def mosquitto(directory: Path) -> Iterator[Running]:
 
 @contextmanager
 def _process(command: Sequence[str], stderr: IO[str] | None = None) -> Iterator[subprocess.Popen[str]]:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("TRUNKLINE_")}
     with subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=stderr, text=True, env=environment
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=stderr, text=True, env=environment()
     ) as process:
         try:
             yield process
