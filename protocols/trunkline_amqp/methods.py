@@ -11,6 +11,7 @@ functions in :mod:`trunkline_amqp.content`.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from struct import Struct
 from typing import Annotated, Any, ClassVar, Final, get_type_hints
 
@@ -488,19 +489,18 @@ _IDS: Final = Struct(">HH")
 _INTEGERS: Final = {"octet": Struct(">B"), "short": Struct(">H"), "long": Struct(">I"), "long_long": Struct(">Q")}
 
 
-def _describe(method: type[Method]) -> tuple[tuple[str, str], ...]:
+@cache
+def _fields(method: type[Method]) -> tuple[tuple[str, str], ...]:
+    """Names and types of a method's fields: found when it is first seen, for all of them take some milliseconds."""
     hints = get_type_hints(method, include_extras=True)
     return tuple((name, hints[name].__metadata__[0]) for name in method.__struct_fields__)
-
-
-_FIELDS: Final = {method: _describe(method) for method in METHODS.values()}
 
 
 def encode_method(method: Method) -> bytes:
     """The payload of its frame. Raises ValueError, TypeError or struct.error for what its fields cannot hold."""
     parts = [_IDS.pack(*method.ids)]
     bits = width = 0
-    for name, kind in _FIELDS[type(method)]:
+    for name, kind in _fields(type(method)):
         value = getattr(method, name)
         if kind == "bit":
             bits |= bool(value) << width
@@ -543,7 +543,7 @@ def decode_method(payload: bytes) -> Method:
 def _decode_fields(kind: type[Method], reader: Reader) -> Method:
     values: dict[str, Any] = {}
     bits = width = 0
-    for name, field in _FIELDS[kind]:
+    for name, field in _fields(kind):
         if field == "bit":
             if not width:
                 bits = reader.octet()

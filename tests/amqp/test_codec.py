@@ -323,7 +323,7 @@ _STRATEGIES = {
 
 
 def arbitrary(method: type[methods.Method]) -> st.SearchStrategy[methods.Method]:
-    fields = {name: _STRATEGIES[kind] for name, kind in methods._FIELDS[method] if not name.startswith("reserved")}
+    fields = {name: _STRATEGIES[kind] for name, kind in methods._fields(method) if not name.startswith("reserved")}
     return st.builds(method, **fields)
 
 
@@ -358,12 +358,12 @@ def test_pamqp_reads_the_same_method(kind: type[methods.Method]) -> None:
         data = encode_frame(METHOD, 7, methods.encode_method(method))
         size, channel, theirs = judge(data)
         assert (size, channel) == (len(data), 7)
-        for (name, field), attribute in zip(methods._FIELDS[kind], theirs.attributes(), strict=True):
+        for (name, field), attribute in zip(methods._fields(kind), theirs.attributes(), strict=True):
             ours = getattr(method, name)
             found = getattr(theirs, attribute)
             if not name.startswith("reserved"):
                 assert found == (ours.decode() if field == "long_string" and isinstance(found, str) else ours)
-        if not any(field == "table" for _, field in methods._FIELDS[kind]):  # it sorts, and takes the smallest types
+        if not any(field == "table" for _, field in methods._fields(kind)):  # it sorts, and takes the smallest types
             assert pamqp.frame.marshal(theirs, 7) == data
 
     check()
