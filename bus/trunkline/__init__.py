@@ -40,18 +40,17 @@ _HOMES = {
     "ConsumerRecord": "trunkline.records",
     "TrunklineError": "trunkline.errors",
     "hookimpl": "trunkline.hookspecs",
+    # The client speaks one protocol and lives with it; for the core it is this name.
+    "connect": "trunkline_native.client",
+    "connect_blocking": "trunkline_native.client",
+    "Bus": "trunkline_native.client",
+    "BlockingBus": "trunkline_native.client",
 }
 
 
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
-    if name in ("connect", "connect_blocking", "Bus", "BlockingBus"):
-        # The client speaks one protocol and so lives with it; the core knows it only as an entry point.
-        from importlib.metadata import entry_points
-
-        (client,) = entry_points(group="trunkline.clients", name="trunkline")
-        return getattr(client.load(), name)
     if name == "__version__":
         from importlib.metadata import version
 

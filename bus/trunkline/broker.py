@@ -17,6 +17,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import crc32c  # noqa: F401 - else trunkline.records.checksum imports it with the first batch, in the middle of a round
 import msgspec
 import trio
 

@@ -10,7 +10,6 @@ their place is known (the table of a plugin waits for the plugin to be loaded), 
 
 from __future__ import annotations
 
-import difflib
 import types
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -19,6 +18,7 @@ from typing import Annotated, Any, Literal, TypeVar, Union, cast, get_args, get_
 import msgspec
 
 from trunkline.errors import ConfigurationError
+from trunkline.nearest import nearest
 
 __all__ = ["Origins", "Text", "convert", "describe_type", "origin_of"]
 
@@ -175,8 +175,8 @@ def _struct_problems(
         if key in fields:
             yield from _problems(value, fields[key].type, (*path, key))
         elif cast(Any, struct).__struct_config__.forbid_unknown_fields:
-            near = difflib.get_close_matches(key, fields, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"known keys: {', '.join(fields)}"
+            near = nearest(key, fields)
+            hint = f"did you mean {near}?" if near else f"known keys: {', '.join(fields)}"
             yield (*path, key), f"unknown key (value {raw[key]!r}); {hint}"
     for key, field in fields.items():
         if field.required and key not in raw:

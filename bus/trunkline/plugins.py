@@ -11,7 +11,6 @@ went well do its stores, doors and bridges become visible. A plugin that fails i
 
 from __future__ import annotations
 
-import difflib
 import functools
 import importlib.metadata
 import logging
@@ -29,6 +28,7 @@ from trunkline.bridge import BridgeFactory
 from trunkline.door import DoorFactory, WebSocketOffer
 from trunkline.errors import PluginError
 from trunkline.log import StoreFactory
+from trunkline.nearest import nearest
 
 __all__ = [
     "DEFAULT_PLUGINS",
@@ -334,8 +334,8 @@ def _reason(error: BaseException) -> str:
 
 
 def _nearest(name: str, known: Iterable[str], shown: Iterable[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
-    if near:
-        return f" (did you mean {near[0]!r}?)"
+    near = nearest(name, known)
+    if near is not None:
+        return f" (did you mean {near!r}?)"
     names = ", ".join(sorted(shown))
     return f" (there are: {names})" if names else ""

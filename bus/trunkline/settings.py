@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, Literal, NamedTuple
@@ -10,6 +9,7 @@ from typing import Any, Final, Literal, NamedTuple
 import msgspec
 
 from trunkline.errors import InvalidSetting, InvalidTopicName
+from trunkline.nearest import nearest
 
 __all__ = ["TOPIC_SETTINGS", "Durability", "TopicSettings", "check_setting_names", "check_topic_name"]
 
@@ -177,8 +177,8 @@ def check_setting_names(names: Iterable[str]) -> None:
     """Raise InvalidSetting for the first name that is no topic setting."""
     for name in names:
         if name not in TOPIC_SETTINGS:
-            near = difflib.get_close_matches(name, TOPIC_SETTINGS, n=1)
-            hint = f"; did you mean {near[0]}?" if near else f"; known: {', '.join(TOPIC_SETTINGS)}"
+            near = nearest(name, TOPIC_SETTINGS)
+            hint = f"; did you mean {near}?" if near else f"; known: {', '.join(TOPIC_SETTINGS)}"
             raise InvalidSetting(f"unknown topic setting {name!r}{hint}", setting=name)
 
 

@@ -32,8 +32,9 @@ def encode_varint(number: int) -> bytes:
     return bytes(encoded)
 
 
-SMALL = [encode_varint(number) for number in range(1 << 13)]
-"""The encoding of 0 to 8191: one byte below 64, two from there on."""
+SMALL = [bytes((folded,)) for folded in range(0, 0x80, 2)]
+SMALL += [bytes((low, high)) for high in range(1, 0x80) for low in range(0x80, 0x100, 2)]
+"""The encoding of 0 to 8191: one byte below 64, two from there on. Not by :func:`encode_varint`: that takes 3 ms."""
 
 
 def read_varint(data: bytes, position: int) -> tuple[int, int]:

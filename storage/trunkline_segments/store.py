@@ -10,7 +10,6 @@ from trunkline.settings import TopicSettings
 from trunkline_segments.files import OpenFiles
 from trunkline_segments.log import SegmentLog
 from trunkline_segments.names import DELETED, deleted_name, directory_name, parse_directory_name
-from trunkline_segments.verify import verify_directory
 
 __all__ = ["SegmentStore"]
 
@@ -46,6 +45,8 @@ class SegmentStore(Store):
         return SegmentLog(self._open_files, directory, name, settings)
 
     def verify(self, name: TopicPartition) -> Iterator[Fault]:
+        from trunkline_segments.verify import verify_directory
+
         return verify_directory(self._disk, self._directory / directory_name(name))
 
     def delete(self, name: TopicPartition) -> None:

@@ -20,11 +20,6 @@ def imported_by(program: str) -> set[str]:
     return set(done.stdout.split())
 
 
-def test_importing_the_client_imports_no_event_loop_and_no_broker() -> None:
-    modules = imported_by("import trunkline_native.client")
-    assert {"trio", "asyncio", "trunkline.broker", "trunkline_native.connection"}.isdisjoint(modules)
-
-
 def test_what_only_groups_and_queues_need_is_imported_when_they_are_used() -> None:
     modules = imported_by("import trunkline_native.client")
     assert not {

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import functools
 import importlib
-import importlib.metadata
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from trunkline.cli.failures import INTERRUPTED, OK, Invocation, discard_stdout, run_reporting
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 __all__ = ["COMMANDS", "cli", "run"]
 
@@ -33,8 +35,10 @@ COMMANDS_GROUP: Final = "trunkline.commands"
 
 
 @functools.cache
-def _plugin_commands() -> dict[str, importlib.metadata.EntryPoint]:
-    found = importlib.metadata.entry_points(group=COMMANDS_GROUP)
+def _plugin_commands() -> dict[str, EntryPoint]:
+    from importlib.metadata import entry_points
+
+    found = entry_points(group=COMMANDS_GROUP)
     return {entry.name: entry for entry in sorted(found, key=lambda entry: entry.name) if entry.name not in COMMANDS}
 
 

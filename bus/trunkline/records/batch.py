@@ -33,10 +33,9 @@ from struct import Struct
 from struct import error as StructError
 from typing import NamedTuple
 
-from crc32c import crc32c
-
 from trunkline.compression import Buffer, Compression
 from trunkline.errors import CorruptBatch, UnsupportedCompression
+from trunkline.records import checksum
 
 __all__ = [
     "BatchHeader",
@@ -198,7 +197,7 @@ def check_timestamps(base: int, largest: int) -> None:
 def check_crc(buffer: Buffer, position: int, stop: int, crc: int) -> None:
     """Raise CorruptBatch unless the batch in ``[position, stop)`` has this CRC."""
     # A function of its own: while a view lives (a traceback keeps it) a bytearray cannot be resized
-    found = crc32c(memoryview(buffer)[position + _CHECKED_AT : stop])
+    found = checksum.crc32c(memoryview(buffer)[position + _CHECKED_AT : stop])
     if found != crc:
         raise CorruptBatch(f"the batch's CRC is {found:08x}, but it says {crc:08x}")
 
@@ -295,5 +294,5 @@ def pack_batch(
         record_count,
     )
     prefix = _PREFIX.pack(base_offset, _EMPTY_BATCH_LENGTH + len(records), leader_epoch)
-    crc = crc32c(records, crc32c(checked))
+    crc = checksum.crc32c(records, checksum.crc32c(checked))
     return b"".join((prefix, _MAGIC_AND_CRC.pack(_MAGIC, crc), checked, records))
