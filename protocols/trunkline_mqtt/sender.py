@@ -136,7 +136,7 @@ class Sender:
         qos = -1
         is_flagged = is_retained
         extra = b""
-        for option in options:
+        for option in sorted(options) if len(options) > 1 else options:  # identifiers in their order, as clients expect
             if option & NO_LOCAL and message.client == self._client:
                 continue
             qos = max(qos, option & 3)
@@ -253,7 +253,7 @@ class Sender:
 
         Topic aliases are not used: those of the connection on which it was sent first are gone.
         """
-        identifiers = tuple(option >> _IDENTIFIER for option in options if option >> _IDENTIFIER)
+        identifiers = tuple(option >> _IDENTIFIER for option in sorted(options) if option >> _IDENTIFIER)
         is_flagged = is_retained or (message.is_retained and any(option & RETAIN_AS_PUBLISHED for option in options))
         properties = message.properties
         if identifiers or message.expires_ms:
