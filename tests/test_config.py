@@ -341,7 +341,10 @@ def test_the_reference_gives_every_topic_setting_and_its_default() -> None:
     assert documented("Topic settings") == {name: row.default for name, row in TOPIC_SETTINGS.items()}
 
 
-def test_the_example_in_the_reference_is_a_configuration(tmp_path: Path) -> None:
-    (example,) = re.findall(r"```toml\n(.*?)```", REFERENCE.read_text(), flags=re.DOTALL)
-    config = load_config(write(tmp_path, example))
+def test_the_examples_in_the_reference_are_configurations(tmp_path: Path) -> None:
+    first, second = re.findall(r"```toml\n(.*?)```", REFERENCE.read_text(), flags=re.DOTALL)
+    config = load_config(write(tmp_path, first))
     assert [listener.door for listener in config.listeners({})] == ["native", "mqtt", "mqtt"]
+    config = load_config(write(tmp_path, second))
+    listeners = {listener.door: config.tls_for(listener.door) is not None for listener in config.listeners({})}
+    assert listeners == {"mqtt": False, "mqtt-tls": True, "mqtt-ws": False, "mqtt-ws-tls": True}

@@ -35,6 +35,8 @@ def host() -> PluginHost:
         ("[tls]\nkey = 'broker.key'", "^tls.key: .*broker.key' needs the certificate .* set tls.certificate"),
         ("[tls.door.mqtt-ws]\nkey = 'k'", "^tls.door.mqtt-ws.key: .*set tls.door.mqtt-ws.certificate"),
         ("[tls.door.mtqq]\ncertificate = 'c'", "^tls.door.mtqq: there is no door 'mtqq'"),
+        ("[door.mqtt-ws]\nmax_inflight = 5", "^door.mqtt-ws: that is a way to the door mqtt; its settings are in"),
+        ("[door.mqtt-ws-tls]\nmax_inflight = 5", "^door.mqtt-ws-tls: that is a way to the door mqtt; "),
         (
             "[groups]\nmin_session_timeout_s = 9\nmax_session_timeout_s = 3",
             "9 is above groups.max_session_timeout_s, 3",
@@ -68,6 +70,8 @@ def test_a_store_that_is_named_must_be_there(tmp_path: Path, host: PluginHost, t
     [
         "[door.mqtt]\nmax_inflight = 5",  # a door that need not be open
         "[tls.door.mqtt-ws]\ncertificate = 'c'\nkey = 'k'",
+        "[tls.door.mqtt-tls]\ncertificate = 'c'",
+        "[tls.door.mqtt-ws-tls]\ncertificate = 'c'",
         "[store.sqlite]\nbusy_timeout_s = 1",
         "[topics]\ndefaults = { storage = 'sqlite' }",
         "[websocket]\norigins = ['*', 'https://example.org', 'http://example.org:8000/']",

@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from trunkline.config import BrokerConfig
 from trunkline.errors import ConfigurationError, PluginError
-from trunkline.plugins import WEBSOCKET_SUFFIX, PluginHost
+from trunkline.plugins import PluginHost, door_of
 
 __all__ = ["check_config"]
 
@@ -31,7 +31,7 @@ def check_config(config: BrokerConfig, host: PluginHost) -> None:
         if door in host.doors:
             config.plugin_settings("door", door, host.doors[door].settings_type)
     for door in config.tls.door:
-        _check_door(f"tls.door.{door}", door.removesuffix(WEBSOCKET_SUFFIX), host)
+        _check_door(f"tls.door.{door}", door_of(door), host)
     for store in config.store:
         config.plugin_settings("store", store, _known_store(f"store.{store}", store, host))
     if "storage" in config.topics.defaults:
@@ -57,9 +57,9 @@ def _check_origin(origin: str) -> None:
 
 
 def _check_settings_are_of_a_door(name: str, host: PluginHost) -> None:
-    door = name.removesuffix(WEBSOCKET_SUFFIX)
+    door = door_of(name)
     if door != name and host.knows_door(door) and not host.knows_door(name):
-        raise _wrong(f"door.{name}", f"that is the door {door} over WebSocket; its settings are in [door.{door}]")
+        raise _wrong(f"door.{name}", f"that is a way to the door {door}; its settings are in [door.{door}]")
     _check_door(f"door.{name}", name, host)
 
 

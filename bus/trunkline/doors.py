@@ -11,6 +11,7 @@ from trunkline.config import BrokerConfig, Listener
 from trunkline.door import Door, DoorContext, WebSocketOffer
 from trunkline.errors import ConfigurationError, UnsupportedRequest
 from trunkline.net.reactor import Reactor
+from trunkline.plugins import TLS_SUFFIX
 
 if TYPE_CHECKING:
     from trunkline.broker import Broker
@@ -41,7 +42,8 @@ class Doors:
             registered, websocket = host.listener(name)
             door = self._open.get(registered.name) or await self._open_door(registered)
             entrance = door if websocket is None else _over_websocket(door, websocket, config)
-            bound = self._reactor.listen(entrance, name, address, port, _tls_context(name, config))
+            wants_tls = name.endswith(TLS_SUFFIX) and name != registered.name
+            bound = self._reactor.listen(entrance, name, address, port, _tls_context(name, config, wants_tls))
             self.addresses.setdefault(name, bound)
 
     async def _open_door(self, registered: RegisteredDoor) -> Door:
@@ -78,9 +80,12 @@ def _over_websocket(door: Door, offer: WebSocketOffer, config: BrokerConfig) -> 
     return WebSocketDoor(door, offer, config.websocket.origins)
 
 
-def _tls_context(listener: str, config: BrokerConfig) -> ssl.SSLContext | None:
+def _tls_context(listener: str, config: BrokerConfig, wants_tls: bool) -> ssl.SSLContext | None:
     files = config.tls_for(listener)
     if files is None:
+        if wants_tls:
+            keys = [f"tls.door.{listener}.certificate", "tls.certificate"]
+            raise ConfigurationError(f"listen.{listener}: it needs a certificate: set {' or '.join(keys)}", keys=keys)
         return None
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     try:

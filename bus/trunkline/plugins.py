@@ -32,11 +32,13 @@ from trunkline.nearest import nearest
 
 __all__ = [
     "DEFAULT_PLUGINS",
+    "TLS_SUFFIX",
     "InstalledPlugin",
     "PluginHost",
     "RegisteredBridge",
     "RegisteredDoor",
     "RegisteredStore",
+    "door_of",
     "installed_plugins",
 ]
 
@@ -45,6 +47,9 @@ GROUP = "trunkline"
 
 WEBSOCKET_SUFFIX = "-ws"
 """Behind the name of a door: the same door over WebSocket."""
+
+TLS_SUFFIX = "-tls"
+"""Behind the name of a door, or of a door over WebSocket: the same over TLS, beside the one without."""
 
 DEFAULT_PLUGINS = ("native", "mqtt", "kafka", "amqp", "segments")
 """Loaded when the configuration names none."""
@@ -90,6 +95,11 @@ class RegisteredBridge(NamedTuple):
     factory: BridgeFactory
     settings_type: type | None
     plugin: str
+
+
+def door_of(listener: str) -> str:
+    """The name of the door that a listener's name means, without what says how it is reached."""
+    return listener.removesuffix(TLS_SUFFIX).removesuffix(WEBSOCKET_SUFFIX)
 
 
 @functools.cache
@@ -197,16 +207,19 @@ class PluginHost:
     def listener(self, name: str) -> tuple[RegisteredDoor, WebSocketOffer | None]:
         """The door that a listener's name means, and its offer if that is ``DOOR-ws``: over WebSocket.
 
-        Raises PluginError.
+        A door may be called like one that is reached in another way. Raises PluginError.
         """
-        base = name.removesuffix(WEBSOCKET_SUFFIX)
-        if base != name and name not in self.doors and name not in _entry_points():
-            found = self.door(base)
-            if found.websocket is None:
-                reason = f"door {base!r} cannot be reached over WebSocket"
-                raise PluginError(f"listen.{name}: {reason}", plugin=found.plugin, reason=reason)
-            return found, found.websocket
-        return self.door(name), None
+        if self.knows_door(name):
+            return self.door(name), None
+        plain = name.removesuffix(TLS_SUFFIX)
+        base = plain.removesuffix(WEBSOCKET_SUFFIX)
+        if base == plain or self.knows_door(plain):
+            return self.door(plain), None
+        found = self.door(base)
+        if found.websocket is None:
+            reason = f"door {base!r} cannot be reached over WebSocket"
+            raise PluginError(f"listen.{name}: {reason}", plugin=found.plugin, reason=reason)
+        return found, found.websocket
 
     def _find(self, kind: str, name: str, offered: dict[str, _T]) -> _T:
         if name not in offered and name in _entry_points():

@@ -31,26 +31,21 @@ async def test_mqttjs_of_every_version_over_every_transport(mqttjs: Path, tmp_pa
     authority.issue_cert("127.0.0.1", "localhost").private_key_and_cert_chain_pem.write_to_path(str(tmp_path / "b.pem"))
     certificate = TlsFiles(certificate=str(tmp_path / "b.pem"))
     trusted = authority.cert_pem.bytes().decode()
-    cases = []
-    lines = b""
-    for tls in (TlsConfig(), TlsConfig(door={"mqtt": certificate, "mqtt-ws": certificate})):
-        listen = {"mqtt": "127.0.0.1:0", "mqtt-ws": "127.0.0.1:0"}
-        async with open_broker(tmp_path, store="memory", listen=listen, config=BrokerConfig(tls=tls)) as broker:
-            bare, web = (broker.addresses[name][1] for name in listen)
-            urls = (f"mqtt://127.0.0.1:{bare}", f"ws://127.0.0.1:{web}/mqtt")
-            if tls.door:
-                urls = (f"mqtts://127.0.0.1:{bare}", f"wss://127.0.0.1:{web}/mqtt")
-            part = [{"url": url, "protocolVersion": version, "ca": trusted} for url in urls for version in (3, 4, 5)]
-            with trio.fail_after(WAIT_S):
-                command = [program("node"), str(PROGRAM), str(mqttjs), json.dumps(part)]
-                lines += (await trio.run_process(command, capture_stdout=True)).stdout
-            cases += [(number, case["protocolVersion"]) for number, case in enumerate(part)]
+    config = BrokerConfig(tls=TlsConfig(door={"mqtt-tls": certificate, "mqtt-ws-tls": certificate}))
+    schemes = {"mqtt": "mqtt", "mqtt-ws": "ws", "mqtt-tls": "mqtts", "mqtt-ws-tls": "wss"}
+    listen = dict.fromkeys(schemes, "127.0.0.1:0")
+    async with open_broker(tmp_path, store="memory", listen=listen, config=config) as broker:
+        urls = [f"{scheme}://127.0.0.1:{broker.addresses[name][1]}/mqtt" for name, scheme in schemes.items()]
+        cases = [{"url": url, "protocolVersion": version, "ca": trusted} for url in urls for version in (3, 4, 5)]
+        with trio.fail_after(WAIT_S):
+            command = [program("node"), str(PROGRAM), str(mqttjs), json.dumps(cases)]
+            lines = (await trio.run_process(command, capture_stdout=True)).stdout
 
     expected = [
         {
             "isPresent": version != 3,  # 3.1 has no bit to say so
             "got": [[f"js/{number}/{qos}", 6, qos] for qos in (0, 1, 2)] + [[f"js/{number}/large", 100_000, 1]],
         }
-        for number, version in cases
+        for number, version in enumerate(case["protocolVersion"] for case in cases)
     ]
     assert [json.loads(line) for line in lines.splitlines()] == expected

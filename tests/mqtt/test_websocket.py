@@ -300,3 +300,10 @@ async def test_a_door_without_websocket_says_so() -> None:
     with pytest.raises(PluginError, match=r"listen\.native-ws: door 'native' cannot be reached over WebSocket"):
         async with open_broker(store="memory", listen={"native-ws": "127.0.0.1:0"}):
             pass
+
+
+async def test_a_listener_for_tls_needs_a_certificate() -> None:
+    reason = r"listen\.mqtt-ws-tls: it needs a certificate: set tls\.door\.mqtt-ws-tls\.certificate or tls\.certificate"
+    with pytest.raises(ConfigurationError, match=reason):
+        async with open_broker(store="memory", listen=LISTEN | {"mqtt-ws-tls": "127.0.0.1:0"}):
+            pass
