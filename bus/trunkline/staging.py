@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from trunkline.errors import InvalidTransactionState
@@ -40,6 +40,7 @@ __all__ = ["StagedPartition", "StagingGate"]
 Buffer = bytes | bytearray | memoryview
 
 _RECORD_OVERHEAD = 40  # varints, attributes and count around one record: at most this many bytes
+_NOBODY = (None, None)
 _RECOVERY_READ_BYTES = 1024 * 1024
 
 
@@ -177,6 +178,24 @@ class StagedPartition(MaintainedPartition):
                 builder = self._next_builder(size)
         builder.append(timestamp, key, value, headers_block)
         self._waiters.append((receiver, token))
+
+    def stage_run(self, timestamp: int, key: bytes, values: Sequence[bytes], headers_block: bytes) -> bool:
+        """Put records that differ in their values only into this round's batch; nobody asks what became of them.
+
+        Returns False if they do not fit, or somebody has to look at each: nothing was staged, stage them one by one.
+
+        Raises LogStopped, BrokerClosing: nothing was staged.
+        """
+        builder = self._builder
+        if builder is None:
+            builder = self._open_builder()
+        count = len(values)
+        size = sum(map(len, values)) + count * (len(key) + len(headers_block) + _RECORD_OVERHEAD)
+        if builder.size_bytes + size > self._limit_bytes:
+            return False
+        builder.append_run(timestamp, key, values, headers_block)
+        self._waiters += [_NOBODY] * count
+        return True
 
     def _open_builder(self) -> BatchBuilder:
         if self._refusal is not None:

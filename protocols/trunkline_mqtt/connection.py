@@ -37,6 +37,7 @@ from trunkline_mqtt.packets import (
     Puback,
     Pubcomp,
     Publish,
+    PublishRun,
     Pubrec,
     Pubrel,
     Suback,
@@ -103,6 +104,9 @@ class MqttConnection(PublishingConnection):
                 if type(packet) is Publish and session is not None:
                     now = now or self._server.now_ms()
                     self._publish(packet, now)
+                elif type(packet) is PublishRun:
+                    now = now or self._server.now_ms()
+                    self._publish_run(packet, now)
                 elif type(packet) is Puback and session is not None:
                     session.acknowledge(packet.packet_id)
                 else:
@@ -182,6 +186,7 @@ class MqttConnection(PublishingConnection):
         self._session = session
         self._session_expiry_s = math.inf if terms.session_expiry_s is None else terms.session_expiry_s
         self._keep_what_lasts(packet.will, gate, is_present=is_present)
+        self._decoder.gives_runs = True
         self._decoder.max_packet_bytes = server.settings.max_packet_bytes
         self._transport.idle_timeout_s = terms.idle_timeout_s
         self._transport.established()

@@ -9,6 +9,8 @@
 
 PUBLISH is read right here, in line, because nearly every packet is one: indexing and slicing ``bytes``
 is what CPython does fastest. (A ``memoryview`` and ``struct.unpack_from`` measured 1.5 to 2 times slower.)
+Those that come in a row with QoS 0 and one topic, as a busy device sends them, may be had as one
+:class:`~trunkline_mqtt.packets.PublishRun`: a packet that begins like the first one is known by one comparison.
 What has arrived of an unfinished packet waits in a ``bytearray`` and is not looked at
 again before the packet is whole; between packets a decoder holds no buffer.
 """
@@ -21,7 +23,7 @@ from trunkline.errors import RemoteProtocolError
 from trunkline_mqtt.control import check_first_byte, decode_control
 from trunkline_mqtt.fields import Fields, TopicNames, malformed
 from trunkline_mqtt.greeting import read_connect
-from trunkline_mqtt.packets import MQTT_3_1_1, MQTT_5, Packet, Puback, Publish
+from trunkline_mqtt.packets import MQTT_3_1_1, MQTT_5, Packet, Puback, Publish, PublishRun
 from trunkline_mqtt.properties import NO_PROPERTIES
 from trunkline_mqtt.reasons import Reason
 
@@ -34,6 +36,7 @@ MAX_LENGTH_BYTES: Final = 4
 
 _CONNECT: Final = 0x10
 _PUBLISH: Final = 3
+_QOS_0: Final = 0x30  # a PUBLISH without DUP and RETAIN
 
 
 class Decoder:
@@ -47,11 +50,13 @@ class Decoder:
       topic_names: names that were checked before; share one among decoders.
 
     Attributes:
+      gives_runs: whether a PUBLISH that can be one comes as a PublishRun, alone or with those behind it.
       has_more: something has arrived that ``next_event`` has not looked at; else it would give None.
     """
 
     __slots__ = (
-        "_data", "_needed", "_partial", "_position", "_topic_names", "has_more", "max_packet_bytes", "protocol_level",
+        "_data", "_needed", "_partial", "_position", "_topic_names", "gives_runs", "has_more", "max_packet_bytes",
+        "protocol_level",
     )  # fmt: skip
 
     def __init__(self, max_packet_bytes: int = MAX_REMAINING_LENGTH + 5, topic_names: TopicNames | None = None) -> None:
@@ -62,6 +67,7 @@ class Decoder:
         self._position = 0
         self._partial: bytearray | None = None
         self._needed = 0
+        self.gives_runs = False
         self.has_more = False
 
     @property
@@ -140,7 +146,11 @@ class Decoder:
             if payload_at > end:
                 raise _cut("topic name")
             if self.protocol_level == MQTT_5:
+                if first == _QOS_0 and self.gives_runs and body + 2 < payload_at < end and not data[payload_at]:
+                    return self._run(data, position, body, payload_at + 1, end)
                 return self._publish_5(data, first, body, payload_at, end)
+            if first == _QOS_0 and self.gives_runs:
+                return self._run(data, position, body, payload_at, end)
             topic = self._topic_names[data[body + 2 : payload_at]]
             qos = (first & 6) >> 1
             if not qos:
@@ -162,6 +172,27 @@ class Decoder:
         if first == _CONNECT:
             return self._connect(data, body, end)
         return decode_control(first, data, body, end, self.protocol_level)
+
+    def _run(self, data: bytes, position: int, body: int, payload_at: int, end: int) -> Packet:
+        """A PUBLISH with QoS 0 that says topic and payload only, with those behind it that say the same topic.
+
+        Lengths must be written as the encoder would, so that the bytes can be passed on.
+        """
+        topic_end = body + 2 + (data[body] << 8) + data[body + 1]
+        topic = self._topic_names[data[body + 2 : topic_end]]
+        if body - position > 2 and (body - position > 3 or end - body < 128):
+            return Publish(topic, data[payload_at:end])
+        payloads = [data[payload_at:end]]
+        head = data[body:payload_at]
+        if data.startswith(head, end + body - position):
+            end = _extend(payloads, data, head, end, self.max_packet_bytes)
+            if end == len(data):
+                self._data = b""
+                self._position = 0
+                self.has_more = False
+            else:
+                self._position = end
+        return PublishRun(topic, payloads, data[position:end])
 
     def _publish_5(self, data: bytes, first: int, body: int, position: int, end: int) -> Publish:
         """A PUBLISH of MQTT 5.0 whose topic name is in ``[body + 2, position)``."""
@@ -228,6 +259,26 @@ class Decoder:
         self._data = b""
         self._position = 0
         self.has_more = False
+
+
+def _extend(payloads: list[bytes], data: bytes, head: bytes, end: int, max_packet_bytes: int) -> int:
+    """Add the payloads of the whole packets from ``end`` on whose body begins with ``head``; where these end."""
+    size = len(head)
+    last = len(data) - 2 - size
+    while end <= last and data[end] == _QOS_0:
+        start = end + 2
+        length = data[start - 1]
+        if length > 127:
+            if not 0 < data[start] < 128:
+                break
+            length += data[start] - 1 << 7
+            start += 1
+        stop = start + length
+        if length < size or stop > len(data) or stop - end > max_packet_bytes or not data.startswith(head, start):
+            break
+        payloads.append(data[start + size : stop])
+        end = stop
+    return end
 
 
 def _cut(field: str, problem: str = "ends after the packet") -> RemoteProtocolError:

@@ -8,12 +8,14 @@ form of its own.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Final
 
 from trunkline_mqtt.encoder import PUBLISH_QOS_0, PUBLISH_QOS_1, encode_properties, publish_head, variable_integer
+from trunkline_mqtt.packets import MQTT_5
 from trunkline_mqtt.properties import NO_PROPERTIES, Properties
 
-__all__ = ["OutgoingMessage", "RichMessage"]
+__all__ = ["OutgoingMessage", "OutgoingRun", "RichMessage"]
 
 _NO_BLOCK: Final = b"\0"
 
@@ -30,7 +32,7 @@ class OutgoingMessage:
       properties: those of the PUBLISH, apart from what differs from subscriber to subscriber.
     """
 
-    __slots__ = ("_forms", "_head", "_packet", "client", "expires_ms", "payload", "qos", "topic")
+    __slots__ = ("_forms", "_head", "_packet", "_packet_5", "client", "expires_ms", "payload", "qos", "topic")
 
     is_retained: bool = False
     properties: Properties = NO_PROPERTIES
@@ -42,6 +44,7 @@ class OutgoingMessage:
         self.client = client
         self.expires_ms = 0
         self._packet: bytes | None = None
+        self._packet_5: bytes | None = None
         self._head: bytes | None = None
         self._forms: dict[int, tuple[bytes, bytes]] | None = None
 
@@ -58,6 +61,17 @@ class OutgoingMessage:
         if head is None:
             head = self._head = publish_head(PUBLISH_QOS_1, self.topic, len(self.payload))
         return head
+
+    def qos_0_v5(self) -> bytes:
+        """The whole packet for QoS 0 in MQTT 5.0."""
+        packet = self._packet_5
+        if packet is None:
+            packet = self._packet_5 = b"".join(self.form(PUBLISH_QOS_0))
+        return packet
+
+    def singly(self) -> Sequence[OutgoingMessage]:
+        """The messages that it stands for."""
+        return (self,)
 
     def form(self, first: int) -> tuple[bytes, bytes]:
         """In MQTT 5.0, what comes before the packet identifier and what comes after it.
@@ -89,6 +103,37 @@ class OutgoingMessage:
     def seconds_left(self, now_ms: int) -> int:
         """How long it is of use yet, rounded up; 0: it has expired. Only if it expires at all. MQTT 5.0, 3.3.2.3.3."""
         return max(0, -((now_ms - self.expires_ms) // 1000))
+
+
+class OutgoingRun(OutgoingMessage):
+    """Messages in a row that a client published with QoS 0 to one topic; its forms for QoS 0 are all their packets.
+
+    Args:
+      packets: as they came, in the version ``level``: what a subscriber with that version gets, byte for byte.
+    """
+
+    __slots__ = ("payloads",)
+
+    def __init__(self, topic: bytes, payloads: list[bytes], client: bytes | None, packets: bytes, level: int) -> None:
+        super().__init__(topic, payloads[0], 0, client)
+        self.payloads = payloads
+        if level == MQTT_5:
+            self._packet_5 = packets
+        else:
+            self._packet = packets
+
+    def qos_0(self) -> bytes:
+        if self._packet is None:
+            self._packet = b"".join([message.qos_0() for message in self.singly()])
+        return self._packet
+
+    def qos_0_v5(self) -> bytes:
+        if self._packet_5 is None:
+            self._packet_5 = b"".join([message.qos_0_v5() for message in self.singly()])
+        return self._packet_5
+
+    def singly(self) -> Sequence[OutgoingMessage]:
+        return [OutgoingMessage(self.topic, payload, 0, self.client) for payload in self.payloads]
 
 
 class RichMessage(OutgoingMessage):

@@ -27,6 +27,7 @@ __all__ = [
     "Puback",
     "Pubcomp",
     "Publish",
+    "PublishRun",
     "Pubrec",
     "Pubrel",
     "Suback",
@@ -88,6 +89,17 @@ class Publish(Packet, frozen=True, gc=False):
     dup: bool = False
     packet_id: int = 0
     properties: Properties = NO_PROPERTIES
+
+
+class PublishRun(Packet, frozen=True, gc=False):
+    """PUBLISH packets in a row with QoS 0, one topic, no RETAIN and no properties: they differ in their payloads only.
+
+    ``data`` are their bytes, as they came.
+    """
+
+    topic: str
+    payloads: list[bytes]
+    data: bytes
 
 
 class Puback(Packet, frozen=True, gc=False):

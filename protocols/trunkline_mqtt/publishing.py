@@ -20,13 +20,13 @@ from typing import TYPE_CHECKING, Final
 
 from trunkline.door import Connection, Transport
 from trunkline.errors import BrokerClosing, RemoteProtocolError, StoreFull, TrunklineError
-from trunkline.live import Delivery
+from trunkline.live import Delivery, LiveTail
 from trunkline.records import Header, Record, encode_headers
 from trunkline_mqtt.bridge import CACHED, PACKET_ID_HEADER, PLAIN_HEADERS, headers_of
 from trunkline_mqtt.encoder import encode
 from trunkline_mqtt.fields import malformed
-from trunkline_mqtt.message import OutgoingMessage
-from trunkline_mqtt.packets import MQTT_3_1_1, MQTT_5, Disconnect, Puback, Pubcomp, Publish, Pubrec
+from trunkline_mqtt.message import OutgoingMessage, OutgoingRun
+from trunkline_mqtt.packets import MQTT_3_1_1, MQTT_5, Disconnect, Puback, Pubcomp, Publish, PublishRun, Pubrec
 from trunkline_mqtt.properties import NO_PROPERTIES, Properties
 from trunkline_mqtt.reasons import Reason
 from trunkline_mqtt.terms import Terms
@@ -101,8 +101,7 @@ class PublishingConnection(Connection):
         server = self._server
         server.received += 1
         if not self._headers:
-            self._plain = tuple([tuple(headers_of(self.client_id, qos)) for qos in (0, 1, 2)])
-            self._headers = tuple([encode_headers(headers) for headers in self._plain])
+            self._make_headers()
         qos = packet.qos
         if qos == 2 or packet.retain or packet.properties is not NO_PROPERTIES:
             self._publish_with(packet, now)
@@ -115,7 +114,7 @@ class PublishingConnection(Connection):
         try:
             if not qos:
                 partition.stage_record(now, key, packet.payload, self._headers[0])
-                self._offer(packet, destination, now, self._plain[0])
+                self._staged_qos_0(packet, destination, now, self._plain[0])
                 return
             ack = _PUBACK + packet.packet_id.to_bytes(2)
             if self._acks is None:
@@ -128,20 +127,60 @@ class PublishingConnection(Connection):
             return
         self._acks.append(ack)
 
-    def _offer(self, packet: Publish, destination: Destination, now: int, headers: Headers) -> None:
-        """Give a message with QoS 0, staged just now, to subscribers before it is committed.
+    def _make_headers(self) -> None:
+        self._plain = tuple([tuple(headers_of(self.client_id, qos)) for qos in (0, 1, 2)])
+        self._headers = tuple([encode_headers(headers) for headers in self._plain])
 
-        Not if it would overtake another one of this client.
-        """
-        tail, partition, slow = destination.tail, destination.partition, self._slow
-        if tail is None:
+    def _publish_run(self, run: PublishRun, now: int) -> None:
+        """As ``_publish`` for each of them."""
+        server, payloads = self._server, run.payloads
+        if not self._headers:
+            self._make_headers()
+        destination = server.destinations[run.topic]
+        if not destination.logs_qos_0:
+            self._publish_singly(run, now)
             return
-        end = partition.staged_end_offset
-        must_wait = packet.retain or self._acks or (slow and partition.high_watermark < slow.get(partition, 0))
-        if must_wait or not tail.offer_early(self._delivery(packet, destination, end - 1, now, headers)):
+        key, partition, headers = destination.key, destination.partition, self._plain[0]
+        count = len(payloads)
+        try:
+            if count == 1:
+                partition.stage_record(now, key, payloads[0], self._headers[0])
+            elif not partition.stage_run(now, key, payloads, self._headers[0]):
+                self._publish_singly(run, now)
+                return
+        except TrunklineError as error:
+            self._refuse(error)
+            return
+        server.received += count
+        if destination.tail is not None:
+            record = Record(partition.staged_end_offset - count, now, key, payloads[0], headers)
+            delivery = Delivery(record, destination.topic, partition, count)
+            delivery.cache[CACHED] = OutgoingRun(key, payloads, headers[0][1], run.data, self._terms.level)
+            self._offer(destination.tail, delivery)
+
+    def _publish_singly(self, run: PublishRun, now: int) -> None:
+        for payload in run.payloads:
+            self._publish(Publish(run.topic, payload), now)
+            if self._transport.is_closing:
+                break
+
+    def _staged_qos_0(self, packet: Publish, destination: Destination, now: int, headers: Headers) -> None:
+        if destination.tail is not None:
+            offset = destination.partition.staged_end_offset - 1
+            delivery = self._delivery(packet, destination, offset, now, headers)
+            self._offer(destination.tail, delivery, is_retained=packet.retain)
+
+    def _offer(self, tail: LiveTail, delivery: Delivery, *, is_retained: bool = False) -> None:
+        """Give what has QoS 0, and was staged just now, to subscribers before it is committed.
+
+        Not if it would overtake another message of this client.
+        """
+        partition, slow = delivery.partition, self._slow
+        must_wait = is_retained or self._acks or (slow and partition.high_watermark < slow.get(partition, 0))
+        if must_wait or not tail.offer_early(delivery):
             if slow is None:
                 slow = self._slow = {}
-            slow[partition] = end
+            slow[partition] = partition.staged_end_offset
 
     def _delivery(self, packet: Publish, destination: Destination, offset: int, now: int, headers: Headers) -> Delivery:
         """A message as the log would give it, in MQTT's terms already where that takes no looking."""
@@ -207,7 +246,7 @@ class PublishingConnection(Connection):
                     durable.staged(packet.packet_id)
             else:
                 partition.stage_record(now, key, packet.payload, block)
-                self._offer(packet, destination, now, headers)
+                self._staged_qos_0(packet, destination, now, headers)
         except TrunklineError as error:
             if packet.qos == 2 and self._unreleased:
                 self._unreleased.discard(packet.packet_id)  # it is not stored: sent again, it is the first

@@ -163,6 +163,20 @@ class Sender:
             self._write(encode(publish))
         return packet_id
 
+    def send_plain(self, message: OutgoingMessage, options: list[int]) -> bool:
+        """Send what goes to subscribers of MQTT 5.0 alike, with QoS 0; False: this is not, see ``send``.
+
+        What differs is made for each: subscription identifiers, no local, topic aliases, expiry.
+        """
+        option = max(options)
+        if option > QOS or (option and message.qos) or message.expires_ms or self._max_aliases or not self.is_v5:
+            return False
+        packet = message.qos_0_v5()
+        if len(packet) > self._max_packet_bytes:
+            return False
+        self._write(packet)
+        return True
+
     def _send_5(self, message: OutgoingMessage, qos: int, is_flagged: bool, extra: bytes) -> int:
         first = 0x30 | qos << 1 | is_flagged
         topic = message.topic

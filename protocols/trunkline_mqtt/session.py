@@ -211,10 +211,13 @@ class Session(LiveSubscriber):
         message = outgoing(delivery, server.topic_names)
         if message is None:
             return True
-        server.delivered += 1
+        server.delivered += delivery.count
         transport = self._transport
         if self.is_v5 or message.expires_ms:
-            self._sender.send(message, options, now_ms=server.now_ms())
+            if self._sender.send_plain(message, options):
+                return True if not transport.is_congested else self._stop(delivery)
+            for single in message.singly():
+                self._sender.send(single, options, now_ms=server.now_ms())
         else:
             # In line, as these are most deliveries of a large fan-out.
             qos = options[0] if len(options) == 1 else max(options)

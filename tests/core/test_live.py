@@ -35,7 +35,7 @@ class Subscriber(LiveSubscriber):
     def deliver(self, delivery: Delivery, options: list[Any]) -> bool:
         assert self.window > 0, "nothing is delivered after a stop"
         self.window -= 1
-        self.got.append(delivery.record.offset)
+        self.got += range(delivery.record.offset, delivery.record.offset + delivery.count)
         self.options.append(sorted(options))
         return self.window > 0
 

@@ -28,15 +28,16 @@ def live(bench: PartitionBench) -> LiveBench:
     return LiveBench(bench)
 
 
-def delivery(live: LiveBench, offset: int, key: bytes = b"a") -> Delivery:
-    return Delivery(Record(offset, 1, key, b"", ()), key.decode(), live.bench.partition)
+def delivery(live: LiveBench, offset: int, key: bytes = b"a", count: int = 1) -> Delivery:
+    return Delivery(Record(offset, 1, key, b"", ()), key.decode(), live.bench.partition, count)
 
 
-def publish_early(live: LiveBench, key: bytes = b"a") -> int:
-    """Stage a record and offer it; its offset. It is not committed."""
-    live.bench.stage(b"", key=key)
-    offset = live.bench.partition.staged_end_offset - 1
-    live.tail.offer_early(delivery(live, offset, key))
+def publish_early(live: LiveBench, key: bytes = b"a", count: int = 1) -> int:
+    """Stage records and offer them in one; the first one's offset. They are not committed."""
+    for _ in range(count):
+        live.bench.stage(b"", key=key)
+    offset = live.bench.partition.staged_end_offset - count
+    live.tail.offer_early(delivery(live, offset, key, count))
     return offset
 
 
@@ -133,7 +134,7 @@ def test_when_the_partition_ends_nothing_is_left(live: LiveBench) -> None:
 
 KEYS = [b"a", b"b"]
 STEPS = st.one_of(
-    st.tuples(st.just("early"), st.sampled_from(KEYS)),
+    st.tuples(st.just("early"), st.tuples(st.sampled_from(KEYS), st.integers(1, 3))),
     st.tuples(st.just("stage"), st.sampled_from(KEYS)),
     st.tuples(st.just("commit"), st.none()),
     st.tuples(st.just("round"), st.none()),
@@ -151,7 +152,7 @@ def test_nobody_misses_or_repeats_anything_whatever_happens(
     everybody: list[tuple[Subscriber, int]] = []
     for step, detail in [("subscribe", (True, 3)), *steps]:
         if step == "early":
-            publish_early(live, detail)
+            publish_early(live, *detail)
         elif step == "stage":
             live.bench.stage(b"", key=detail)
         elif step == "commit":

@@ -20,15 +20,18 @@ class Delivery:
       record: as stored.
       text: its key as text, which is what filters are matched against; empty where it has none that is text.
       partition: where it comes from.
+      count: how many records it stands for. Only what is offered early can be several: ``record`` is the first, the
+        others follow it in the partition with the same key and headers, and what their values are the door knows.
       cache: forms of it that are the same for many subscribers; the door's own, empty at first.
     """
 
-    __slots__ = ("cache", "partition", "record", "text")
+    __slots__ = ("cache", "count", "partition", "record", "text")
 
-    def __init__(self, record: Record, text: str, partition: Partition) -> None:
+    def __init__(self, record: Record, text: str, partition: Partition, count: int = 1) -> None:
         self.record = record
         self.text = text
         self.partition = partition
+        self.count = count
         self.cache: dict[Any, Any] = {}
 
 

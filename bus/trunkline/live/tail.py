@@ -165,7 +165,7 @@ class LiveTail:
     # -- early -------------------------------------------------------------------------------------
 
     def offer_early(self, delivery: Delivery) -> bool:
-        """Offer a record that was staged just now, with its offset, and is not committed yet.
+        """Offer what was staged just now, with its offset, and is not committed yet.
 
         False: it was not, and is offered when it is committed; too many pieces of the log wait for that.
         """
@@ -173,9 +173,9 @@ class LiveTail:
             return True
         early, offset = self._early, delivery.record.offset
         if early and early[-1][1] == offset:
-            early[-1] = (early[-1][0], offset + 1)
+            early[-1] = (early[-1][0], offset + delivery.count)
         elif len(early) < MAX_EARLY_RANGES:
-            early.append((offset, offset + 1))
+            early.append((offset, offset + delivery.count))
         else:
             return False
         self._offer_unstored(delivery, is_early=True)

@@ -20,7 +20,7 @@ place, struct, a look-up of attributes, timestamp and offset in one piece.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from trunkline.compression import Compression, compress
 from trunkline.records.batch import APPEND_TIME, CONTROL, HEADER_BYTES, TIMESTAMP_LIMIT, TRANSACTIONAL, pack_batch
@@ -33,6 +33,7 @@ EMPTY_HEADERS = b"\x00"
 """What :func:`encode_headers` makes of no headers."""
 
 _NULL = encode_varint(-1)
+_RUN_OVERHEAD = 24  # varints and attributes of one record: at most so many bytes
 _FIELD_BYTES = [len(length) + size for size, length in enumerate(SMALL)]  # of a field of that size with its length
 
 
@@ -129,6 +130,27 @@ class BatchBuilder:
             self.size_bytes += _FIELD_BYTES[size]
         except IndexError:
             self._append_large(key, value, headers_block)
+
+    def append_run(self, timestamp: int, key: bytes, values: Sequence[bytes], headers_block: bytes) -> None:
+        """Add records that differ in their values only, as ``append`` for each of them would; one value at least."""
+        largest = len(key) + max(map(len, values)) + len(headers_block) + _RUN_OVERHEAD
+        if largest > len(SMALL) or self.count + len(values) > len(SMALL):
+            for value in values:
+                self.append(timestamp, key, value, headers_block)
+            return
+        if timestamp is not self._timestamp:
+            self._set_timestamp(timestamp)
+        fixed = self._fixed_bytes + _FIELD_BYTES[len(key)] + len(headers_block) - 1
+        key_field = SMALL[len(key)] + key
+        stamp, parts, number, size_bytes = self._stamp, self._parts, self.count, self.size_bytes
+        for value in values:
+            length = len(value)
+            size = fixed + (number > 63) + _FIELD_BYTES[length]
+            parts += (SMALL[size], stamp, SMALL[number], key_field, SMALL[length], value, headers_block)
+            size_bytes += _FIELD_BYTES[size]
+            number += 1
+        self.count = number
+        self.size_bytes = size_bytes
 
     def _append_large(self, key: bytes | None, value: bytes | None, headers_block: bytes) -> None:
         body = [self._stamp, encode_varint(self.count)]
