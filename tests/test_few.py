@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -30,6 +32,14 @@ def test_it_does_what_a_dict_does(steps: list[tuple[str, int, int]]) -> None:
         assert bool(few) == bool(model)
         assert [key in few for key in range(4)] == [key in model for key in range(4)]
         assert [few[key] for key in few] == [*model.values()]
+
+
+def test_it_is_small_again_with_one_entry_left() -> None:
+    few: Few[str, int] = Few()
+    few["a"], few["b"] = 1, 2
+    few.pop("a")
+    assert not any(isinstance(part, dict) for part in gc.get_referents(few))
+    assert list(few.items()) == [("b", 2)]
 
 
 def test_what_it_lacks_is_a_key_error() -> None:

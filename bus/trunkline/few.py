@@ -25,7 +25,7 @@ _NOTHING: Final = _Nothing()
 
 
 class Few(Generic[K, V]):
-    """What of a dict's methods its users need. With two entries and more it is a dict behind a thin wall."""
+    """What of a dict's methods its users need. With more than one entry it is a dict behind a thin wall."""
 
     __slots__ = ("_key", "_more", "_value")
 
@@ -70,7 +70,11 @@ class Few(Generic[K, V]):
     def pop(self, key: K, default: V | None = None) -> V | None:
         """Take an entry away."""
         if self._more is not None:
-            return self._more.pop(key, default)
+            found = self._more.pop(key, default)
+            if len(self._more) == 1:
+                ((self._key, self._value),) = self._more.items()
+                self._more = None
+            return found
         if self._key != key:
             return default
         value = cast(V, self._value)

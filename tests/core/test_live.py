@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from trunkline.errors import BrokerClosing, CorruptLog, LocalProtocolError, LogStopped, TrunklineError
 from trunkline.filters import key_text, matches
-from trunkline.live import Delivery, LiveSubscriber, LiveTail
+from trunkline.live import Delivery, LiveSubscriber, LiveTail, Watcher
 from trunkline.partition import Partition
 from trunkline.records import encode
 from trunkline.sparse import wanted_keys
@@ -427,6 +427,31 @@ def test_filters_of_both_syntaxes_live_and_behind(live: LiveBench) -> None:
     assert levels.got == [1, 4]
     assert live.tail.unsubscribe(words, "#", syntax="amqp")
     assert live.tail.statistics().filters == 1
+
+
+class Watching(Watcher):
+    def __init__(self) -> None:
+        self.got: list[int] = []
+
+    def deliver(self, delivery: Delivery, options: list[Any]) -> bool:
+        self.got.append(delivery.record.offset)
+        return True
+
+
+def test_a_watcher_is_told_of_what_is_committed_and_the_tail_keeps_nothing_else_of_it(live: LiveBench) -> None:
+    live.publish(b"a")
+    watcher, other = Watching(), Subscriber()
+    live.tail.watch(watcher, "+")
+    live.tail.watch(watcher, "+")
+    live.tail.subscribe(other, "a", "x")
+    live.publish(b"a", b"b", b"a/b")
+    statistics = live.tail.statistics()
+    live.tail.unwatch(watcher, "+")
+    live.tail.unwatch(watcher, "+")
+    live.publish(b"a")
+
+    assert (watcher.got, other.got) == ([1, 2], [1, 4])
+    assert (statistics.subscribers, statistics.filters) == (1, 2)
 
 
 class Failing(Subscriber):

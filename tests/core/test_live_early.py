@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.core.test_live import LiveBench, Subscriber
+from tests.core.test_live import LiveBench, Subscriber, Watching
 
 from trunkline.live import Delivery
 from trunkline.live.tail import MAX_EARLY_RANGES
@@ -53,6 +53,16 @@ def test_who_takes_them_early_gets_them_before_the_commit_and_not_again(live: Li
 
     live.bench.commit()
     assert (eager.got, patient.got) == ([0, 2, 1], [0, 1, 2])
+
+
+def test_who_watches_is_told_when_they_are_committed(live: LiveBench) -> None:
+    watcher = Watching()
+    live.tail.watch(watcher, "+")
+    live.tail.subscribe(Eager(), "a", 0)
+    publish_early(live)
+    assert watcher.got == []
+    live.bench.commit()
+    assert watcher.got == [0]
 
 
 def test_who_comes_between_gets_all_that_is_committed_from_then_on(live: LiveBench) -> None:

@@ -223,14 +223,17 @@ class TestExpiry:
             assert "dev1" not in broker.sessions
 
 
+@pytest.mark.parametrize("is_away", [False, True])
 async def test_a_session_that_wanted_nothing_for_long_is_stored_now_and_then(
-    machine: Machine, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+    machine: Machine, autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch, is_away: bool
 ) -> None:
     monkeypatch.setattr("trunkline.sessions.sessions.IDLE_OFFSETS", 5)
     async with machine.broker(kill=True) as broker:
         await broker.create_topic("mqtt")
         peer = Peer().attach(broker)
         peer.session.subscribe("mqtt", "rare")
+        if is_away:
+            peer.session.detach()
         await settle(broker)
         await publish(broker, *["often"] * 10)
         await trio.sleep(130)

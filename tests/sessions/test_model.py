@@ -320,7 +320,7 @@ async def story(random: Random, directory: Path) -> None:
 def _small_limits() -> Iterator[None]:
     """So that a few dozen records pass every limit."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("trunkline.sessions.state.MAX_REFERENCES", 4)
+        patch.setattr("trunkline.sessions.references.MAX_REFERENCES", 4)
         patch.setattr("trunkline.sessions.session.FINISHES_BETWEEN_CHECKPOINTS", 5)
         patch.setattr("trunkline.sessions.serving._RECORDS_A_ROUND", 3)
         patch.setattr("trunkline.live.behind.FAR_BEHIND", 8)

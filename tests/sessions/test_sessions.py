@@ -124,7 +124,7 @@ async def test_what_comes_while_nobody_is_there_is_kept_as_references(broker: Br
 async def test_with_too_many_references_the_log_is_looked_through(
     broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("trunkline.sessions.state.MAX_REFERENCES", 3)
+    monkeypatch.setattr("trunkline.sessions.references.MAX_REFERENCES", 3)
     monkeypatch.setattr("trunkline.live.behind.FAR_BEHIND", 5)
     peer = Peer().attach(broker)
     peer.session.subscribe("mqtt", "a/+")
@@ -450,7 +450,7 @@ class TestRetention:
     async def test_what_retention_took_is_counted_and_told(
         self, broker: Broker, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        monkeypatch.setattr("trunkline.sessions.state.MAX_REFERENCES", 1)
+        monkeypatch.setattr("trunkline.sessions.references.MAX_REFERENCES", 1)
         peer = Peer().attach(broker)
         peer.session.subscribe("mqtt", "#")
         peer.session.detach()

@@ -11,6 +11,9 @@ So a slow subscriber costs a cursor and at most one decoded chunk, never a queue
 behind gets nothing older than itself: each filter has a start offset. A subscriber may also ask to begin in the
 past; then it is behind from the first moment.
 
+Who never stops, and asks how far it is only when it could ask the partition, may *watch* instead (:class:`Watcher`): it
+stands in the index itself, and the tail keeps nothing else of it.
+
 **Early.** A door may offer a record that is staged and not committed yet (:meth:`LiveTail.offer_early`), if it promises
 nothing about it: an MQTT message with QoS 0 need not wait for the disk. It goes to those who are live then, and is not
 offered again when it is committed:
@@ -25,5 +28,6 @@ from __future__ import annotations
 
 from trunkline.live.subscriber import Delivery, LiveSubscriber
 from trunkline.live.tail import LiveStatistics, LiveTail
+from trunkline.live.watcher import Watcher
 
-__all__ = ["Delivery", "LiveStatistics", "LiveSubscriber", "LiveTail"]
+__all__ = ["Delivery", "LiveStatistics", "LiveSubscriber", "LiveTail", "Watcher"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterator
-from typing import Any, Final
+from typing import Any, Final, cast
 
 import msgspec
 
@@ -13,6 +13,7 @@ from trunkline.filters import Syntax, key_text
 from trunkline.live.behind import Behind, decode
 from trunkline.live.member import GONE, Member, holds
 from trunkline.live.subscriber import Delivery, LiveSubscriber
+from trunkline.live.watcher import Watcher
 from trunkline.partition import Partition
 from trunkline.records import Record
 from trunkline.rounds import Rounds
@@ -146,6 +147,18 @@ class LiveTail:
         if member.leftover:
             return member.leftover[-1].offset
         return self.partition.high_watermark if member.cursor is None else member.cursor
+
+    def watch(self, watcher: Watcher, filter: str, *, syntax: Syntax = "mqtt") -> None:
+        """Offer ``watcher`` what is committed from now on and matches. Raises ValueError for a bad filter."""
+        if self._index(syntax).add(filter, cast(Member, watcher), None):
+            self._online += 1
+            self._patient += 1
+
+    def unwatch(self, watcher: Watcher, filter: str, *, syntax: Syntax = "mqtt") -> None:
+        """Undo ``watch``, if it was done. Not to be called in ``deliver``."""
+        if self._index(syntax).remove(filter, cast(Member, watcher)):
+            self._online -= 1
+            self._patient -= 1
 
     # -- live --------------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from trunkline.errors import SessionFenced, TrunklineError
 from trunkline.pending import AppendReceiver
 from trunkline.rounds import Rounds
+from trunkline.sessions.offline import OfflineSession
 from trunkline.sessions.state import SessionState
 from trunkline.sessions.stored import DEFINITION, PROGRESS, key_of
 from trunkline.state_topic import StateTopic
@@ -27,13 +28,21 @@ class Checkpoints:
     """Writes sessions to their topic.
 
     Args:
-      dirty: called with a session that could not be stored.
+      stored: called with a session that was given to be stored.
+      not_stored: called with its name if that failed.
     """
 
-    def __init__(self, topic: StateTopic, rounds: Rounds, dirty: Callable[[SessionState], None]) -> None:
+    def __init__(
+        self,
+        topic: StateTopic,
+        rounds: Rounds,
+        stored: Callable[[SessionState], None],
+        not_stored: Callable[[str], None],
+    ) -> None:
         self._topic = topic
         self._rounds = rounds
-        self._tell_dirty = dirty
+        self._stored = stored
+        self.not_stored = not_stored
         self._dirty: dict[SessionState, None] = {}
         self._asked: dict[SessionState, Waiting] = {}
 
@@ -67,10 +76,11 @@ class Checkpoints:
         for state, waiting in asked.items():
             if not state.is_ended:
                 self._store(state, waiting)
+                self._stored(state)
 
     def _store(self, state: SessionState, waiting: Waiting) -> None:
         entries = self.entries(state, is_wanted=bool(waiting))
-        storing = _Storing(self, state, waiting, len(entries))
+        storing = _Storing(self, state.name, waiting, len(entries))
         for key, value in entries:
             self._topic.write(key, value, storing)
 
@@ -90,30 +100,31 @@ class Checkpoints:
         state.hold()
         return entries
 
-    def not_stored(self, state: SessionState) -> None:
-        """A write has failed: try again with the next checkpoint, with everything."""
-        if not state.is_ended:
-            state.is_changed = True
-            self._tell_dirty(state)
+    def restate(self, session: OfflineSession) -> None:
+        """Store how far one is that nobody is attached to."""
+        progress = session.restated()
+        if progress is not None:  # should it fail, the position before is still right
+            self._topic.write(key_of(PROGRESS, session.name), progress)
 
-    def forget(self, state: SessionState) -> None:
+    def forget(self, session: SessionState | OfflineSession) -> None:
         """It has ended: remove what is stored of it."""
-        self._dirty.pop(state, None)
-        for receiver, token in self._asked.pop(state, ()):
-            error = SessionFenced(f"session {state.name} has ended", session=state.name, epoch=-1)
-            self._rounds.call_soon(lambda r=receiver, t=token, e=error: r.append_failed(t, e))  # type: ignore[misc]  # mypy cannot infer a lambda with defaults
-        self._topic.write(key_of(PROGRESS, state.name), None)
-        self._topic.write(key_of(DEFINITION, state.name), None)
+        if isinstance(session, SessionState):
+            self._dirty.pop(session, None)
+            for receiver, token in self._asked.pop(session, ()):
+                error = SessionFenced(f"session {session.name} has ended", session=session.name, epoch=-1)
+                self._rounds.call_soon(lambda r=receiver, t=token, e=error: r.append_failed(t, e))  # type: ignore[misc]  # mypy cannot infer a lambda with defaults
+        self._topic.write(key_of(PROGRESS, session.name), None)
+        self._topic.write(key_of(DEFINITION, session.name), None)
 
 
 class _Storing:
     """Waits for the records of one checkpoint, and tells who waits for that; an AppendReceiver."""
 
-    __slots__ = ("_home", "_left", "_state", "_waiting")
+    __slots__ = ("_home", "_left", "_name", "_waiting")
 
-    def __init__(self, home: Checkpoints, state: SessionState, waiting: Waiting, records: int) -> None:
+    def __init__(self, home: Checkpoints, name: str, waiting: Waiting, records: int) -> None:
         self._home = home
-        self._state = state
+        self._name = name
         self._waiting = waiting
         self._left = records
 
@@ -125,7 +136,7 @@ class _Storing:
                 receiver.append_done(own_token, offset)
 
     def append_failed(self, token: object, error: TrunklineError) -> None:
-        self._home.not_stored(self._state)
+        self._home.not_stored(self._name)
         waiting, self._waiting = self._waiting, []
         for receiver, own_token in waiting:
             receiver.append_failed(own_token, error)

@@ -10,10 +10,11 @@ import msgspec
 from trunkline.live import LiveTail
 from trunkline.log import TopicPartition
 from trunkline.partition import Partition
+from trunkline.sessions.offline import OfflineSession
 from trunkline.sessions.state import FilterName, SessionState
-from trunkline.sessions.stored import Definition, Progress, decode_as
+from trunkline.sessions.stored import Definition, decode_as
 
-__all__ = ["SessionDescription", "describe", "describe_stored"]
+__all__ = ["SessionDescription", "describe", "describe_offline"]
 
 
 class SessionDescription(msgspec.Struct, frozen=True):
@@ -66,26 +67,17 @@ def describe(state: SessionState, tail: Callable[[Partition], LiveTail]) -> Sess
     )
 
 
-def describe_stored(name: str, definition: bytes | None, progress: bytes | None) -> SessionDescription:
-    """Of one that is stored only."""
-    wanted, done = decode_as(Definition, definition), decode_as(Progress, progress)
-    cursors = {
-        TopicPartition(topic, index): position
-        for topic, (_, positions) in done.positions().items()
-        for index, position in positions.items()
-    }
-    for _, _, number, index, offset in done.unfinished:
-        place = TopicPartition(done.topics[number].topic, index)
-        if 0 <= offset < cursors.get(place, offset + 1):
-            cursors[place] = offset
+def describe_offline(session: OfflineSession) -> SessionDescription:
+    """Of one that nobody is attached to."""
+    wanted, done = decode_as(Definition, session.definition), session.progress_now()
     return SessionDescription(
-        name=name,
+        name=session.name,
         standing="offline",
         epoch=done.epoch,
         filters=[FilterName(stored.topic, stored.pattern, stored.syntax) for stored in wanted.filters],
-        cursors=cursors,
+        cursors=done.cursors(),
         unfinished=len(done.unfinished),
-        references=0,
+        references=len(session.references or ()),
         missed=done.missed,
         is_held=wanted.is_held,
         expires_s=wanted.expires_s,

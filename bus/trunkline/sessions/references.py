@@ -1,6 +1,7 @@
 """References: where the records lie that a session is to be given when somebody is there to take them.
 
 Sixteen bytes each, no payloads: which partition and which offset, in the order in which the records were committed.
+When there are too many, no more are added for a partition from an *end* on.
 """
 
 from __future__ import annotations
@@ -18,17 +19,28 @@ MAX_REFERENCES: Final = 10_000
 
 
 class References:
-    """A queue of references."""
+    """A queue of references.
 
-    __slots__ = ("_numbers", "_partitions", "_position")
+    Attributes:
+      ends: of partitions, the offset from which on there are no references to what is wanted.
+      noted: partitions that know of them.
+    """
+
+    __slots__ = ("_numbers", "_partitions", "_position", "ends", "noted")
 
     def __init__(self) -> None:
+        self.ends: dict[Partition, int] = {}
+        self.noted: set[Partition] = set()
         self._partitions: list[Partition] = []  # by the numbers used for them below
         self._numbers = array("q")  # number of a partition, offset, and so on
         self._position = 0
 
     def __len__(self) -> int:
         return (len(self._numbers) - self._position) // 2
+
+    @property
+    def is_full(self) -> bool:
+        return len(self) >= MAX_REFERENCES
 
     def add(self, partition: Partition, offset: int) -> None:
         """Add a reference at the end; offsets of a partition only grow."""

@@ -1,7 +1,7 @@
 """All sessions of a broker: who is attached, what is stored when, and what expires.
 
-A session is in one of three places. Stored only: the two records that ``__sessions`` has of it (after a restart).
-In memory, following the log, with or without an owner (once it was attached in this run). Ended: two tombstones.
+A session is in one of three places. In use, while somebody is attached and until it is stored then. Offline: what is
+stored of it, and, if somebody was attached in this run, what follows the log. Ended: two tombstones.
 
 **Time.** Deadlines are kept in the broker's monotonic clock; over a restart by the wall clock, and never longer
 than the session's expiry from the start on. Who was attached when the broker was killed counts as detached then.
@@ -10,6 +10,7 @@ than the session's expiry from the start on. Who was attached when the broker wa
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import TYPE_CHECKING, Final
@@ -21,13 +22,14 @@ from trunkline.groups.timers import Timers
 from trunkline.partition import Partition
 from trunkline.pending import AppendReceiver
 from trunkline.sessions.checkpoints import Checkpoints
-from trunkline.sessions.description import SessionDescription, describe, describe_stored
+from trunkline.sessions.description import SessionDescription, describe, describe_offline
+from trunkline.sessions.offline import OfflineSession
 from trunkline.sessions.owner import SessionOwner
 from trunkline.sessions.serving import Serving
 from trunkline.sessions.session import Session
 from trunkline.sessions.state import FilterName, SessionState
-from trunkline.sessions.stored import DEFINITION, PROGRESS, Definition, Progress, decode_as
-from trunkline.sessions.window import Unfinished
+from trunkline.sessions.stored import DEFINITION, PROGRESS, Definition, Progress, decode_as, key_of
+from trunkline.sessions.window import Unfinished, unfinished_of
 from trunkline.topic import Topic
 
 if TYPE_CHECKING:
@@ -49,17 +51,6 @@ _MAX_NAME_BYTES: Final = 65_535
 _CHECKPOINTS, _LOOK = "\0checkpoints", "\0look"  # timers; no session has a NUL in its name
 
 
-class _Stored:
-    """A session that nobody was attached to in this run of the broker."""
-
-    __slots__ = ("definition", "expires_at", "progress")
-
-    def __init__(self) -> None:
-        self.definition: bytes | None = None
-        self.progress: bytes | None = None
-        self.expires_at = 0.0
-
-
 class Sessions:
     """``broker.sessions``. Belongs to the broker's thread."""
 
@@ -70,12 +61,13 @@ class Sessions:
         self.tail = services.live
         self._topic = services.state_topic("__sessions")
         self._is_loaded = False
-        self._stored: dict[str, _Stored] = {}
         self._states: dict[str, SessionState] = {}
-        self._look_at: Iterator[SessionState] = iter(())
+        self._offline: dict[str, OfflineSession] = {}
+        self._followed: tuple[Partition, ...] = ()
+        self._look_at: Iterator[str] = iter(())
         self._end_listeners: list[Callable[[str], None]] = []
         self._timers = Timers()
-        self._checkpoints = Checkpoints(self._topic, self.rounds, self.is_dirty)
+        self._checkpoints = Checkpoints(self._topic, self.rounds, self._stored, self._not_stored)
 
     # -- opening and closing -----------------------------------------------------------------------
 
@@ -83,14 +75,14 @@ class Sessions:
         """Read what is stored; until this returns nothing is answered. Raises CorruptLog, OSError."""
         await self._topic.replay(self._replayed)
         now_s, now_ms = trio.current_time(), self.rounds.now_ms()
-        for name, stored in self._stored.items():
-            definition, progress = decode_as(Definition, stored.definition), decode_as(Progress, stored.progress)
+        for name, session in self._offline.items():
+            definition, progress = decode_as(Definition, session.definition), decode_as(Progress, session.progress)
             if definition.expires_s is not None:
                 gone_s = max(now_ms - progress.detached_ms, 0) / 1000 if progress.detached_ms else 0.0
-                stored.expires_at = now_s + max(definition.expires_s - gone_s, 0.0)
-                self._timers.set(name, stored.expires_at)
+                session.expires_at = now_s + max(definition.expires_s - gone_s, 0.0)
+                self._timers.set(name, session.expires_at)
             if definition.is_held:
-                self._hold_stored(name, progress)
+                session.hold()
         self._services.catalog.on_change(self._topic_changed)
         self._services.catalog.on_growth(self._topic_grew)
         self._is_loaded = True
@@ -98,26 +90,15 @@ class Sessions:
 
     def _replayed(self, key: bytes, value: bytes | None, offset: int) -> None:
         name = key[1:].decode()
-        stored = self._stored.get(name)
-        if stored is None:
-            stored = self._stored[name] = _Stored()
+        session = self._offline.get(name)
+        if session is None:
+            session = self._offline[name] = OfflineSession(self, name)
         if key[:1] == DEFINITION:
-            stored.definition = value
+            session.definition = value
         elif key[:1] == PROGRESS:
-            stored.progress = value
-        if stored.definition is None and stored.progress is None:
-            del self._stored[name]
-
-    def _hold_stored(self, name: str, progress: Progress) -> None:
-        for topic, (topic_id, positions) in progress.positions().items():
-            for index, position in positions.items():
-                partition = self.partition(topic, index)
-                if partition is not None and partition.topic.id == topic_id:
-                    partition.readers[f"session:{name}"] = position
-        for _, _, number, index, offset in progress.unfinished:
-            partition = self.partition(progress.topics[number].topic, index)
-            if partition is not None and 0 <= offset < partition.readers.get(f"session:{name}", 0):
-                partition.readers[f"session:{name}"] = offset
+            session.progress = value
+        if session.definition is None and session.progress is None:
+            del self._offline[name]
 
     async def close(self) -> None:
         """Store how far every session is. Raises LogStopped, StoreFull: what is not stored is as after a crash."""
@@ -128,6 +109,10 @@ class Sessions:
         entries: list[tuple[bytes, bytes | None]] = []
         for state in self._states.values():
             entries += self._checkpoints.entries(state)
+        for session in self._offline.values():
+            progress = session.restated()
+            if progress is not None:
+                entries.append((key_of(PROGRESS, session.name), progress))
         if entries:
             await self._topic.write_durable(entries)
 
@@ -185,14 +170,12 @@ class Sessions:
         return Session(self, state, serving, is_resumed=is_resumed)
 
     def _load(self, name: str) -> SessionState | None:
-        """The session, in memory from now on."""
-        state = self._states.get(name)
-        stored = self._stored.get(name)
-        if state is None and stored is not None:
-            state = SessionState.restore(self, name, stored.definition, stored.progress)
-            self._states[name] = state
-            del self._stored[name]
-        return state
+        """The session, in use from now on, until it is stored. Raises CorruptLog."""
+        session = self._offline.get(name)
+        if session is not None:
+            self._states[name] = session.unpark()
+            del self._offline[name]
+        return self._states.get(name)
 
     def _fence(self, serving: Serving, state: SessionState, reason: str) -> None:
         error = SessionFenced(f"session {state.name}: {reason}", session=state.name, epoch=state.epoch)
@@ -230,10 +213,10 @@ class Sessions:
     def names(self) -> list[str]:
         """Of all sessions, in any order. Raises CoordinatorLoading."""
         self._check_loaded()
-        return [*self._states, *self._stored]
+        return [*self._states, *self._offline]
 
     def __contains__(self, name: str) -> bool:
-        return name in self._states or name in self._stored
+        return name in self._states or name in self._offline
 
     def get(self, name: str) -> SessionDescription | None:
         """What there is to say of a session; None if there is none of this name. Raises CoordinatorLoading."""
@@ -241,38 +224,44 @@ class Sessions:
         state = self._states.get(name)
         if state is not None:
             return describe(state, self.tail)
-        stored = self._stored.get(name)
-        return None if stored is None else describe_stored(name, stored.definition, stored.progress)
+        session = self._offline.get(name)
+        return None if session is None else describe_offline(session)
 
     def having(self, prefix: str) -> Iterator[tuple[str, FilterName]]:
         """Sessions and their filters whose patterns begin so. Those that nobody uses are not all decoded for it."""
-        mark = prefix.encode()
         for name, state in self._states.items():
             for filter in state.filters:
                 if filter.pattern.startswith(prefix):
                     yield name, filter
-        for name, stored in self._stored.items():
-            if stored.definition is not None and mark in stored.definition:
-                for wanted in decode_as(Definition, stored.definition).filters:
-                    if wanted.pattern.startswith(prefix):
-                        yield name, FilterName(wanted.topic, wanted.pattern, wanted.syntax)
+        for name, session in self._offline.items():
+            for wanted in session.filters_with(prefix):
+                if wanted.pattern.startswith(prefix):
+                    yield name, FilterName(wanted.topic, wanted.pattern, wanted.syntax)
 
     def follow(self, prefix: str, topic: str, other: str) -> None:
         """Let sessions with names that begin so want from ``other``, from now on, what they want of ``topic``."""
         self._check_loaded()
         for name in self.names():
-            state = self._load(name) if name.startswith(prefix) else None
+            state = self._load(name) if name.startswith(prefix) and self._wants(name, topic) else None
             if state is None:
                 continue
             for filter, options in [*state.filters.items()]:
                 if filter.topic == topic:
                     state.subscribe(FilterName(other, filter.pattern, filter.syntax), options, None)
-                    self.checkpoint(state)
+            self.checkpoint(state)
+
+    def _wants(self, name: str, topic: str) -> bool:
+        session = self._offline.get(name)
+        if session is None:
+            return any(filter.topic == topic for filter in self._states[name].filters)
+        return any(filter.topic == topic for filter in session.filters_with(topic))
 
     def unfinished(self, name: str) -> list[Unfinished]:
         """What is in the window of a session; empty if there is none of this name. Raises CoordinatorLoading."""
         self._check_loaded()
-        state = self._load(name)
+        session, state = self._offline.get(name), self._states.get(name)
+        if session is not None:
+            return unfinished_of(name, decode_as(Progress, session.progress), self.partition)
         return [] if state is None or state.window is None else [*state.window]
 
     def on_end(self, listener: Callable[[str], None]) -> None:
@@ -282,22 +271,25 @@ class Sessions:
     def delete(self, name: str) -> bool:
         """End a session; its owner is fenced. False if there is none of this name. Raises CoordinatorLoading."""
         self._check_loaded()
-        state = self._load(name)
-        if state is None:
+        session = self._offline.get(name) or self._states.get(name)
+        if session is None:
             return False
-        serving = state.serving
-        self._end(state)
-        if serving is not None:
-            self._fence(serving, state, "it was deleted")
+        serving = session.serving if isinstance(session, SessionState) else None
+        self._end(session)
+        if isinstance(session, SessionState) and serving is not None:
+            self._fence(serving, session, "it was deleted")
         return True
 
-    def _end(self, state: SessionState) -> None:
-        state.serving = None
-        state.end()
-        del self._states[state.name]
-        self._checkpoints.forget(state)
+    def _end(self, session: SessionState | OfflineSession) -> None:
+        if isinstance(session, SessionState):
+            session.serving = None
+            del self._states[session.name]
+        else:
+            del self._offline[session.name]
+        session.end()
+        self._checkpoints.forget(session)
         for listener in self._end_listeners:
-            listener(state.name)
+            listener(session.name)
 
     def topic(self, name: str) -> Topic | None:
         """The topic, if it is there."""
@@ -309,18 +301,24 @@ class Sessions:
         return None if found is None or not 0 <= index < len(found.partitions) else found.partitions[index]
 
     def _topic_changed(self, name: str, topic: Topic | None) -> None:
-        for state in self._states.values():
-            if topic is None:
+        if topic is None:
+            for state in self._states.values():
                 state.topic_deleted(name)
-            elif any(filter.topic == name for filter in state.filters):
-                state.topic_made(topic)
-                self.checkpoint(state)
+            return
+        for state in self._following(name):
+            state.topic_made(topic)
+            self.checkpoint(state)
 
     def _topic_grew(self, topic: Topic, first: int) -> None:
-        for state in self._states.values():
-            if any(filter.topic == topic.name for filter in state.filters):
-                state.topic_grew(topic, first)
-                self.checkpoint(state)
+        for state in self._following(topic.name):
+            state.topic_grew(topic, first)
+            self.checkpoint(state)
+
+    def _following(self, topic: str) -> list[SessionState]:
+        """Those that follow the log and want something of a topic, in use from now on."""
+        found = [name for name in self._states if self._wants(name, topic)]
+        found += [name for name, session in self._offline.items() if session.is_following and self._wants(name, topic)]
+        return [state for state in map(self._load, found) if state is not None]
 
     # -- storing -----------------------------------------------------------------------------------
 
@@ -332,6 +330,25 @@ class Sessions:
     def checkpoint(self, state: SessionState, receiver: AppendReceiver | None = None, token: object = None) -> None:
         """Store a session in the next round."""
         self._checkpoints.ask(state, receiver, token)
+
+    def _stored(self, state: SessionState) -> None:
+        """It was given to be stored: with nobody attached, that is all that is kept of it."""
+        if state.serving is None:
+            del self._states[state.name]
+            self._offline[state.name] = OfflineSession.park(self, state)
+
+    def _not_stored(self, name: str) -> None:
+        """A write has failed: try again with the next checkpoint, with everything."""
+        state = self._load(name)
+        if state is not None:
+            state.is_changed = True
+            self.is_dirty(state)
+
+    def shared(self, followed: tuple[Partition, ...]) -> tuple[Partition, ...]:
+        """The same; most sessions follow the same partitions, and share the tuple of them."""
+        if followed != self._followed:
+            self._followed = followed
+        return self._followed
 
     # -- time --------------------------------------------------------------------------------------
 
@@ -347,26 +364,28 @@ class Sessions:
 
     def _look(self) -> None:
         """Store some of those whose positions are far behind."""
-        if self._states:
+        if self._states or self._offline:
             self._timers.set(_LOOK, trio.current_time() + _LOOK_S)
         looked_at = [*islice(self._look_at, _LOOKED_AT)]
         if not looked_at:
-            self._look_at = iter([*self._states.values()])
-        for state in looked_at:
-            if not state.is_ended:
+            self._look_at = iter(self.names())
+        for name in looked_at:
+            state, session = self._states.get(name), self._offline.get(name)
+            if state is not None:
                 state.hold()
                 if state.is_far_from_stored(IDLE_OFFSETS):
                     self.checkpoint(state)
+            elif session is not None and session.is_far_from_stored(IDLE_OFFSETS):
+                self._checkpoints.restate(session)
 
     def _expire(self, name: str, now: float) -> None:
-        state, stored = self._states.get(name), self._stored.get(name)
-        if state is not None and (state.serving is not None or state.expires_s is None):
-            return  # it was attached meanwhile
-        expires_at = state.expires_at if state is not None else stored.expires_at if stored is not None else None
-        if expires_at is None:
-            return
-        if expires_at > now:
+        state, session = self._states.get(name), self._offline.get(name)
+        if state is not None:
+            expires_at = state.expires_at if state.serving is None and state.expires_s is not None else math.inf
+        else:
+            expires_at = math.inf if session is None else session.expires_at
+        if expires_at <= now:
+            logger.info("session %s has expired", name)
+            self.delete(name)
+        elif not math.isinf(expires_at):  # else it was attached meanwhile
             self._timers.set(name, expires_at)
-            return
-        logger.info("session %s has expired", name)
-        self.delete(name)

@@ -1,14 +1,15 @@
 """One session's state: what it wants, how far it is, what is not finished. It outlives the connections that use it.
 
-It follows the live tails of its partitions whether somebody is attached or not, as one and the same subscriber, so
-nothing can be lost or doubled when somebody comes or goes. What comes while nobody can take it becomes a reference;
-when there are too many the tail remembers one offset instead (the session is *behind* in it) and looks the rest up.
-So everything below :meth:`SessionState.positions` was given to somebody, and nothing above it.
+It follows the live tails of its partitions as one and the same subscriber, whoever is attached, so nothing can be lost
+or doubled when one connection takes it over from another. When nobody is, and that is stored, an
+:class:`~trunkline.sessions.offline.OfflineSession` takes its place. What comes while nobody can take it becomes a
+reference; when there are too many the tail remembers one offset instead (the session is *behind* in it) and looks the
+rest up. So everything below :meth:`SessionState.positions` was given to somebody, and nothing above it.
 
 Each filter has a start in each partition. It is kept only as long as the session's position is below it.
 
-There are many sessions and most are away, so what an ordinary one has is kept small: one filter is no dict
-(:mod:`trunkline.few`), and what it rarely has is None.
+There may be many, so what an ordinary one has is kept small: one filter is no dict (:mod:`trunkline.few`), and what it
+rarely has is None.
 """
 
 from __future__ import annotations
@@ -24,9 +25,9 @@ from trunkline.live import Delivery, LiveSubscriber
 from trunkline.log import TopicPartition
 from trunkline.partition import Partition
 from trunkline.records import Record
-from trunkline.sessions.references import MAX_REFERENCES, References
+from trunkline.sessions.references import References
 from trunkline.sessions.stored import Definition, Progress, StoredFilter, TopicPositions, decode_as, flat
-from trunkline.sessions.window import Unfinished, Window
+from trunkline.sessions.window import Window, unfinished_of
 
 if TYPE_CHECKING:
     from trunkline.sessions.serving import Serving
@@ -56,6 +57,7 @@ class SessionState(LiveSubscriber):
       expires_at: when it ends, in seconds of the broker's clock, if it is still detached then.
       missed_records: that retention took, in all; ``untold`` by partition, of which no owner knows yet.
       is_changed: the definition is not stored as it is.
+      is_ended: the session has ended, or something else stands for it now.
       stored_progress: as it was stored last.
     """
 
@@ -101,11 +103,9 @@ class SessionState(LiveSubscriber):
     # -- from what is stored -----------------------------------------------------------------------
 
     @classmethod
-    def restore(cls, home: Sessions, name: str, definition: bytes | None, progress: bytes | None) -> SessionState:
-        """Take up a session where it was stored. Raises CorruptLog."""
-        wanted, done = decode_as(Definition, definition), decode_as(Progress, progress)
+    def restore(cls, home: Sessions, name: str, wanted: Definition, done: Progress) -> SessionState:
+        """Take up a session where it was left."""
         state = cls(home, name, wanted, done)
-        state.stored_progress = progress
         positions = done.positions()
         for stored in wanted.filters:
             filter = FilterName(stored.topic, stored.pattern, stored.syntax)
@@ -114,22 +114,10 @@ class SessionState(LiveSubscriber):
         for topic in state._topics():
             topic_id, known = positions.get(topic.name, ("", {}))
             state._follow(topic, known if topic_id == topic.id else {})
-        state._restore_window(done)
-        return state
-
-    def _restore_window(self, progress: Progress) -> None:
-        entries = []
-        for id, kind, number, index, offset in progress.unfinished:
-            stored = progress.topics[number]
-            partition = self._home.partition(stored.topic, index)
-            if partition is None or partition.topic.id != stored.topic_id:
-                offset = -1
-            elif offset >= partition.high_watermark:
-                logger.warning("session %s: %s lost offset %d in a crash", self.name, partition.name, offset)
-                continue  # another record will have this offset
-            entries.append(Unfinished(id, TopicPartition(stored.topic, index), offset, kind))
+        entries = unfinished_of(name, done, home.partition)
         if entries:
-            self.window = Window(entries)
+            state.window = Window(entries)
+        return state
 
     def _follow(self, topic: Topic, positions: Mapping[int, int], first: int = 0) -> None:
         """Be told of what the filters want of a topic, from these positions on; a partition without one from 0.
@@ -249,7 +237,7 @@ class SessionState(LiveSubscriber):
         if self.references is None:
             self.references = References()
         self.references.add(delivery.partition, delivery.record.offset)
-        return serving is None and len(self.references) < MAX_REFERENCES
+        return serving is None and not self.references.is_full
 
     def resume_tails(self) -> None:
         """Everything older has been given: let the tails go on."""
@@ -281,15 +269,20 @@ class SessionState(LiveSubscriber):
     def reader_name(self) -> str:
         return f"session:{self.name}"
 
-    def positions(self) -> Iterator[tuple[Partition, int]]:
-        """Of each partition: every wanted record below has been given. Not to be asked inside of ``deliver``."""
-        first = self.references.lowest() if self.references else {}
+    def offered(self) -> Iterator[tuple[Partition, int]]:
+        """Of each partition: what is wanted below was given, or is referred to. Not to be asked in ``deliver``."""
         for topic in self._topics():
             for partition in topic.partitions:
                 position = self._home.tail(partition).position(self)
                 if position is None:  # its log has failed, and the tail forgot everybody
                     position = self._stored_position(partition)
-                yield partition, min(position, first.get(partition, position))
+                yield partition, position
+
+    def positions(self) -> Iterator[tuple[Partition, int]]:
+        """Of each partition: every wanted record below has been given. Not to be asked inside of ``deliver``."""
+        first = self.references.lowest() if self.references else {}
+        for partition, offset in self.offered():
+            yield partition, min(offset, first.get(partition, offset))
 
     def _stored_position(self, partition: Partition) -> int:
         if not self.stored_progress:
@@ -359,9 +352,13 @@ class SessionState(LiveSubscriber):
 
     def end(self) -> None:
         """It is deleted: want nothing any more."""
-        self.is_ended = True
         self.epoch = -1
         self.let_go()
+        self.leave()
+
+    def leave(self) -> None:
+        """This object follows the session no more: that has ended, or something else does it."""
+        self.is_ended = True
         for topic in self._topics():
             for partition in topic.partitions:
                 self._home.tail(partition).remove(self)

@@ -27,12 +27,14 @@ much out of order they are finished. The *cursor* of a partition is its lowest u
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Final, TypeVar
 
 import msgspec
 
 from trunkline.errors import CorruptLog
 from trunkline.filters import Syntax
+from trunkline.log import TopicPartition
 
 __all__ = ["DEFINITION", "PROGRESS", "Definition", "Progress", "StoredFilter", "TopicPositions", "decode_as", "key_of"]
 
@@ -103,6 +105,31 @@ class Progress(msgspec.Struct, array_like=True, frozen=True):
     def positions(self) -> dict[str, tuple[str, dict[int, int]]]:
         """By topic: its id, and the position in each partition."""
         return {topic.topic: (topic.topic_id, topic.positions) for topic in self.topics}
+
+    def cursors(self) -> dict[TopicPartition, int]:
+        """Of each partition: the lowest offset that is still needed."""
+        cursors = {
+            TopicPartition(topic.topic, index): position
+            for topic in self.topics
+            for index, position in topic.positions.items()
+        }
+        for _, _, number, index, offset in self.unfinished:
+            place = TopicPartition(self.topics[number].topic, index)
+            if 0 <= offset < cursors.get(place, offset + 1):
+                cursors[place] = offset
+        return cursors
+
+    def moved(self, offsets: Mapping[tuple[str, int], int]) -> Progress:
+        """The same with other positions, by id of the topic and partition, where there is one already."""
+        topics = [
+            TopicPositions(
+                topic.topic,
+                topic.topic_id,
+                flat({p: offsets.get((topic.topic_id, p), position) for p, position in topic.positions.items()}),
+            )
+            for topic in self.topics
+        ]
+        return msgspec.structs.replace(self, topics=topics)
 
 
 def _encode(stored: Definition | Progress) -> bytes:

@@ -1,14 +1,19 @@
-"""The window: deliveries that were given out and are not finished, in the order they were given. Decides nothing."""
+"""The window: deliveries that were given out and are not finished, in the order they were given."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import logging
+from collections.abc import Callable, Iterable, Iterator
 from typing import NamedTuple
 
 from trunkline.errors import LocalProtocolError
 from trunkline.log import TopicPartition
+from trunkline.partition import Partition
+from trunkline.sessions.stored import Progress
 
-__all__ = ["Unfinished", "Window"]
+__all__ = ["Unfinished", "Window", "unfinished_of"]
+
+logger = logging.getLogger("trunkline.sessions")
 
 
 class Unfinished(NamedTuple):
@@ -74,3 +79,20 @@ class Window:
             if entry.offset >= 0 and (known is None or entry.offset < known):
                 found[entry.partition] = entry.offset
         return found
+
+
+def unfinished_of(
+    session: str, progress: Progress, partition: Callable[[str, int], Partition | None]
+) -> list[Unfinished]:
+    """What is stored of a window, as the partitions are now."""
+    entries = []
+    for id, kind, number, index, offset in progress.unfinished:
+        stored = progress.topics[number]
+        found = partition(stored.topic, index)
+        if found is None or found.topic.id != stored.topic_id:
+            offset = -1
+        elif offset >= found.high_watermark:
+            logger.warning("session %s: %s lost offset %d in a crash", session, found.name, offset)
+            continue  # another record will have this offset
+        entries.append(Unfinished(id, TopicPartition(stored.topic, index), offset, kind))
+    return entries
