@@ -33,6 +33,8 @@ __all__ = [
     "__version__",
 ]
 
+__version__ = "0.1.0"
+
 _HOMES = {
     "open_broker": "trunkline.broker",
     "Broker": "trunkline.broker",
@@ -51,10 +53,6 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     if name in _HOMES:
         return getattr(import_module(_HOMES[name]), name)
-    if name == "__version__":
-        from importlib.metadata import version
-
-        return version("trunkline")
     raise AttributeError(f"module 'trunkline' has no attribute {name!r}")
 
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from importlib.metadata import version
 from typing import TypeVar
 
 import trio
 
+from trunkline import __version__
 from trunkline.links import LinkFailed, Peer, WhereTo, open_peer, read_password
 from trunkline_amqp.methods import Method
 from trunkline_rabbitmq.addresses import parse_url
@@ -68,7 +68,7 @@ async def open_session(settings: ServerSettings, *, name: str, max_body_bytes: i
     protocol = ClientProtocol(
         address,
         name=name,
-        version=version("trunkline"),
+        version=__version__,
         heartbeat_s=settings.heartbeat_s,
         max_body_bytes=max_body_bytes,
     )

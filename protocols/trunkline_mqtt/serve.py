@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from importlib import metadata
 from typing import Any, Final
 
 import trio
 
+from trunkline import __version__
 from trunkline.door import Connection, Door, DoorContext, Transport
 from trunkline.errors import ConfigurationError
 from trunkline.settings import TOPIC_SETTINGS
@@ -102,9 +102,9 @@ class MqttDoor(Door):
             server.wills.leave(client_id, will, expiry_s)
         self._admin = Admin(server, trio.current_time)
         if settings.sys_interval_s:
-            version, opened_at = metadata.version("trunkline"), trio.current_time()
+            opened_at = trio.current_time()
             server.sys_topics = SysTopics(
-                lambda: figures(server, trio.current_time() - opened_at, version),
+                lambda: figures(server, trio.current_time() - opened_at, __version__),
                 settings.sys_interval_s,
                 trio.current_time,
                 lambda: self._timers_changed.set(),

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from trunkline import __version__
 from trunkline.cli.failures import INTERRUPTED, OK, Invocation, discard_stdout, run_reporting
 
 if TYPE_CHECKING:
@@ -84,9 +85,7 @@ def _plugin_command(name: str) -> click.Command | None:
 
 def _print_version(ctx: click.Context, param: click.Parameter, value: bool) -> None:
     if value and not ctx.resilient_parsing:
-        from importlib.metadata import version
-
-        click.echo(f"trunkline {version('trunkline')}")
+        click.echo(f"trunkline {__version__}")
         ctx.exit()
 
 
