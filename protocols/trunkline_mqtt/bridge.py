@@ -39,7 +39,7 @@ from trunkline_mqtt.properties import NO_PROPERTIES, Properties
 
 __all__ = [
     "CACHED", "CLIENT_HEADER", "EXPIRES_HEADER", "MAX_CLIENT_ID_BYTES", "PACKET_ID_HEADER", "PLAIN_HEADERS",
-    "RECORD_OVERHEAD_BYTES", "RETAIN_HEADER", "WILL_HEADER", "expires_ms", "headers_of",
+    "RECORD_OVERHEAD_BYTES", "RETAIN_HEADER", "WILL_HEADER", "expires_ms", "expiry_of", "headers_of",
     "message_of", "outgoing", "replayed",
 ]  # fmt: skip
 
@@ -94,6 +94,12 @@ def headers_of(
     if properties is not NO_PROPERTIES:
         headers += _property_headers(properties, now_ms)
     return headers
+
+
+def expiry_of(properties: Properties, now_ms: int) -> int:
+    """When a message with these expires that comes now, ms since the epoch, as its record will say; 0: never."""
+    expiry_s = properties.message_expiry_s
+    return 0 if expiry_s is None else min(now_ms + 1000 * expiry_s, _MAX_EXPIRES_MS)
 
 
 def _property_headers(properties: Properties, now_ms: int) -> list[Header]:

@@ -24,7 +24,7 @@ from trunkline_mqtt.control import check_first_byte, decode_control
 from trunkline_mqtt.fields import Fields, TopicNames, malformed
 from trunkline_mqtt.greeting import read_connect
 from trunkline_mqtt.packets import MQTT_3_1_1, MQTT_5, Packet, Puback, Publish, PublishRun
-from trunkline_mqtt.properties import NO_PROPERTIES
+from trunkline_mqtt.properties import NO_PROPERTIES, Properties
 from trunkline_mqtt.reasons import Reason
 
 __all__ = ["MAX_REMAINING_LENGTH", "Decoder"]
@@ -36,6 +36,7 @@ MAX_LENGTH_BYTES: Final = 4
 
 _CONNECT: Final = 0x10
 _PUBLISH: Final = 3
+_NONE_YET: Final = b"", NO_PROPERTIES
 _QOS_0: Final = 0x30  # a PUBLISH without DUP and RETAIN
 
 
@@ -55,8 +56,8 @@ class Decoder:
     """
 
     __slots__ = (
-        "_data", "_needed", "_partial", "_position", "_topic_names", "gives_runs", "has_more", "max_packet_bytes",
-        "protocol_level",
+        "_data", "_last_properties", "_needed", "_partial", "_position", "_topic_names", "gives_runs", "has_more",
+        "max_packet_bytes", "protocol_level",
     )  # fmt: skip
 
     def __init__(self, max_packet_bytes: int = MAX_REMAINING_LENGTH + 5, topic_names: TopicNames | None = None) -> None:
@@ -67,6 +68,7 @@ class Decoder:
         self._position = 0
         self._partial: bytearray | None = None
         self._needed = 0
+        self._last_properties = _NONE_YET
         self.gives_runs = False
         self.has_more = False
 
@@ -146,12 +148,10 @@ class Decoder:
             if payload_at > end:
                 raise _cut("topic name")
             if self.protocol_level == MQTT_5:
-                if first == _QOS_0 and self.gives_runs and body + 2 < payload_at < end and not data[payload_at]:
-                    return self._run(data, position, body, payload_at + 1, end)
-                return self._publish_5(data, first, body, payload_at, end)
-            if first == _QOS_0 and self.gives_runs:
-                return self._run(data, position, body, payload_at, end)
+                return self._publish_5(data, position, first, body, payload_at, end)
             topic = self._topic_names[data[body + 2 : payload_at]]
+            if first == _QOS_0 and self.gives_runs:
+                return self._run(data, position, body, payload_at, end, topic, NO_PROPERTIES)
             qos = (first & 6) >> 1
             if not qos:
                 if first & 8:
@@ -173,15 +173,15 @@ class Decoder:
             return self._connect(data, body, end)
         return decode_control(first, data, body, end, self.protocol_level)
 
-    def _run(self, data: bytes, position: int, body: int, payload_at: int, end: int) -> Packet:
-        """A PUBLISH with QoS 0 that says topic and payload only, with those behind it that say the same topic.
+    def _run(
+        self, data: bytes, position: int, body: int, payload_at: int, end: int, topic: str, properties: Properties
+    ) -> Packet:
+        """A PUBLISH with QoS 0, with those behind it that say the same of topic and properties.
 
         Lengths must be written as the encoder would, so that the bytes can be passed on.
         """
-        topic_end = body + 2 + (data[body] << 8) + data[body + 1]
-        topic = self._topic_names[data[body + 2 : topic_end]]
         if body - position > 2 and (body - position > 3 or end - body < 128):
-            return Publish(topic, data[payload_at:end])
+            return Publish(topic, data[payload_at:end], properties=properties)
         payloads = [data[payload_at:end]]
         head = data[body:payload_at]
         if data.startswith(head, end + body - position):
@@ -192,36 +192,45 @@ class Decoder:
                 self.has_more = False
             else:
                 self._position = end
-        return PublishRun(topic, payloads, data[position:end])
+        return PublishRun(topic, payloads, data[position:end], properties)
 
-    def _publish_5(self, data: bytes, first: int, body: int, position: int, end: int) -> Publish:
-        """A PUBLISH of MQTT 5.0 whose topic name is in ``[body + 2, position)``."""
-        topic = self._topic_names[data[body + 2 : position]] if position > body + 2 else ""
+    def _publish_5(self, data: bytes, position: int, first: int, body: int, at: int, end: int) -> Packet:
+        """A PUBLISH of MQTT 5.0 that begins at ``position`` and whose topic name is in ``[body + 2, at)``."""
+        topic = self._topic_names[data[body + 2 : at]] if at > body + 2 else ""
         qos = (first & 6) >> 1
         packet_id = 0
         if qos:
             if qos == 3:
                 raise malformed("PUBLISH, fixed header", "QoS is 3", "3.3.1.2", "3.3.1.2")
-            position += 2
-            if position > end:
+            at += 2
+            if at > end:
                 raise _cut("packet identifier")
-            packet_id = data[position - 2] << 8 | data[position - 1]
+            packet_id = data[at - 2] << 8 | data[at - 1]
             if not packet_id:
                 raise malformed("PUBLISH, packet identifier", "is 0", "2.3.1", "2.2.1", Reason.PROTOCOL_ERROR)
         elif first & 8:
             raise malformed("PUBLISH, fixed header", "DUP is set with QoS 0", "3.3.1.1", "3.3.1.1")
-        if position < end and not data[position]:
-            position += 1
+        size = data[at] if at < end else 0xFF
+        if not size:
+            at += 1
             properties = NO_PROPERTIES
+        elif size < 128 and data[at : at + 1 + size] == self._last_properties[0]:
+            at += 1 + size
+            properties = self._last_properties[1]
         else:
-            fields = Fields("PUBLISH", data, position, end, MQTT_5)
+            start = at
+            fields = Fields("PUBLISH", data, at, end, MQTT_5)
             properties = fields.properties()
-            position = fields.position
+            at = fields.position
+            if size < 128:
+                self._last_properties = data[start:at], properties
         if not topic and properties.topic_alias is None:
             raise malformed(
                 "PUBLISH, topic name", "is empty, without a topic alias", None, "3.3.2.1", Reason.PROTOCOL_ERROR
             )
-        return Publish(topic, data[position:end], qos, first & 1 == 1, first & 8 == 8, packet_id, properties)
+        if first == _QOS_0 and self.gives_runs:
+            return self._run(data, position, body, at, end, topic, properties)
+        return Publish(topic, data[at:end], qos, first & 1 == 1, first & 8 == 8, packet_id, properties)
 
     def _connect(self, data: bytes, body: int, end: int) -> Packet:
         """CONNECT, which says what level the rest is in; it has said so even if something after that is wrong."""

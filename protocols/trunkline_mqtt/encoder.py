@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final
 
 from trunkline.errors import LocalProtocolError
@@ -32,7 +32,8 @@ from trunkline_mqtt.packets import (
 from trunkline_mqtt.properties import NO_PROPERTIES, PROPERTIES, Kind, Properties
 
 __all__ = [
-    "PINGRESP", "PUBLISH_QOS_0", "PUBLISH_QOS_1", "PUBLISH_QOS_2", "encode", "encode_properties", "publish_head",
+    "PINGRESP", "PUBLISH_QOS_0", "PUBLISH_QOS_1", "PUBLISH_QOS_2", "encode", "encode_properties",
+    "encode_publish_properties", "publish_head",
     "variable_integer",
 ]  # fmt: skip
 
@@ -121,16 +122,21 @@ def _string(text: str) -> bytes:
 
 def encode_properties(properties: Properties) -> bytes:
     """The properties with their length in front. MQTT 5.0, 2.2.2."""
-    if properties is NO_PROPERTIES:
-        return _NO_PROPERTIES
+    return _NO_PROPERTIES if properties is NO_PROPERTIES else _encode(properties, _ROWS)
+
+
+def encode_publish_properties(properties: Properties) -> bytes:
+    """As ``encode_properties``, for those that a PUBLISH may have; quicker, as these are few."""
+    return _NO_PROPERTIES if properties is NO_PROPERTIES else _encode(properties, _PUBLISH_ROWS)
+
+
+def _encode(properties: Properties, rows: Sequence[_Row]) -> bytes:
     parts = []
-    for entry in PROPERTIES:
-        value = getattr(properties, entry.attribute)
+    for attribute, identifier, write, is_repeated in rows:
+        value = getattr(properties, attribute)
         if value is None:
             continue
-        identifier = bytes((entry.identifier,))
-        write = _VALUES[entry.kind]
-        if entry.is_repeated:
+        if is_repeated:
             parts += [identifier + write(each) for each in value]
         else:
             parts.append(identifier + write(value))
@@ -150,6 +156,16 @@ _VALUES: Final[dict[Kind, Callable[[Any], bytes]]] = {
     Kind.BINARY: _binary,
     Kind.PAIR: lambda pair: _string(pair[0]) + _string(pair[1]),
 }
+
+
+_Row = tuple[str, bytes, Callable[[Any], bytes], bool]
+
+_ROWS: Final[Sequence[_Row]] = [
+    (entry.attribute, bytes((entry.identifier,)), _VALUES[entry.kind], entry.is_repeated) for entry in PROPERTIES
+]
+_PUBLISH_ROWS: Final[Sequence[_Row]] = [
+    row for row, entry in zip(_ROWS, PROPERTIES, strict=True) if "PUBLISH" in entry.packets
+]
 
 
 def _properties(properties: Properties, level: int) -> bytes:

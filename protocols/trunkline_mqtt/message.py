@@ -11,11 +11,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Final
 
-from trunkline_mqtt.encoder import PUBLISH_QOS_0, PUBLISH_QOS_1, encode_properties, publish_head, variable_integer
-from trunkline_mqtt.packets import MQTT_5
+from trunkline_mqtt.encoder import (
+    PUBLISH_QOS_0,
+    PUBLISH_QOS_1,
+    encode_publish_properties,
+    publish_head,
+    variable_integer,
+)
 from trunkline_mqtt.properties import NO_PROPERTIES, Properties
 
-__all__ = ["OutgoingMessage", "OutgoingRun", "RichMessage"]
+__all__ = ["OutgoingMessage", "RichMessage"]
 
 _NO_BLOCK: Final = b"\0"
 
@@ -84,9 +89,13 @@ class OutgoingMessage:
             forms = self._forms = {}
         form = forms.get(first)
         if form is None:
-            block = _NO_BLOCK if self.properties is NO_PROPERTIES else encode_properties(self.properties)
+            block = self.packed()
             form = forms[first] = publish_head(first, self.topic, len(block) + len(self.payload)), block + self.payload
         return form
+
+    def packed(self) -> bytes:
+        """The properties with their length in front."""
+        return _NO_BLOCK
 
     def form_with(self, first: int, topic: bytes, extra: bytes) -> tuple[bytes, bytes]:
         """Like ``form``, with ``topic`` (empty: an alias stands for it) and some more encoded properties."""
@@ -105,41 +114,10 @@ class OutgoingMessage:
         return max(0, -((now_ms - self.expires_ms) // 1000))
 
 
-class OutgoingRun(OutgoingMessage):
-    """Messages in a row that a client published with QoS 0 to one topic; its forms for QoS 0 are all their packets.
-
-    Args:
-      packets: as they came, in the version ``level``: what a subscriber with that version gets, byte for byte.
-    """
-
-    __slots__ = ("payloads",)
-
-    def __init__(self, topic: bytes, payloads: list[bytes], client: bytes | None, packets: bytes, level: int) -> None:
-        super().__init__(topic, payloads[0], 0, client)
-        self.payloads = payloads
-        if level == MQTT_5:
-            self._packet_5 = packets
-        else:
-            self._packet = packets
-
-    def qos_0(self) -> bytes:
-        if self._packet is None:
-            self._packet = b"".join([message.qos_0() for message in self.singly()])
-        return self._packet
-
-    def qos_0_v5(self) -> bytes:
-        if self._packet_5 is None:
-            self._packet_5 = b"".join([message.qos_0_v5() for message in self.singly()])
-        return self._packet_5
-
-    def singly(self) -> Sequence[OutgoingMessage]:
-        return [OutgoingMessage(self.topic, payload, 0, self.client) for payload in self.payloads]
-
-
 class RichMessage(OutgoingMessage):
     """One of the few that say more than topic and payload; the others are smaller and quicker to make without."""
 
-    __slots__ = ("is_retained", "properties")
+    __slots__ = ("_packed", "is_retained", "properties")
 
     def __init__(
         self,
@@ -151,8 +129,15 @@ class RichMessage(OutgoingMessage):
         is_retained: bool,
         expires_ms: int,
         properties: Properties,
+        packed: bytes | None = None,
     ) -> None:
         super().__init__(topic, payload, qos, client)
         self.is_retained = is_retained
         self.expires_ms = expires_ms
         self.properties = properties
+        self._packed = packed
+
+    def packed(self) -> bytes:
+        if self._packed is None:
+            self._packed = encode_publish_properties(self.properties)
+        return self._packed

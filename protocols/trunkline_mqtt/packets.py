@@ -92,14 +92,15 @@ class Publish(Packet, frozen=True, gc=False):
 
 
 class PublishRun(Packet, frozen=True, gc=False):
-    """PUBLISH packets in a row with QoS 0, one topic, no RETAIN and no properties: they differ in their payloads only.
+    """PUBLISH packets in a row with QoS 0, one topic, no RETAIN and the same properties: only their payloads differ.
 
-    ``data`` are their bytes, as they came.
+    ``data`` are their bytes, as they came, and as the encoder would write them if there are no properties.
     """
 
     topic: str
     payloads: list[bytes]
     data: bytes
+    properties: Properties = NO_PROPERTIES
 
 
 class Puback(Packet, frozen=True, gc=False):

@@ -25,10 +25,11 @@ from trunkline.records import Header, Record, encode_headers
 from trunkline_mqtt.bridge import CACHED, PACKET_ID_HEADER, PLAIN_HEADERS, headers_of
 from trunkline_mqtt.encoder import encode
 from trunkline_mqtt.fields import malformed
-from trunkline_mqtt.message import OutgoingMessage, OutgoingRun
+from trunkline_mqtt.message import OutgoingMessage
 from trunkline_mqtt.packets import MQTT_3_1_1, MQTT_5, Disconnect, Puback, Pubcomp, Publish, PublishRun, Pubrec
 from trunkline_mqtt.properties import NO_PROPERTIES, Properties
 from trunkline_mqtt.reasons import Reason
+from trunkline_mqtt.said import OutgoingRun, Said
 from trunkline_mqtt.terms import Terms
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ class PublishingConnection(Connection):
         "_is_leaving",
         "_plain",
         "_room",
+        "_said",
         "_server",
         "_slow",
         "_terms",
@@ -80,6 +82,7 @@ class PublishingConnection(Connection):
         self._terms = Terms(MQTT_3_1_1, "")
         self._plain: tuple[Headers, ...] = ()  # of plain messages, by QoS; made for the first one
         self._headers: tuple[bytes, ...] = ()  # the same as the log stores them
+        self._said: Said | None = None  # with QoS 0 and what else was not plain, the last one
         self._slow: dict[Partition, int] | None = None  # where those with QoS 0 end that were not offered early
         self._acks: deque[bytes] | None = None  # promised, in the order they must leave
         self._early: set[int] | None = None  # ids of those that are due but not at their turn
@@ -101,7 +104,8 @@ class PublishingConnection(Connection):
         server = self._server
         server.received += 1
         if not self._headers:
-            self._make_headers()
+            self._plain = tuple([tuple(headers_of(self.client_id, qos)) for qos in (0, 1, 2)])
+            self._headers = tuple([encode_headers(headers) for headers in self._plain])
         qos = packet.qos
         if qos == 2 or packet.retain or packet.properties is not NO_PROPERTIES:
             self._publish_with(packet, now)
@@ -127,25 +131,27 @@ class PublishingConnection(Connection):
             return
         self._acks.append(ack)
 
-    def _make_headers(self) -> None:
-        self._plain = tuple([tuple(headers_of(self.client_id, qos)) for qos in (0, 1, 2)])
-        self._headers = tuple([encode_headers(headers) for headers in self._plain])
-
     def _publish_run(self, run: PublishRun, now: int) -> None:
         """As ``_publish`` for each of them."""
-        server, payloads = self._server, run.payloads
-        if not self._headers:
-            self._make_headers()
-        destination = server.destinations[run.topic]
+        server, payloads, said, topic = self._server, run.payloads, self._said, run.topic
+        if said is None or not said.is_of(0, run.properties, now, is_retained=False):
+            said = self._say(0, run.properties, now)
+        if run.properties is not NO_PROPERTIES:
+            if run.properties.subscription_identifiers or run.properties.payload_format:
+                self._publish_singly(run, now)  # there may be something wrong with one of them
+                return
+            if run.properties.topic_alias is not None:
+                topic = self._resolve(topic, run.properties.topic_alias)
+        destination = server.destinations[topic]
         if not destination.logs_qos_0:
             self._publish_singly(run, now)
             return
-        key, partition, headers = destination.key, destination.partition, self._plain[0]
+        key, partition = destination.key, destination.partition
         count = len(payloads)
         try:
             if count == 1:
-                partition.stage_record(now, key, payloads[0], self._headers[0])
-            elif not partition.stage_run(now, key, payloads, self._headers[0]):
+                partition.stage_record(now, key, payloads[0], said.block)
+            elif not partition.stage_run(now, key, payloads, said.block):
                 self._publish_singly(run, now)
                 return
         except TrunklineError as error:
@@ -153,16 +159,24 @@ class PublishingConnection(Connection):
             return
         server.received += count
         if destination.tail is not None:
-            record = Record(partition.staged_end_offset - count, now, key, payloads[0], headers)
+            record = Record(partition.staged_end_offset - count, now, key, payloads[0], said.headers)
             delivery = Delivery(record, destination.topic, partition, count)
-            delivery.cache[CACHED] = OutgoingRun(key, payloads, headers[0][1], run.data, self._terms.level)
+            packets = run.data if run.properties is NO_PROPERTIES else None
+            delivery.cache[CACHED] = OutgoingRun(key, payloads, said, packets, self._terms.level)
             self._offer(destination.tail, delivery)
 
     def _publish_singly(self, run: PublishRun, now: int) -> None:
         for payload in run.payloads:
-            self._publish(Publish(run.topic, payload), now)
+            self._publish(Publish(run.topic, payload, properties=run.properties), now)
             if self._transport.is_closing:
                 break
+
+    def _say(self, qos: int, properties: Properties, now: int, *, is_retained: bool = False) -> Said:
+        """What a message says besides topic and payload; the last one's, if it said the same."""
+        said = self._said
+        if said is None or not said.is_of(qos, properties, now, is_retained=is_retained):
+            said = self._said = Said(self.client_id, qos, properties, now, is_retained=is_retained)
+        return said
 
     def _staged_qos_0(self, packet: Publish, destination: Destination, now: int, headers: Headers) -> None:
         if destination.tail is not None:
@@ -208,7 +222,7 @@ class PublishingConnection(Connection):
         properties = packet.properties
         if properties.subscription_identifiers:
             raise self._wrong("PUBLISH", "holds a subscription identifier, which only a server sends", "3.3.4")
-        topic = packet.topic if properties.topic_alias is None else self._resolve(packet, properties.topic_alias)
+        topic = packet.topic if properties.topic_alias is None else self._resolve(packet.topic, properties.topic_alias)
         if packet.qos == 2 and not self._is_first(packet.packet_id):
             return
         code = self._content_problem(packet)
@@ -224,14 +238,17 @@ class PublishingConnection(Connection):
         headers, block = self._plain[packet.qos], self._headers[packet.qos]
         is_logged = destination.logs_qos_1 if packet.qos or packet.retain else destination.logs_qos_0
         durable = self._durable if packet.qos == 2 and is_logged else None
-        if durable is not None or not plain:
-            more = () if durable is None else ((PACKET_ID_HEADER, b"%d" % packet.packet_id),)
+        if durable is not None:
+            more = ((PACKET_ID_HEADER, b"%d" % packet.packet_id),)
             headers = tuple(
                 headers_of(
                     self.client_id, packet.qos, is_retained=packet.retain, properties=properties, now_ms=now, more=more
                 )
             )
             block = encode_headers(headers)
+        elif not plain:
+            said = self._say(packet.qos, properties, now, is_retained=packet.retain)
+            headers, block = said.headers, said.block
         if not is_logged:
             self._publish_unlogged(packet, destination, now, headers)
             return
@@ -255,7 +272,7 @@ class PublishingConnection(Connection):
         if ack:
             self._promise(ack)
 
-    def _resolve(self, packet: Publish, alias: int) -> str:
+    def _resolve(self, topic: str, alias: int) -> str:
         """The topic that an alias stands for, or will stand for from now on. MQTT 5.0, 3.3.2.3.4."""
         limit = self._server.settings.max_topic_aliases
         if alias > limit:
@@ -263,9 +280,9 @@ class PublishingConnection(Connection):
             raise malformed("PUBLISH, topic alias", problem, None, "3.3.2.3.4", Reason.TOPIC_ALIAS_INVALID)
         if self._aliases is None:
             self._aliases = {}
-        if packet.topic:
-            self._aliases[alias] = packet.topic
-            return packet.topic
+        if topic:
+            self._aliases[alias] = topic
+            return topic
         try:
             return self._aliases[alias]
         except KeyError:
@@ -302,9 +319,9 @@ class PublishingConnection(Connection):
 
     def _check_receive_maximum(self, is_another: bool = True) -> None:
         """Is there room for ``is_another`` message? Those with QoS 2 count from PUBLISH to PUBCOMP."""
-        if self._terms.level != MQTT_5:
-            return
         acks = self._acks or ()
+        if len(acks) < self._room:
+            return
         held = len(self._unreleased or ()) + sum(ack[0] != _PUBREC[0] for ack in acks)
         limit = self._server.settings.receive_maximum
         if held + is_another > limit:

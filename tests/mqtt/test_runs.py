@@ -213,6 +213,11 @@ class Room:
             self.heard[-1].written.clear()
         self.publisher = self._connect("p", level, RememberingTransport())
         self.publisher._decoder.gives_runs = gives_runs
+        if level == MQTT_5:
+            self.publish([Publish("a", b"      ", properties=SAID["s"])])
+            self.commit()
+            for transport in self.heard:
+                transport.written.clear()
 
     def _transport(self) -> RememberingTransport:
         self.heard.append(RememberingTransport())
@@ -245,21 +250,32 @@ def numbered(kinds: list[tuple[str, int]], level: int, start: int) -> list[Publi
             found.append(Publish(topic, payload, 1, packet_id=number + 1))
         elif kind.endswith("r"):
             found.append(Publish(topic, payload, retain=True))
-        elif kind.endswith("p") and level == MQTT_5:
-            found.append(Publish(topic, payload, properties=Properties(content_type="text")))
+        elif level == MQTT_5 and (said := SAID.get(kind[1:])) is not None:
+            found.append(Publish("" if kind == "a-" else topic, payload, properties=said))
+        elif level == MQTT_5 and kind.endswith("u"):
+            found.append(Publish(topic, payload, properties=Properties(user=(("trace", f"{number}"), ("mqtt.x", "é")))))
         else:
             found.append(Publish(topic, payload))
     return found
 
 
+SAID = {
+    "p": Properties(content_type="text", response_topic="b", correlation=b"\0", user=(("x", "1"), ("x", "2"))),
+    "f": Properties(payload_format=1),
+    "x": Properties(message_expiry_s=60, content_type="text"),
+    "s": Properties(topic_alias=1),
+    "-": Properties(topic_alias=1),  # which stands for "a", as "as" has said
+}
+
 KINDS = st.tuples(
-    st.sampled_from(["a", "a", "a", "b", "b", "a1", "ar", "ap", "bp"]), st.sampled_from([0, 0, 1, 50, 120, 130])
+    st.sampled_from(["a", "a", "a", "b", "b", "a1", "ar", "ap", "ap", "bp", "af", "ax", "au", "as", "a-", "a-"]),
+    st.sampled_from([0, 0, 1, 50, 120, 130]),
 )
 READS = st.lists(st.lists(KINDS, min_size=1, max_size=8), min_size=1, max_size=4)
 
 
 @given(reads=READS, level=st.sampled_from([MQTT_3_1_1, MQTT_5]), commits=st.integers(0, 15))
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_everybody_gets_the_same_bytes_and_the_log_too(
     reads: list[list[tuple[str, int]]], level: int, commits: int
 ) -> None:
@@ -273,8 +289,9 @@ def test_everybody_gets_the_same_bytes_and_the_log_too(
                 room.commit()
         room.commit()
 
-    for ours, theirs in zip(together.heard, singly.heard, strict=True):
+    for (version, _, _), ours, theirs in zip(SUBSCRIBERS, together.heard, singly.heard, strict=True):
         assert b"".join(ours.written) == b"".join(theirs.written)
+        assert ours.take(version) == theirs.take(version)
     assert together.live.bench.stored == singly.live.bench.stored
     assert together.server.statistics() == singly.server.statistics()
 
