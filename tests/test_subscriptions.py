@@ -145,6 +145,20 @@ def test_no_node_is_left_when_all_filters_are_gone() -> None:
     assert (statistics.filters, statistics.exact_filters, statistics.trie_nodes) == (0,) * 3
 
 
+def test_a_level_that_only_one_filter_has_is_the_last_that_takes_a_node() -> None:
+    index: SubscriptionIndex[str, int] = SubscriptionIndex()
+    index.add("a/b/c/+/d/#", "s", 0)
+    assert index.statistics().trie_nodes == 1
+    index.add("a/x/#", "s", 0)
+    assert index.statistics().trie_nodes == 3, "a, and where they differ"
+    index.add("a/b/c/+", "s", 0)
+    assert index.statistics().trie_nodes == 6, "+ is where the first goes on, and the last ends"
+
+    assert answer(index, "a/b/c/y/d") == {"s": [0]}
+    assert answer(index, "a/b/c/y") == {"s": [0]}
+    assert answer(index, "a/b/c/y/e") == answer(index, "a/b/c") == {}
+
+
 def test_remembered_answers_are_bounded_by_the_subscribers_in_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(subscriptions, "CACHED_SUBSCRIBERS", 110)
     index: SubscriptionIndex[int, int] = SubscriptionIndex()

@@ -32,6 +32,7 @@ __all__ = [
     "filter_problem",
     "is_wild",
     "key_text",
+    "levels_match",
     "matches",
     "words",
 ]
@@ -104,8 +105,11 @@ def matches(pattern: str, text: str, syntax: Syntax = "mqtt") -> bool:
 def _mqtt_matches(pattern: str, text: str) -> bool:
     if text.startswith("$") and pattern[0] in "+#":
         return False
-    wanted = pattern.split("/")
-    levels = text.split("/")
+    return levels_match(pattern.split("/"), text.split("/"))
+
+
+def levels_match(wanted: list[str], levels: list[str]) -> bool:
+    """Whether the levels of a pattern match those of a key, but for the rule about ``$``. ``wanted`` may be changed."""
     if wanted[-1] == "#":
         wanted.pop()
         if len(levels) < len(wanted):

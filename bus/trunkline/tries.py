@@ -2,6 +2,10 @@
 
 Both are walked word by word with the set of nodes reached so far: no recursion, and never more nodes than the patterns
 have made, whatever the key looks like. A *holder* is where the subscribers of one pattern are kept.
+
+There may be hundreds of thousands of MQTT's patterns, most with a level that no other has (a device's name). What
+follows such a level in the pattern is kept as text with the holder, in one *leaf*, and taken apart when a second
+pattern comes.
 """
 
 from __future__ import annotations
@@ -9,7 +13,7 @@ from __future__ import annotations
 from typing import Final, Protocol
 
 from trunkline.few import Few
-from trunkline.filters import MAX_FILTER_LEVELS, words
+from trunkline.filters import MAX_FILTER_LEVELS, levels_match, words
 
 __all__ = ["AmqpTrie", "Holder", "MqttTrie", "PatternTrie"]
 
@@ -32,24 +36,73 @@ class PatternTrie(Protocol):
         """The holders of the patterns that match, each once; some may be empty."""
 
 
+class _Leaf(Few[object, object]):
+    """A holder whose pattern is the only one behind a place: the levels that follow there need no places of their own.
+
+    Attributes:
+      tail: these levels, as in the pattern; None if there are none.
+    """
+
+    __slots__ = ("tail",)
+
+    def __init__(self, tail: str | None) -> None:
+        super().__init__()
+        self.tail = tail
+
+    def takes(self, levels: list[str], at: int) -> bool:
+        """Whether its tail matches these levels from ``at`` on."""
+        tail = self.tail
+        if tail is None:
+            return at == len(levels)
+        if tail == "#":
+            return True
+        if "/" not in tail:
+            return at + 1 == len(levels) and (tail == "+" or tail == levels[at])
+        return levels_match(tail.split("/"), levels[at:])
+
+
 class _Level:
     """A place in the trie: the patterns that end here, and the levels that follow."""
 
     __slots__ = ("children", "ending", "plus", "rest")
 
     def __init__(self) -> None:
-        self.children: dict[str, _Level] | None = None
-        self.plus: _Level | None = None
+        self.children: dict[str, _Level | _Leaf] | None = None
+        self.plus: _Level | _Leaf | None = None
         self.ending: Holder | None = None
         self.rest: Holder | None = None  # of the pattern that ends with "#" after this level
 
     @property
     def is_empty(self) -> bool:
-        return not (self.children or self.plus or self.ending or self.rest)
+        return not (self.children or self.ending or self.rest) and self.plus is None
+
+    def get(self, level: str) -> _Level | _Leaf | None:
+        """What follows by a level of a pattern."""
+        if level == "+":
+            return self.plus
+        return None if self.children is None else self.children.get(level)
+
+    def set(self, level: str, child: _Level | _Leaf) -> None:
+        if level == "+":
+            self.plus = child
+        elif self.children is None:
+            self.children = {level: child}
+        else:
+            self.children[level] = child
+
+    def cut(self, level: str) -> None:
+        """Undo ``set``."""
+        if level == "+":
+            self.plus = None
+            return
+        assert self.children is not None
+        del self.children[level]
+        if not self.children:
+            self.children = None
 
 
 class MqttTrie:
-    """For the syntax ``mqtt``: one node a level; ``#`` comes last, so it needs none."""
+    """For the syntax ``mqtt``: one node a level, up to a leaf; ``#`` comes last, so it needs none."""
 
     __slots__ = ("_root", "nodes")
 
@@ -62,8 +115,9 @@ class MqttTrie:
         nodes = [self._root]
         wild = not text.startswith("$")  # whether wildcards count; from the second level on they do
         # No pattern is deeper than the limit, so what is behind it may stay in one piece: it finds no node.
-        for level in text.split("/", MAX_FILTER_LEVELS):
-            reached = []
+        levels = text.split("/", MAX_FILTER_LEVELS)
+        for at, level in enumerate(levels):
+            reached: list[_Level | _Leaf] = []
             for node in nodes:
                 if wild:
                     if node.rest:
@@ -72,9 +126,14 @@ class MqttTrie:
                         reached.append(node.plus)
                 if node.children is not None and (child := node.children.get(level)) is not None:
                     reached.append(child)
-            if not reached:
+            nodes = []
+            for child in reached:
+                if isinstance(child, _Level):
+                    nodes.append(child)
+                elif child.takes(levels, at + 1):
+                    found.append(child)
+            if not nodes:
                 return found
-            nodes = reached
             wild = True
         for node in nodes:
             if node.ending:
@@ -84,51 +143,58 @@ class MqttTrie:
         return found
 
     def holder(self, pattern: str) -> Holder:
-        node = self._root
-        for level in pattern.split("/"):
-            if level == "#":
-                if node.rest is None:
-                    node.rest = Few()
-                return node.rest
-            node = self._child(node, level)
-        if node.ending is None:
-            node.ending = Few()
-        return node.ending
-
-    def _child(self, node: _Level, level: str) -> _Level:
-        if level == "+":
-            if node.plus is None:
-                node.plus = _Level()
+        node, tail = self._root, pattern
+        while tail != "#":
+            level, more, tail = tail.partition("/")
+            rest = tail if more else None
+            child = node.get(level)
+            if child is None:
+                child = _Leaf(rest)
+                node.set(level, child)
                 self.nodes += 1
-            return node.plus
-        if node.children is None:
-            node.children = {}
-        child = node.children.get(level)
-        if child is None:
-            child = node.children[level] = _Level()
+            if isinstance(child, _Leaf):
+                if child.tail == rest:
+                    return child
+                child = self._open(node, level, child)
+            node = child
+            if rest is None:
+                if node.ending is None:
+                    node.ending = Few()
+                return node.ending
+        if node.rest is None:
+            node.rest = Few()
+        return node.rest
+
+    def _open(self, parent: _Level, level: str, leaf: _Leaf) -> _Level:
+        """Make room for another pattern beside the one of a leaf."""
+        opened = _Level()
+        parent.set(level, opened)
+        if leaf.tail is None:
+            opened.ending = leaf
+        elif leaf.tail == "#":
+            opened.rest = leaf
+        else:
+            first, more, tail = leaf.tail.partition("/")
+            leaf.tail = tail if more else None
+            opened.set(first, leaf)
             self.nodes += 1
-        return child
+        return opened
 
     def prune(self, pattern: str) -> None:
-        levels = pattern.split("/")
-        path = [self._root]
-        for level in levels[: len(levels) - (levels[-1] == "#")]:
-            path.append(self._child(path[-1], level))
-        # From the leaf up, so that no empty node stays and _child above never makes one.
-        for depth in range(len(path) - 1, 0, -1):
-            if not path[depth].is_empty:
+        path: list[tuple[_Level, str]] = []
+        node: _Level | _Leaf | None = self._root
+        for level in pattern.split("/"):
+            if not isinstance(node, _Level) or (child := node.get(level)) is None:
                 break
-            self._cut(path[depth - 1], levels[depth - 1])
-
-    def _cut(self, parent: _Level, level: str) -> None:
-        self.nodes -= 1
-        if level == "+":
-            parent.plus = None
-            return
-        assert parent.children is not None
-        del parent.children[level]
-        if not parent.children:
-            parent.children = None
+            path.append((node, level))
+            node = child
+        # From the leaf up, so that no empty node stays.
+        for parent, level in reversed(path):
+            child = parent.get(level)
+            if child if isinstance(child, _Leaf) else child is not None and not child.is_empty:
+                break
+            parent.cut(level)
+            self.nodes -= 1
 
 
 _ANY: Final = "#"

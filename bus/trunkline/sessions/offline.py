@@ -155,6 +155,8 @@ class OfflineSession(Watcher):
 
     def is_far_from_stored(self, offsets: int) -> bool:
         """Whether a position has gone on by so many since it was stored."""
+        if not self._followed:
+            return False
         stored, now = decode_as(Progress, self.progress), self.progress_now()
         return any(
             position - before > offsets
@@ -164,6 +166,8 @@ class OfflineSession(Watcher):
 
     def restated(self) -> bytes | None:
         """The progress, to be stored; None if it is stored as it is."""
+        if not self._followed:
+            return None
         progress = self.progress_now().encode()
         if progress == self.progress:
             return None
