@@ -79,10 +79,12 @@ class Transport(ABC):
 class Connection(ABC):
     """One peer's protocol state. Sans-I/O: no sockets, no clock, no ``await``."""
 
+    __slots__ = ()
+
     partial: PartialFrame | None = None
     """A frame of which a part has arrived. The core may put what follows right into its ``room``, and gives
-    ``receive_data`` what comes behind it then, perhaps nothing; or gives it all to ``receive_data``, as ever. None for
-    who puts its frames together otherwise."""
+    ``receive_data`` what comes behind it then, perhaps nothing; or gives it all to ``receive_data``, as ever. A
+    class that has such frames defines it, as a property or slot; of others it is not asked."""
 
     @abstractmethod
     def receive_data(self, data: bytes) -> None:

@@ -92,7 +92,7 @@ class StagedPartition(MaintainedPartition):
         self._staged: list[Pending] = []
         self._uncommitted: deque[Pending] = deque()
         self._needs_keys = False
-        self._limit_bytes = 0  # of a batch, as of when the builder was opened; -1: each record has a gate to pass
+        self._limit_bytes = 0  # of a batch, as of when the builder was opened
 
     @abstractmethod
     def _touch(self) -> None:
@@ -165,18 +165,12 @@ class StagedPartition(MaintainedPartition):
             builder = self._open_builder()
         if key is None and self._needs_keys:
             check_key(self.name, key, self.topic.settings)
-        size = len(headers_block) + _RECORD_OVERHEAD
-        if value is not None:
-            size += len(value)
-        if key is not None:
-            size += len(key)
-        if builder.size_bytes + size > self._limit_bytes:
-            if self.gates:
-                for gate in self.gates:
-                    gate.check_record(size, key, headers_block)
-            if builder.size_bytes + size > self.topic.settings.max_message_bytes:
-                builder = self._next_builder(size)
-        builder.append(timestamp, key, value, headers_block)
+        if self.gates:
+            for gate in self.gates:
+                gate.check_record(_record_bytes(key, value, headers_block), key, headers_block)
+        if not builder.append(timestamp, key, value, headers_block, self._limit_bytes):
+            builder = self._next_builder(_record_bytes(key, value, headers_block))
+            builder.append(timestamp, key, value, headers_block)
         self._waiters.append((receiver, token))
 
     def stage_run(self, timestamp: int, key: bytes, values: Sequence[bytes], headers_block: bytes) -> bool:
@@ -191,7 +185,7 @@ class StagedPartition(MaintainedPartition):
             builder = self._open_builder()
         count = len(values)
         size = sum(map(len, values)) + count * (len(key) + len(headers_block) + _RECORD_OVERHEAD)
-        if builder.size_bytes + size > self._limit_bytes:
+        if self.gates or builder.size_bytes + size > self._limit_bytes:
             return False
         builder.append_run(timestamp, key, values, headers_block)
         self._waiters += [_NOBODY] * count
@@ -201,7 +195,7 @@ class StagedPartition(MaintainedPartition):
         if self._refusal is not None:
             raise self._refusal
         self._touch()
-        self._limit_bytes = -1 if self.gates else self.topic.settings.max_message_bytes
+        self._limit_bytes = self.topic.settings.max_message_bytes
         self._needs_keys = self.topic.settings.is_compacted
         self._builder = builder = BatchBuilder()
         return builder
@@ -354,3 +348,8 @@ class StagedPartition(MaintainedPartition):
     def producers(self) -> list[ProducerStatus]:
         """Everybody who is known to idempotence."""
         return self._producers.list()
+
+
+def _record_bytes(key: bytes | None, value: bytes | None, headers_block: bytes) -> int:
+    """At most so many, encoded."""
+    return (len(key) if key else 0) + (len(value) if value else 0) + len(headers_block) + _RECORD_OVERHEAD

@@ -127,7 +127,7 @@ async def test_a_payload_flood_to_a_client_that_does_not_read(
                 assert await publisher.ask(Publish("flood", payload, 1, packet_id=number)) == Puback(number)
             else:
                 await publisher.send(Publish("flood", payload))
-    held = [transport._outbound_bytes for transport in broker._reactor.connections]
+    held = [transport.outbound_bytes for transport in broker._reactor.connections]
     assert max(held) <= broker.config.limits.max_outbound_bytes + len(payload) + 100
     assert broker.topic("mqtt").partitions[0].high_watermark == 120
 

@@ -503,7 +503,7 @@ async def test_a_client_that_never_reads_costs_a_bounded_buffer(listening: Broke
             while not (transports := listening._reactor.connections) or not transports[0].is_congested:
                 await listening._reactor.wait_round()
         limit = listening.config.limits.max_outbound_bytes
-        assert transports[0]._outbound_bytes <= limit + 2 * 1_100_000
+        assert transports[0].outbound_bytes <= limit + 2 * 1_100_000
         async with await trio.open_tcp_stream(*listening.addresses["native"]) as other:
             await other.send_all(codec.encode(f.Hello(0, [1])))
             with trio.fail_after(WAIT_S):

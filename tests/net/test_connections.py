@@ -208,7 +208,7 @@ async def test_a_client_that_does_not_read_costs_a_bounded_buffer_and_nobody_els
             await client.send_all(bytes(100_000))
     assert peer.received == received
     assert bench.reactor.statistics().connections == 2
-    assert peer.transport._outbound_bytes <= bench.reactor.limits.max_outbound_bytes + 100_000
+    assert peer.transport.outbound_bytes <= bench.reactor.limits.max_outbound_bytes + 100_000
     await bench.echo(other, b"unharmed" * 10_000)
     await other.aclose()
     await client.aclose()
@@ -232,11 +232,11 @@ async def test_a_client_that_reads_again_makes_its_connection_writable_once(benc
     await client.send_all(b"flood")
     await bench.until(lambda: peer.transport.is_congested)
     assert "writable" not in peer.events
-    sent = peer.transport._outbound_bytes
+    sent = peer.transport.outbound_bytes
     await bench.receive(client, sent)
     await bench.until(lambda: not peer.transport.is_congested)
     assert peer.events.count("writable") == 1
-    while peer.transport._outbound_bytes:
+    while peer.transport.outbound_bytes:
         await client.receive_some(100_000)
     await client.aclose()
 
@@ -322,8 +322,8 @@ async def test_one_that_only_reads_what_is_waiting_for_it_is_not_idle(bench: Ben
     await bench.until(lambda: peer.transport.is_congested)
     peer.transport.idle_timeout_s = 10
     peer.transport.last_received -= 9.9
-    waiting = peer.transport._outbound_bytes
-    while peer.transport._outbound_bytes == waiting:
+    waiting = peer.transport.outbound_bytes
+    while peer.transport.outbound_bytes == waiting:
         await client.receive_some(100_000)
     peer.transport.check_time(bench.reactor.now + 5)
     assert "timed out" not in peer.events

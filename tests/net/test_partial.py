@@ -78,6 +78,8 @@ def test_a_batch_stays_if_it_is_writable_and_a_good_part_of_its_frame() -> None:
 class Frames(Connection):
     """Remembers frames of a length, in four bytes, and so many more."""
 
+    __slots__ = ("_begun", "frames", "longest", "partial", "transport")
+
     def __init__(self, transport: Transport) -> None:
         self.transport = transport
         self.frames: list[bytes] = []

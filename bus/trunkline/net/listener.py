@@ -75,7 +75,7 @@ class Listener:
         return host, port
 
     def start(self) -> None:
-        self._reactor.poller.register(self._sock, READ, self.on_ready)
+        self._reactor.poller.register(self._sock, READ, self)
 
     def on_ready(self, mask: int) -> None:
         for _ in range(_ACCEPTS_PER_ROUND):

@@ -32,6 +32,7 @@ __all__ = ["BatchBuilder", "EMPTY_HEADERS", "NewRecord", "encode", "encode_heade
 EMPTY_HEADERS = b"\x00"
 """What :func:`encode_headers` makes of no headers."""
 
+_NO_LIMIT = 1 << 62
 _NULL = encode_varint(-1)
 _RUN_OVERHEAD = 24  # varints and attributes of one record: at most so many bytes
 _FIELD_BYTES = [len(length) + size for size, length in enumerate(SMALL)]  # of a field of that size with its length
@@ -82,13 +83,21 @@ class BatchBuilder:
         self._parts: list[bytes] = []
 
     def append(
-        self, timestamp: int, key: bytes | None, value: bytes | None, headers_block: bytes = EMPTY_HEADERS
-    ) -> None:
+        self,
+        timestamp: int,
+        key: bytes | None,
+        value: bytes | None,
+        headers_block: bytes = EMPTY_HEADERS,
+        limit_bytes: int = _NO_LIMIT,
+    ) -> bool:
         """Add a record. Its offset is ``count`` (before the call) above the batch's base offset.
 
         Args:
           timestamp: ms since the epoch; may go back. Between -2**61 and 2**61.
           headers_block: from :func:`encode_headers`.
+          limit_bytes: of ``size_bytes``.
+
+        Returns: False if it would pass the limit; it was not added then.
         """
         if timestamp is not self._timestamp:  # identity: equal but not identical costs time, no more
             self._set_timestamp(timestamp)
@@ -115,6 +124,9 @@ class BatchBuilder:
                 size += _FIELD_BYTES[length]
             if headers_block is not EMPTY_HEADERS:
                 size += len(headers_block) - 1
+            size_bytes = self.size_bytes + _FIELD_BYTES[size]
+            if size_bytes > limit_bytes:
+                return False
             parts = self._parts
             parts += (
                 SMALL[size],
@@ -126,10 +138,11 @@ class BatchBuilder:
                 value_bytes,
                 headers_block,
             )
-            self.count = number + 1
-            self.size_bytes += _FIELD_BYTES[size]
         except IndexError:
-            self._append_large(key, value, headers_block)
+            return self._append_large(key, value, headers_block, limit_bytes)
+        self.count = number + 1
+        self.size_bytes = size_bytes
+        return True
 
     def append_run(self, timestamp: int, key: bytes, values: Sequence[bytes], headers_block: bytes) -> None:
         """Add records that differ in their values only, as ``append`` for each of them would; one value at least."""
@@ -152,17 +165,21 @@ class BatchBuilder:
         self.count = number
         self.size_bytes = size_bytes
 
-    def _append_large(self, key: bytes | None, value: bytes | None, headers_block: bytes) -> None:
+    def _append_large(self, key: bytes | None, value: bytes | None, headers_block: bytes, limit_bytes: int) -> bool:
         body = [self._stamp, encode_varint(self.count)]
         body += (_NULL,) if key is None else (encode_varint(len(key)), key)
         body += (_NULL,) if value is None else (encode_varint(len(value)), value)
         body.append(headers_block)
         size = sum(map(len, body))
         length = encode_varint(size)
+        size_bytes = self.size_bytes + len(length) + size
+        if size_bytes > limit_bytes:
+            return False
         self._parts.append(length)
         self._parts += body
         self.count += 1
-        self.size_bytes += len(length) + size
+        self.size_bytes = size_bytes
+        return True
 
     def _set_timestamp(self, timestamp: int) -> None:
         if not -TIMESTAMP_LIMIT < timestamp < TIMESTAMP_LIMIT:
