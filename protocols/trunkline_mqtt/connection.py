@@ -91,9 +91,15 @@ class MqttConnection(PublishingConnection):
         return self._decoder.held_bytes
 
     def receive_data(self, data: bytes) -> None:
-        self._decoder.receive_data(data)
+        repeated = self._repeated
+        if repeated is not None and self._publish_again(repeated, data):
+            return
+        decoder = self._decoder
+        decoder.receive_data(data)
         if self._waiting is None:
             self._go_on()
+        if self._repeated is not None and not decoder.is_at_rest:
+            self._repeated = None
 
     def _go_on(self) -> None:
         decoder = self._decoder
@@ -282,6 +288,7 @@ class MqttConnection(PublishingConnection):
             self._subscribe_now(session, packet)
             return
         self._waiting = packet
+        self._repeated = None  # what comes now waits behind it
         self._transport.pause()
         settling.wait(self._settled)
 
@@ -385,7 +392,7 @@ class MqttConnection(PublishingConnection):
     def shutting_down(self) -> None:
         if self._session is not None and self._terms.level == MQTT_5:
             self._is_leaving = True
-            if not self._acks:
+            if self._next_answer is None:
                 self._close(Reason.SERVER_SHUTTING_DOWN)
 
     def closed(self, error: Exception | None) -> None:

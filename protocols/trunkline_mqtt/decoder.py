@@ -73,6 +73,11 @@ class Decoder:
         self.has_more = False
 
     @property
+    def is_at_rest(self) -> bool:
+        """Everything that has arrived was given out as packets."""
+        return not self.has_more and self._partial is None
+
+    @property
     def held_bytes(self) -> int:
         """Of a packet that is not whole."""
         return 0 if self._partial is None else len(self._partial)

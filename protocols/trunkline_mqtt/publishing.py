@@ -1,9 +1,5 @@
 """The way in from one client: what it publishes is staged, and acknowledged when it is committed. Sans-I/O.
 
-Acknowledgements leave in the order of the PUBLISHes they answer (3.1.1, 4.6; 5.0, 4.6). With one partition commits
-come in that order anyway; the queue of promised acknowledgements keeps it with several too. The token of an append is
-its PUBACK or PUBREC, ready to be written.
-
 A message with QoS 0 goes to subscribers when it is staged, without waiting for the disk, unless an earlier message of
 this client does wait: each client's messages keep their order.
 
@@ -15,13 +11,13 @@ longer than the connection (:mod:`~trunkline_mqtt.ledger`).
 from __future__ import annotations
 
 import logging
-from collections import deque
 from typing import TYPE_CHECKING, Final
 
-from trunkline.door import Connection, Transport
+from trunkline.door import Transport
 from trunkline.errors import BrokerClosing, RemoteProtocolError, StoreFull, TrunklineError
 from trunkline.live import Delivery, LiveTail
 from trunkline.records import Header, Record, encode_headers
+from trunkline_mqtt.answering import AnsweringConnection
 from trunkline_mqtt.bridge import CACHED, PACKET_ID_HEADER, PLAIN_HEADERS, headers_of
 from trunkline_mqtt.encoder import encode
 from trunkline_mqtt.fields import malformed
@@ -29,6 +25,7 @@ from trunkline_mqtt.message import OutgoingMessage
 from trunkline_mqtt.packets import MQTT_3_1_1, MQTT_5, Disconnect, Puback, Pubcomp, Publish, PublishRun, Pubrec
 from trunkline_mqtt.properties import NO_PROPERTIES, Properties
 from trunkline_mqtt.reasons import Reason
+from trunkline_mqtt.repeated import RepeatedPublish
 from trunkline_mqtt.said import OutgoingRun, Said
 from trunkline_mqtt.terms import Terms
 
@@ -55,42 +52,39 @@ def reason_properties(text: str) -> Properties:
     return Properties(reason=text[:_REASON_CHARACTERS].encode(errors="replace").decode())
 
 
-class PublishingConnection(Connection):
+class PublishingConnection(AnsweringConnection):
     """The part of a connection that takes messages; also who is told what became of its appends."""
 
     __slots__ = (
-        "_acks",
         "_aliases",
         "_durable",
-        "_early",
         "_headers",
-        "_is_leaving",
+        "_last_destination",
         "_plain",
+        "_repeated",
         "_room",
         "_said",
         "_server",
         "_slow",
         "_terms",
-        "_transport",
         "_unreleased",
         "client_id",
     )  # fmt: skip
 
     def __init__(self, server: MqttServer, transport: Transport) -> None:
+        super().__init__(transport)
         self._server = server
-        self._transport = transport
         self._terms = Terms(MQTT_3_1_1, "")
         self._plain: tuple[Headers, ...] = ()  # of plain messages, by QoS; made for the first one
         self._headers: tuple[bytes, ...] = ()  # the same as the log stores them
         self._said: Said | None = None  # with QoS 0 and what else was not plain, the last one
         self._slow: dict[Partition, int] | None = None  # where those with QoS 0 end that were not offered early
-        self._acks: deque[bytes] | None = None  # promised, in the order they must leave
-        self._early: set[int] | None = None  # ids of those that are due but not at their turn
-        self._room = _NO_LIMIT  # how many may be promised before the receive maximum must be looked at
+        self._room = _NO_LIMIT  # how many may be promised behind the next before the receive maximum must be looked at
         self._aliases: dict[int, str] | None = None  # of topics, the client's
         self._unreleased: set[int] | None = None  # packet identifiers with QoS 2, until PUBREL
         self._durable: ClientLedger | None = None  # where those are kept that outlive this connection
-        self._is_leaving = False  # the broker is closing; DISCONNECT follows the last acknowledgement
+        self._last_destination: Destination | None = None  # of a message with QoS 1
+        self._repeated: RepeatedPublish | None = None  # never while part of a packet is in the decoder
         self.client_id = ""
 
     def _greeted(self, terms: Terms) -> None:
@@ -121,15 +115,46 @@ class PublishingConnection(Connection):
                 self._staged_qos_0(packet, destination, now, self._plain[0])
                 return
             ack = _PUBACK + packet.packet_id.to_bytes(2)
-            if self._acks is None:
-                self._acks = deque()
-            elif len(self._acks) >= self._room:
+            behind = self._behind
+            if (len(behind) if behind else 0) >= self._room:
                 self._check_receive_maximum()
             partition.stage_record(now, key, packet.payload, self._headers[1], self, ack)
         except TrunklineError as error:
             self._refuse(error)
             return
-        self._acks.append(ack)
+        if self._next_answer is None:
+            self._next_answer = ack
+            self._expect_again(destination)
+        elif behind is not None:
+            behind.append(ack)
+        else:
+            self._promise(ack)
+
+    def _expect_again(self, destination: Destination) -> None:
+        """Be ready for more messages to this topic, if this is the second one in a row."""
+        if destination is not self._last_destination:
+            self._last_destination = destination
+            self._repeated = None
+        elif self._repeated is None:
+            limit = self._server.settings.max_packet_bytes
+            self._repeated = RepeatedPublish(destination, self._headers[1], self._terms.level, limit)
+
+    def _publish_again(self, repeated: RepeatedPublish, data: bytes) -> bool:
+        """Take a message like the last one; False: it is not one, and nothing has happened."""
+        id_at = repeated.find_id(data)
+        if not id_at or self._next_answer is not None or self._room <= 0:
+            return False
+        server = self._server
+        server.received += 1
+        ack = _PUBACK + data[id_at : id_at + 2]
+        payload = data[id_at + repeated.to_payload :]
+        try:
+            repeated.partition.stage_record(server.now_ms(), repeated.key, payload, repeated.headers, self, ack)
+        except TrunklineError as error:
+            self._refuse(error)
+        else:
+            self._next_answer = ack
+        return True
 
     def _publish_run(self, run: PublishRun, now: int) -> None:
         """As ``_publish`` for each of them."""
@@ -190,7 +215,8 @@ class PublishingConnection(Connection):
         Not if it would overtake another message of this client.
         """
         partition, slow = delivery.partition, self._slow
-        must_wait = is_retained or self._acks or (slow and partition.high_watermark < slow.get(partition, 0))
+        is_behind = slow and partition.high_watermark < slow.get(partition, 0)
+        must_wait = is_retained or self._next_answer is not None or is_behind
         if must_wait or not tail.offer_early(delivery):
             if slow is None:
                 slow = self._slow = {}
@@ -298,8 +324,7 @@ class PublishingConnection(Connection):
             self._count_room()
             return True
         ack = _PUBREC + packet_id.to_bytes(2)
-        is_due = self._acks is not None and ack in self._acks
-        if not is_due and not (self._durable is not None and self._durable.is_pending(packet_id)):
+        if ack not in self._promised() and not (self._durable is not None and self._durable.is_pending(packet_id)):
             self._transport.write(ack)
         return False
 
@@ -315,25 +340,19 @@ class PublishingConnection(Connection):
 
     def _count_room(self) -> None:
         if self._terms.level == MQTT_5:
-            self._room = self._server.settings.receive_maximum - len(self._unreleased or ())
+            self._room = self._server.settings.receive_maximum - len(self._unreleased or ()) - 1
 
     def _check_receive_maximum(self, is_another: bool = True) -> None:
         """Is there room for ``is_another`` message? Those with QoS 2 count from PUBLISH to PUBCOMP."""
-        acks = self._acks or ()
-        if len(acks) < self._room:
+        if len(self._behind or ()) < self._room:
             return
-        held = len(self._unreleased or ()) + sum(ack[0] != _PUBREC[0] for ack in acks)
+        held = len(self._unreleased or ()) + sum(answer[0] != _PUBREC[0] for answer in self._promised())
         limit = self._server.settings.receive_maximum
         if held + is_another > limit:
             problem = f"is one of more than {limit} that are not acknowledged"
             raise malformed("PUBLISH", problem, None, "3.3.4", Reason.RECEIVE_MAXIMUM_EXCEEDED)
 
-    # -- acknowledgements --------------------------------------------------------------------------
-
-    def _promise(self, ack: bytes) -> None:
-        if self._acks is None:
-            self._acks = deque()
-        self._acks.append(ack)
+    # -- answers --------------------------------------------------------------------------
 
     def _promise_refusal(self, packet: Publish, code: int) -> None:
         ack = self._refusal(packet, code)
@@ -350,23 +369,8 @@ class PublishingConnection(Connection):
             self._count_room()
         return encode((Pubrec if is_qos_2 else Puback)(packet.packet_id, code), MQTT_5)
 
-    def append_done(self, token: object, offset: int) -> None:
-        """A message of this client is committed: acknowledge it, and those behind it that were waiting for it."""
-        acks = self._acks
-        assert acks, "nothing is committed that was not staged"
-        if acks[0] is not token:
-            if self._early is None:
-                self._early = set()
-            self._early.add(id(token))
-            return
-        self._transport.write(acks.popleft())
-        early = self._early
-        if early:
-            while acks and id(acks[0]) in early:
-                early.remove(id(acks[0]))
-                self._transport.write(acks.popleft())
-        if self._is_leaving and not acks:
-            self._close(Reason.SERVER_SHUTTING_DOWN)
+    def _all_answered(self) -> None:
+        self._close(Reason.SERVER_SHUTTING_DOWN)
 
     def _keep(self, durable: ClientLedger) -> None:
         """The client's session outlives this connection, and so does what it did not release."""

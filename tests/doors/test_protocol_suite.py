@@ -64,8 +64,8 @@ def test_an_early_acknowledgement_is_found(
 
     def acknowledge_early(self: MqttConnection, packet: Publish, now: int) -> None:
         honest(self, packet, now)
-        assert self._acks
-        self.append_done(self._acks[0], 0)
+        assert self._next_answer is not None
+        self.append_done(self._next_answer, 0)
 
     monkeypatch.setattr(MqttConnection, "_publish", acknowledge_early)
     monkeypatch.setattr(MqttConnection, "append_done", _acknowledge_once(MqttConnection.append_done))
@@ -75,7 +75,7 @@ def test_an_early_acknowledgement_is_found(
 
 def _acknowledge_once(honest: Any) -> Any:
     def append_done(self: MqttConnection, token: object, offset: int) -> None:
-        if self._acks and self._acks[0] is token:
+        if self._next_answer is not None and self._next_answer is token:
             honest(self, token, offset)
 
     return append_done

@@ -137,4 +137,4 @@ def test_a_connection_answers_or_refuses(level: int, said: list[Packet | bytes],
     connection.closed(error)
 
     assert not server.clients
-    assert not connection._acks
+    assert connection._next_answer is None
