@@ -18,7 +18,7 @@ from trunkline.partition import Partition
 from trunkline.records import Record, decode_all
 from trunkline.subscriptions import SubscriptionIndex
 
-__all__ = ["FAR_BEHIND", "Found", "is_selective", "look_ahead", "wanted_keys"]
+__all__ = ["FAR_BEHIND", "Found", "is_selective", "literal_beginning", "look_ahead", "wanted_keys"]
 
 FAR_BEHIND: Final = 20_000
 """Offsets: some megabytes of records of a usual size, or 30 ms of decoding."""
@@ -50,7 +50,7 @@ def wanted_keys(filters: Iterable[tuple[str, Syntax]]) -> Callable[[bytes], bool
     prefixes = []
     for pattern, syntax in filters:
         by_syntax.setdefault(syntax, []).append(pattern)
-        prefixes.append(_literal_beginning(pattern, syntax))
+        prefixes.append(literal_beginning(pattern, syntax))
     tests = [(syntax, _test(patterns, syntax)) for syntax, patterns in by_syntax.items()]
     beginnings = tuple(prefixes)
 
@@ -66,7 +66,7 @@ def wanted_keys(filters: Iterable[tuple[str, Syntax]]) -> Callable[[bytes], bool
     return wants
 
 
-def _literal_beginning(pattern: str, syntax: Syntax) -> bytes:
+def literal_beginning(pattern: str, syntax: Syntax) -> bytes:
     """How every key begins that matches: the levels before the first that may be a wildcard."""
     if syntax == "exact":
         return pattern.encode("utf-8", "surrogateescape")

@@ -1,21 +1,27 @@
-"""Subscribers that are behind: they read the log at their own pace, a chunk in a round.
+"""Subscribers that are behind: they read the log at their own pace, a chunk at a time.
 
 Who is far behind and wants little is not shown every record: what its filters want is looked up by key
-(:mod:`trunkline.sparse`).
+(:mod:`trunkline.sparse`). The others are often many, and in the same place: a chunk is kept for a while, so that they
+find it decoded (:mod:`trunkline.live.chunks`).
+
+They wait in a queue. A round serves them in turn until it has looked at so many records; then others go on, who would
+else wait while thousands catch up.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Final
 
 from trunkline.errors import OffsetOutOfRange, TrunklineError
 from trunkline.filters import key_text
+from trunkline.live.chunks import Chunk, Chunks
 from trunkline.live.member import GONE, Member, holds
 from trunkline.live.subscriber import Delivery
 from trunkline.records import Record, decode_all, iter_headers
-from trunkline.sparse import FAR_BEHIND, Found, is_selective, look_ahead
+from trunkline.sparse import FAR_BEHIND, Found, is_selective, literal_beginning, look_ahead
 
 if TYPE_CHECKING:
     from trunkline.partition import Partition
@@ -25,10 +31,11 @@ __all__ = ["Behind", "decode"]
 
 logger = logging.getLogger("trunkline.live")
 
-T = TypeVar("T")
-
 CATCH_UP_BYTES: Final = 64 * 1024
 """Read, decoded and offered at a time to one subscriber that is behind; also what it may hold."""
+
+RECORDS_A_ROUND: Final = 4096
+"""Decoded or offered, of one partition: some 20 ms. To be served counts as one, whether there is something or not."""
 
 
 class Behind:
@@ -56,9 +63,35 @@ class Behind:
         self._deliver = deliver
         self._caught_up = caught_up
         self._given_up = given_up
+        self._queue: deque[Member] = deque()
+        self._is_asked = False  # for a round
+        self._left = 0  # records of this one
+        self._chunks = Chunks()
+        self._waiting: dict[int, list[Member]] = {}  # for what is being read, by its offset
 
-    def catch_up(self, member: Member) -> None:
-        """Offer one chunk of the log to a subscriber that is behind; more in the next round."""
+    def ask(self, member: Member) -> None:
+        """Serve a subscriber from the log, in a round to come, until it says stop or has caught up."""
+        self._queue.append(member)
+        if not self._is_asked:
+            self._is_asked = True
+            self._rounds.call_soon(self._serve)
+
+    def _serve(self) -> None:
+        self._is_asked = False
+        self._left = RECORDS_A_ROUND
+        for _ in range(len(self._queue)):
+            self._left -= 1
+            self._catch_up(self._queue.popleft())
+            if self._left <= 0:
+                break
+        if self._queue and not self._is_asked:
+            self._is_asked = True
+            self._rounds.call_soon(self._serve)
+        if not self._queue and not self._waiting:
+            self._chunks.clear()
+
+    def _catch_up(self, member: Member) -> None:
+        """Offer what was found for a subscriber, and find more; chunks at hand without anything for it are passed."""
         if not member.filters:
             return
         member.fresh_at = GONE
@@ -71,48 +104,32 @@ class Behind:
             self._caught_up(member)
             return
         if self._should_look_ahead(member):
-            self._spawn(self._go_on_with, self._find, member, self._take_found)
+            self._spawn(self._look_ahead, member)
             return
-        try:
-            batches = self._partition.read_nowait(member.cursor, CATCH_UP_BYTES)
-        except OffsetOutOfRange:
-            self._skip_to_start(member)
-            return
-        except (OSError, TrunklineError) as error:
-            self._given_up(member, error)
-            return
-        if batches is None:  # the pages are not cached
-            self._spawn(self._go_on_with, self._read, member, self._take_chunk)
+        while not member.leftover and (chunk := self._chunks.find(member.cursor)) is not None:
+            _take(member, chunk)
+        if not member.leftover and member.cursor < self._partition.high_watermark:
+            self._read_for(member)
         else:
-            self._take_chunk(member, batches)
+            self.ask(member)
+
+    # -- looking ahead -----------------------------------------------------------------------------
 
     def _should_look_ahead(self, member: Member) -> bool:
         assert member.cursor is not None
         left = self._partition.high_watermark - member.cursor
         return left > FAR_BEHIND and member.cursor >= member.dense_until and is_selective(member.filters)
 
-    def _find(self, member: Member) -> Awaitable[Found]:
-        """Find what it wants by keys."""
+    async def _look_ahead(self, member: Member) -> None:
+        """Find what it wants by keys, in a worker; go on in a round."""
         assert member.cursor is not None
-        return look_ahead(self._partition, member.cursor, [*member.filters], CATCH_UP_BYTES)
-
-    def _read(self, member: Member) -> Awaitable[bytes]:
-        assert member.cursor is not None
-        return self._partition.read(member.cursor, CATCH_UP_BYTES)
-
-    async def _go_on_with(
-        self, read: Callable[[Member], Awaitable[T]], member: Member, go_on: Callable[[Member, T], None]
-    ) -> None:
-        """Go on in a round, with what is read in a worker."""
         try:
-            found = await read(member)
-        except OffsetOutOfRange:
-            self._rounds.call_soon(lambda: self._skip_to_start(member))
+            found = await look_ahead(self._partition, member.cursor, [*member.filters], CATCH_UP_BYTES)
         except (OSError, TrunklineError) as error:
             failure = error
-            self._rounds.call_soon(lambda: self._given_up(member, failure))
+            self._rounds.call_soon(lambda: self._not_read([member], failure))
         else:
-            self._rounds.call_soon(lambda: go_on(member, found))
+            self._rounds.call_soon(lambda: self._take_found(member, found))
 
     def _take_found(self, member: Member, found: Found) -> None:
         if not member.filters:
@@ -121,7 +138,64 @@ class Behind:
         member.cursor = found.next_offset
         if found.is_dense:
             member.dense_until = found.next_offset + FAR_BEHIND
-        self.catch_up(member)
+        self.ask(member)
+
+    # -- reading on --------------------------------------------------------------------------------
+
+    def _read_for(self, member: Member) -> None:
+        assert member.cursor is not None
+        if member.cursor in self._waiting:
+            self._waiting[member.cursor].append(member)
+            return
+        try:
+            batches = self._partition.read_nowait(member.cursor, CATCH_UP_BYTES)
+        except (OSError, TrunklineError) as error:
+            self._not_read([member], error)
+            return
+        if batches is None:  # the pages are not cached
+            self._waiting[member.cursor] = [member]
+            self._spawn(self._read, member.cursor)
+        else:
+            self._take_batches(member.cursor, [member], batches)
+
+    async def _read(self, offset: int) -> None:
+        """Read in a worker, for all who wait for it by then; go on in a round."""
+        try:
+            batches = await self._partition.read(offset, CATCH_UP_BYTES)
+        except (OSError, TrunklineError) as error:
+            failure = error
+            self._rounds.call_soon(lambda: self._not_read(self._waiting.pop(offset), failure))
+        else:
+            self._rounds.call_soon(lambda: self._take_batches(offset, self._waiting.pop(offset), batches))
+
+    def _not_read(self, members: list[Member], error: OSError | TrunklineError) -> None:
+        for member in members:
+            if isinstance(error, OffsetOutOfRange):
+                self._skip_to_start(member)
+            else:
+                self._given_up(member, error)
+
+    def _take_batches(self, offset: int, members: list[Member], batches: bytes) -> None:
+        members = [member for member in members if member.filters]
+        if not members:
+            return
+        chunk = self._decoded(offset, batches)
+        self._left -= len(chunk.records)
+        self._chunks.put(chunk)
+        for member in members:
+            _take(member, chunk)
+            self.ask(member)
+
+    def _decoded(self, offset: int, batches: bytes) -> Chunk:
+        headers = [header for _, header in iter_headers(batches)]
+        assert headers, "a read below the high watermark gives at least one batch"
+        try:
+            records = decode_all(batches, from_offset=offset)
+        except TrunklineError:  # one batch is at fault, or all are too much at once: take the first alone
+            del headers[1:]
+            records = decode(self._partition, batches[: headers[0].size_bytes], offset)
+        assert headers[-1].next_offset > offset
+        return Chunk(offset, headers[-1].next_offset, records)
 
     def _skip_to_start(self, member: Member) -> None:
         if not member.filters:
@@ -136,27 +210,12 @@ class Behind:
             member.subscriber.missed(self._partition, missed)
         except Exception:  # the boundary: one subscriber's bug must not keep the others from their records
             logger.exception("%s: %r failed when it was told of a gap", self._partition.name, member.subscriber)
-        self._rounds.call_soon(lambda: self.catch_up(member))
-
-    def _take_chunk(self, member: Member, batches: bytes) -> None:
-        if not member.filters:
-            return
-        assert member.cursor is not None
-        headers = [header for _, header in iter_headers(batches)]
-        assert headers, "a read below the high watermark gives at least one batch"
-        try:
-            records = decode_all(batches, from_offset=member.cursor)
-        except TrunklineError:  # one batch is at fault, or all are too much at once: take the first alone
-            del headers[1:]
-            records = decode(self._partition, batches[: headers[0].size_bytes], member.cursor)
-        member.leftover = records[::-1]
-        assert headers[-1].next_offset > member.cursor
-        member.cursor = headers[-1].next_offset
-        self._rounds.call_soon(lambda: self.catch_up(member))
+        self.ask(member)
 
     def _offer_leftover(self, member: Member) -> bool:
         """Offer what was decoded; False if the subscriber said stop."""
         leftover = member.leftover
+        self._left -= len(leftover)
         while leftover:
             record = leftover.pop()
             if member.skip and holds(member.skip, record.offset, record.offset + 1):
@@ -168,6 +227,14 @@ class Behind:
             if not self._deliver(member, delivery, options):
                 return False
         return True
+
+
+def _take(member: Member, chunk: Chunk) -> None:
+    """Let a subscriber go on behind a chunk, with what may be wanted of it as what is to be offered."""
+    assert member.cursor is not None
+    beginnings = [literal_beginning(pattern, syntax) for pattern, syntax in member.filters]
+    member.leftover = chunk.last_first(beginnings, member.cursor)
+    member.cursor = chunk.end
 
 
 def decode(partition: Partition, batches: bytes, from_offset: int) -> list[Record]:

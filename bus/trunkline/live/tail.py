@@ -134,7 +134,7 @@ class LiveTail:
         member = self._members.get(subscriber)
         if member is not None and member.cursor is not None and not member.is_reading:
             member.is_reading = True
-            self._rounds.call_soon(lambda: self._behind.catch_up(member))
+            self._behind.ask(member)
 
     def position(self, subscriber: LiveSubscriber) -> int | None:
         """The first offset that was not offered to it; None if it has no filters here. Not to be asked in ``deliver``:
