@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from trunkline_mqtt.server import MqttServer
 
 __all__ = [
-    "FAILED", "JOINED_PAYLOAD_BYTES", "NO_LOCAL", "PHASES", "QOS", "RELEASED", "RETAIN_AS_PUBLISHED", "Sender",
-    "option_of",
+    "FAILED", "IDENTIFIER", "JOINED_PAYLOAD_BYTES", "NO_LOCAL", "PHASES", "QOS", "RELEASED", "RETAIN_AS_PUBLISHED",
+    "Sender", "option_of",
 ]  # fmt: skip
 
 MAX_PACKET_ID: Final = 65_535
@@ -40,7 +40,7 @@ MAX_PACKET_ID: Final = 65_535
 QOS: Final = 0x03
 NO_LOCAL: Final = 0x04
 RETAIN_AS_PUBLISHED: Final = 0x08
-_IDENTIFIER: Final = 8
+IDENTIFIER: Final = 8  # by how many bits the subscription identifier is shifted
 
 RELEASED: Final = 3
 PHASES: Final = 3
@@ -55,7 +55,7 @@ _SHORTEST_ALIASED: Final = 4  # bytes of topic; an alias takes three
 
 def option_of(subscription: Subscription, identifier: int) -> int:
     """What a subscription asks for, as one int."""
-    option = subscription.qos | identifier << _IDENTIFIER
+    option = subscription.qos | identifier << IDENTIFIER
     if subscription.no_local:
         option |= NO_LOCAL
     if subscription.retain_as_published:
@@ -142,8 +142,8 @@ class Sender:
             qos = max(qos, option & 3)
             if option & RETAIN_AS_PUBLISHED and message.is_retained:
                 is_flagged = True
-            if option >> _IDENTIFIER:
-                extra += b"\x0b" + variable_integer(option >> _IDENTIFIER)
+            if option >> IDENTIFIER:
+                extra += b"\x0b" + variable_integer(option >> IDENTIFIER)
         if qos < 0:
             return 0
         if message.expires_ms:
@@ -267,7 +267,7 @@ class Sender:
 
         Topic aliases are not used: those of the connection on which it was sent first are gone.
         """
-        identifiers = tuple(option >> _IDENTIFIER for option in sorted(options) if option >> _IDENTIFIER)
+        identifiers = tuple(option >> IDENTIFIER for option in sorted(options) if option >> IDENTIFIER)
         is_flagged = is_retained or (message.is_retained and any(option & RETAIN_AS_PUBLISHED for option in options))
         properties = message.properties
         if identifiers or message.expires_ms:

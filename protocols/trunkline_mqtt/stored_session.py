@@ -2,7 +2,8 @@
 
 What the client wants, how far it is, and which messages are on their way to it with which packet identifiers is kept by
 :mod:`trunkline.sessions`. A delivery's state there is its phase (:mod:`~trunkline_mqtt.sender`), and above
-that, if it came through a share, which one (:mod:`~trunkline_mqtt.shares`).
+that, if it came through a share, which one (:mod:`~trunkline_mqtt.shares`); if it was retained, the identifier of the
+subscription that it was sent for.
 
 QoS 2 is exactly once only if nothing is said to the client that a crash could make the broker forget. So these wait
 for a checkpoint, and what is written after them waits behind them (:class:`~trunkline_mqtt.outbox.Outbox`):
@@ -34,7 +35,7 @@ from trunkline_mqtt.outbox import Outbox
 from trunkline_mqtt.packets import Subscription
 from trunkline_mqtt.reasons import Reason
 from trunkline_mqtt.retained_feed import RetainedFeed
-from trunkline_mqtt.sender import FAILED, PHASES, QOS, RELEASED, Sender, option_of
+from trunkline_mqtt.sender import FAILED, IDENTIFIER, PHASES, QOS, RELEASED, Sender, option_of
 from trunkline_mqtt.session import refusal_of
 from trunkline_mqtt.shared import SharedPart
 from trunkline_mqtt.shares import SHARE, session_name
@@ -84,7 +85,7 @@ class StoredSession(SessionOwner):
         self._shared: SharedPart | None = None
         self._sys: SysPart | None = None
         self._streams: StreamPart | None = None  # these end with the connection
-        self._marks: dict[int, int] = {}  # of messages with QoS 2 that came through shares, by packet identifier
+        self._marks: dict[int, int] = {}  # what stands above the phase, of messages with QoS 2, by packet identifier
         for name in self._core.filters:
             if name.pattern.startswith(SHARE):
                 self._subscribe_shared(name.pattern, int.from_bytes(self._core.options(name)))
@@ -230,7 +231,8 @@ class StoredSession(SessionOwner):
     def _send_retained(self, record: Record, option: int) -> None:
         assert self._server.retained is not None
         copies = self._server.retained.copies
-        self._send(message_of(record), [option], copies, record.offset, is_retained=True)
+        label = option >> IDENTIFIER << PHASES.bit_length()
+        self._send(message_of(record), [option], copies, record.offset, is_retained=True, label=label)
         if self._is_full:
             self._core.pause()
 
@@ -254,17 +256,18 @@ class StoredSession(SessionOwner):
         *,
         is_retained: bool = False,
         mark: int = 0,
+        label: int = 0,
     ) -> int:
         self._outbox.begin()
         packet_id = self._sender.send(message, options, is_retained=is_retained, now_ms=self._server.now_ms())
         phase = self._sender.in_flight[packet_id] if packet_id else 0
         # One that was retained a moment ago may have no place in the log yet; it will not be sent again.
         is_durable = phase == 2 and offset >= 0
-        if is_durable and mark:
-            self._marks[packet_id] = mark
+        if is_durable and mark | label:
+            self._marks[packet_id] = mark | label
         # With QoS 1 the queue of a share keeps it, for whoever is there then.
         if is_durable or (packet_id and offset >= 0 and not mark):
-            self._core.track(packet_id, partition, offset, phase | mark)
+            self._core.track(packet_id, partition, offset, phase | mark | label)
         self._outbox.end(packet_id if is_durable else 0)
         return packet_id
 
@@ -272,9 +275,14 @@ class StoredSession(SessionOwner):
         """4.4: with its identifier, and in its order."""
         self._to_send_again -= 1
         phase, mark = entry.state & PHASES, entry.state & ~PHASES
+        retained = self._server.retained
+        is_retained = retained is not None and delivery is not None and delivery.partition is retained.copies
         self._sender.in_flight[entry.id] = phase
         if mark:
             self._marks[entry.id] = mark
+        if is_retained:
+            options = [_stored_option(mark >> PHASES.bit_length() << IDENTIFIER)]
+        elif mark:
             option = None if self._shared is None else self._shared.option_of(mark)
             options = [] if option is None else [_stored_option(option)]
         if phase == RELEASED:
@@ -283,8 +291,6 @@ class StoredSession(SessionOwner):
             self._finish(entry.id)
         else:
             self._outbox.begin()
-            retained = self._server.retained
-            is_retained = retained is not None and delivery.partition is retained.copies
             chosen = [int.from_bytes(option) for option in options]
             message = message_of(delivery.record)
             if not self._sender.send_again(message, entry.id, chosen, is_retained=is_retained):

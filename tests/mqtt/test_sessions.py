@@ -21,6 +21,7 @@ from trunkline_mqtt.connection import MqttConnection
 from trunkline_mqtt.gate import Gate
 from trunkline_mqtt.outbox import Outbox
 from trunkline_mqtt.packets import (
+    MQTT_5,
     Connect,
     Disconnect,
     Packet,
@@ -266,6 +267,27 @@ async def test_retained_messages_are_part_of_a_session_once_they_are_sent(broker
     async with client(broker, is_present=True) as peer:
         (again,) = await messages(peer, 1)
         assert again == Publish("t", b"x", 1, True, True, first.packet_id)
+
+
+@pytest.mark.parametrize("qos", [1, 2])
+async def test_what_was_retained_is_sent_again_for_the_subscription_that_it_was_sent_for(
+    tmp_path: Path, dial: Dial, qos: int
+) -> None:
+    """MQTT 5.0, 3.3.4: [MQTT-3.3.4-3], also when the broker ended in between."""
+    async with open_broker(tmp_path, listen={"mqtt": "127.0.0.1:0"}) as broker:
+        for key in (b"t", b"last"):
+            await broker.publish("mqtt", b"x", key=key, headers=[("mqtt.retain", b"1"), ("mqtt.qos", b"2")])
+        await broker.publish("mqtt", b"committed after them")
+        peer = await dial(broker.addresses["mqtt"], hello(MQTT_5))
+        subscribe = Subscribe(1, (Subscription("t", qos),), Properties(subscription_identifiers=(300,)))
+        assert isinstance(await peer.ask(subscribe), Suback)
+        (first,) = await messages(peer, 1)
+        assert isinstance(await peer.ask(Subscribe(2, (Subscription("+", 0, retain_handling=2),))), Suback)
+    async with open_broker(tmp_path, listen={"mqtt": "127.0.0.1:0"}) as broker:
+        peer = await dial(broker.addresses["mqtt"], hello(MQTT_5), is_present=True)
+        (again,) = await messages(peer, 1)
+        expected = Publish("t", b"x", qos, True, True, first.packet_id, Properties(subscription_identifiers=(300,)))
+        assert again == expected
 
 
 async def test_what_was_sent_once_does_not_expire(tmp_path: Path, dial: Dial) -> None:
