@@ -132,3 +132,18 @@ async def test_a_client_that_does_not_read_is_congested_and_can_go_on_later(
     await bench.until(lambda: peer.transport.is_congested)
     assert await bench.receive(client, 20_000_000) == bytes(20_000_000)
     assert peer.events.count("writable") == 1
+
+
+async def test_what_is_written_in_a_round_is_one_record(
+    bench: Bench, address: tuple[str, int], client_context: ssl.SSLContext
+) -> None:
+    client_context.maximum_version = ssl.TLSVersion.TLSv1_2  # it has no session tickets that come when they like
+    client = await open_tls(bench, address, client_context)
+    await bench.until(lambda: bool(bench.door.peers))
+    for _ in range(1000):
+        bench.door.peers[0].transport.write(b"piece")
+
+    head = await bench.receive(client.transport_stream, 5)
+
+    assert head[0] == 23, "application data"
+    assert int.from_bytes(head[3:]) > 5000

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import ssl
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from trunkline.errors import RemoteProtocolError
 from trunkline.net.transport import READ_BYTES, SocketTransport
@@ -14,11 +14,14 @@ if TYPE_CHECKING:
 
 __all__ = ["TlsTransport"]
 
+RECORD_BYTES: Final = 16384
+"""A record of TLS holds no more (RFC 8446, 5.1), so there is nothing to gain from waiting for more."""
+
 
 class TlsTransport(SocketTransport):
-    """A peer behind TLS. What the connection writes is encrypted at once and buffered as ciphertext."""
+    """A peer behind TLS. What the connection writes in a round is encrypted in one go, and waits as ciphertext."""
 
-    __slots__ = ("_early", "_incoming", "_is_ready", "_outgoing", "_tls")
+    __slots__ = ("_incoming", "_is_ready", "_outgoing", "_plain", "_plain_bytes", "_tls")
 
     def __init__(
         self, reactor: Reactor, sock: socket.socket, peer: str, door_name: str, context: ssl.SSLContext
@@ -28,19 +31,35 @@ class TlsTransport(SocketTransport):
         self._outgoing = ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_side=True)
         self._is_ready = False
-        self._early: list[bytes] = []  # written before the handshake is over: a door that speaks first
+        self._plain: list[bytes] = []  # written, and not encrypted yet; all of it until the handshake is over
+        self._plain_bytes = 0
 
     def write(self, data: bytes) -> None:
         if self.is_closing:
             return
-        if not self._is_ready:
-            self._early.append(data)
-            return
-        self._tls.write(data)
+        self._plain.append(data)
+        self._plain_bytes += len(data)
+        if self._plain_bytes >= RECORD_BYTES and self._is_ready:
+            self._encrypt()
+        elif not self._is_touched:
+            self._touch()
+
+    def _encrypt(self) -> None:
+        plain = b"".join(self._plain)
+        self._plain.clear()
+        self._plain_bytes = 0
+        self._tls.write(plain)
         super().write(self._outgoing.read())
+
+    def flush(self) -> None:
+        if self._plain and self._is_ready and not self.is_closing:
+            self._encrypt()
+        super().flush()
 
     def close(self) -> None:
         if not self.is_closing and self._is_ready:
+            if self._plain:
+                self._encrypt()
             try:
                 self._tls.unwrap()
             except ssl.SSLWantReadError:
@@ -79,6 +98,5 @@ class TlsTransport(SocketTransport):
     def _handshake(self) -> None:
         self._tls.do_handshake()
         self._is_ready = True
-        early, self._early = self._early, []
-        for data in early:
-            self.write(data)
+        if self._plain:
+            self._encrypt()

@@ -107,13 +107,17 @@ class SocketTransport(Outbound, Transport):
             return
         self.put(data)
         if not self._is_touched:
-            self._is_touched = True
-            self._reactor.touched.append(self)
-            if not self._reactor.is_in_round:
-                self._reactor.rounds.request()
+            self._touch()
         if self.outbound_bytes > self._reactor.limits.max_outbound_bytes and not self.is_congested:
             self.is_congested = True
             self._update_mask()
+
+    def _touch(self) -> None:
+        """Have this round end with a ``flush``."""
+        self._is_touched = True
+        self._reactor.touched.append(self)
+        if not self._reactor.is_in_round:
+            self._reactor.rounds.request()
 
     def pause(self) -> None:
         if not self._is_paused:
