@@ -118,10 +118,14 @@ class Decoder:
         first = data[position]
         length = data[position + 1]
         if length > 127:
-            length, body = self._long_length(position)
-            if length < 0:
-                self._put_aside(body - position)
-                return None
+            if body < len(data) and 0 < data[body] < 128:  # two bytes, nearly always
+                length += data[body] - 1 << 7
+                body += 1
+            else:
+                length, body = self._long_length(position)
+                if length < 0:
+                    self._put_aside(body - position)
+                    return None
         end = body + length
         if end - position > self.max_packet_bytes:
             raise malformed(

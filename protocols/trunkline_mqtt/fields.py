@@ -161,6 +161,13 @@ class Fields:
 
     def string(self, field: str) -> str:
         """MQTT 3.1.1, 1.5.3; 5.0, 1.5.4."""
+        data, at, end = self._data, self._position, self._end
+        if at + 2 <= end:  # in line, as messages of 5.0 may have many; what is wrong is found out below
+            stop = at + 2 + (data[at] << 8 | data[at + 1])
+            raw = data[at + 2 : stop]
+            if stop <= end and 0 not in raw and raw.isascii():
+                self._position = stop
+                return raw.decode()
         return decode_utf8(self.binary(field), f"{self.packet}, {field}")
 
     def topic_name(self, field: str, section: str) -> str:
@@ -225,29 +232,11 @@ class Fields:
                 found[name] = tuple(value)
         return Properties(**found)
 
-    def _pair(self) -> tuple[str, str] | None:
-        """A user property, in line, as a message may have many; None: read it field by field, something is wrong."""
-        data, at, end = self._data, self._position, self._end
-        middle = at + 2 + (data[at] << 8 | data[at + 1]) if at + 2 <= end else end
-        if middle + 2 > end:
-            return None
-        stop = middle + 2 + (data[middle] << 8 | data[middle + 1])
-        both = data[at + 2 : middle], data[middle + 2 : stop]
-        if stop > end or 0 in both[0] or 0 in both[1]:
-            return None
-        try:
-            pair = both[0].decode(), both[1].decode()
-        except UnicodeDecodeError:
-            return None
-        self._position = stop
-        return pair
-
     def _value(self, entry: Property, field: str) -> Any:
         value: Any
         match entry.kind:
             case Kind.PAIR:
-                pair = self._pair()
-                return pair or (self.string("name of a user property"), self.string("value of a user property"))
+                return self.string("name of a user property"), self.string("value of a user property")
             case Kind.STRING:
                 return self.string(field)
             case Kind.TOPIC:

@@ -94,7 +94,7 @@ class Publish(Packet, frozen=True, gc=False):
 class PublishRun(Packet, frozen=True, gc=False):
     """PUBLISH packets in a row with QoS 0, one topic, no RETAIN and the same properties: only their payloads differ.
 
-    ``data`` are their bytes, as they came, and as the encoder would write them if there are no properties.
+    ``data`` are their bytes, as they came; the encoder would write them so too, but for the order of properties.
     """
 
     topic: str

@@ -186,7 +186,7 @@ class PublishingConnection(AnsweringConnection):
         if destination.tail is not None:
             record = Record(partition.staged_end_offset - count, now, key, payloads[0], said.headers)
             delivery = Delivery(record, destination.topic, partition, count)
-            packets = run.data if run.properties is NO_PROPERTIES else None
+            packets = run.data if said.is_passed_on else None
             delivery.cache[CACHED] = OutgoingRun(key, payloads, said, packets, self._terms.level)
             self._offer(destination.tail, delivery)
 

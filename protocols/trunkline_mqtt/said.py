@@ -32,11 +32,13 @@ class Said:
       of: the properties it was made from.
       headers: of the record, and ``block``: the same as the log stores them.
       properties: what subscribers get of them, apart from the expiry.
+      is_passed_on: subscribers of MQTT 5.0 get all of it as it came.
       expires_ms: as :class:`~trunkline_mqtt.message.OutgoingMessage` has it.
     """
 
     __slots__ = (
-        "_now_ms", "_packed", "block", "client", "expires_ms", "headers", "is_retained", "of", "properties", "qos",
+        "_now_ms", "_packed", "block", "client", "expires_ms", "headers", "is_passed_on", "is_retained", "of",
+        "properties", "qos",
     )  # fmt: skip
 
     def __init__(self, client_id: str, qos: int, properties: Properties, now_ms: int, *, is_retained: bool) -> None:
@@ -49,9 +51,11 @@ class Said:
         self.block = encode_headers(found)
         self.client = found[0][1]
         self.expires_ms = expiry_of(properties, now_ms)
-        if properties.topic_alias is not None or properties.message_expiry_s is not None:
+        self.is_passed_on = properties.topic_alias is None and properties.message_expiry_s is None
+        if not self.is_passed_on:
             properties = msgspec.structs.replace(properties, topic_alias=None, message_expiry_s=None)
-        self.properties = NO_PROPERTIES if properties == NO_PROPERTIES else properties
+            properties = NO_PROPERTIES if properties == NO_PROPERTIES else properties
+        self.properties = properties
         self._packed: bytes | None = None
 
     def is_of(self, qos: int, properties: Properties, now_ms: int, *, is_retained: bool) -> bool:

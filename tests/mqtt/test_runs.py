@@ -342,6 +342,15 @@ def test_a_run_goes_on_to_a_subscriber_of_the_same_version_as_it_came() -> None:
     assert len(room.heard[2].written) == 1
 
 
+def test_properties_are_passed_on_in_the_order_in_which_they_came() -> None:
+    room = Room(MQTT_5, gives_runs=True)
+    one = b"\x30\x14\x00\x01a\x0e\x26\x00\x01x\x00\x01y\x03\x00\x04text.."  # the encoder begins with the content type
+    room.publisher.receive_data(one * 3)
+
+    assert room.heard[2].written == [one * 3]
+    assert room.heard[0].take() == [Publish("a", b"..")] * 3
+
+
 def test_a_message_that_is_too_large_for_the_log_ends_the_run_there(caplog: pytest.LogCaptureFixture) -> None:
     room = Room(MQTT_3_1_1, gives_runs=True)
     partition, subscriber = room.live.bench.partition, room.heard[0]

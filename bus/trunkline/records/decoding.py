@@ -42,6 +42,11 @@ RECORD_OVERHEAD_BYTES = 128
 HEADER_OVERHEAD_BYTES = 96
 """What a header costs in memory beside its value."""
 
+KNOWN_BLOCKS = 4096
+KNOWN_BLOCK_BYTES = 128
+"""One client's records repeat their headers. So many of its size are remembered with what they say, 3 MB at most."""
+
+_known_headers: dict[bytes, tuple[Header, ...]] = {}  # what comes from worker threads too: each step is atomic
 _MIN_HEADER_BYTES = 2
 _NULL_FOLDED = 1  # -1 as a varint reader gives it
 _OFFSET_LIMIT = 1 << 63
@@ -144,8 +149,6 @@ def _read_records(
     base_timestamp = header.max_timestamp if is_append_time else header.base_timestamp
     previous = -1
     header_count = 0
-    last_block: bytes | None = None
-    last_headers: tuple[Header, ...] = ()
     records: list[Record] = []
     add = records.append
     for _ in range(header.record_count):
@@ -227,14 +230,18 @@ def _read_records(
 
         if data[position]:
             block = data[position:end]
-            if block == last_block:  # one client's records repeat their headers
-                headers = last_headers
+            known = _known_headers.get(block)
+            if known is not None:
+                headers = known
                 position = end
                 if len(headers) * HEADER_OVERHEAD_BYTES > room:
                     _refuse()
             else:
                 headers, position = read_record_headers(data, position, end, base_offset + delta, room)
-                last_block, last_headers = block, headers
+                if position == end and len(block) <= KNOWN_BLOCK_BYTES:
+                    if len(_known_headers) >= KNOWN_BLOCKS:
+                        _known_headers.clear()
+                    _known_headers[block] = headers
             header_count += len(headers)
             room -= len(headers) * HEADER_OVERHEAD_BYTES
         else:
@@ -257,16 +264,23 @@ def read_record_headers(data: bytes, position: int, end: int, offset: int, room:
         _refuse()
     headers: list[Header] = []
     for _ in range(count):
-        folded, position = read_varint(data, position)
-        start = position
-        position += folded >> 1
+        folded = data[position]
+        if folded < 128:
+            start = position + 1
+        else:
+            folded, start = read_varint(data, position)
+        position = start + (folded >> 1)
         if folded & 1:
             _refuse_length(offset, "header name")
         try:
-            name = str(data[start:position], "utf-8")
+            name = data[start:position].decode()
         except UnicodeDecodeError:
             raise CorruptBatch(f"the record at offset {offset} has a header name that is not UTF-8") from None
-        folded, position = read_varint(data, position)
+        folded = data[position]
+        if folded < 128:
+            position += 1
+        else:
+            folded, position = read_varint(data, position)
         if folded == _NULL_FOLDED:
             headers.append((name, None))
             continue

@@ -34,6 +34,7 @@ EMPTY_HEADERS = b"\x00"
 
 _NO_LIMIT = 1 << 62
 _NULL = encode_varint(-1)
+_SMALL_END = len(SMALL)
 _RUN_OVERHEAD = 24  # varints and attributes of one record: at most so many bytes
 _FIELD_BYTES = [len(length) + size for size, length in enumerate(SMALL)]  # of a field of that size with its length
 
@@ -44,11 +45,13 @@ def encode_headers(headers: Iterable[Header]) -> bytes:
     parts = [encode_varint(len(headers))]
     for name, value in headers:
         encoded = name.encode()
-        parts += (encode_varint(len(encoded)), encoded)
+        length = len(encoded)
+        parts += (SMALL[length] if length < _SMALL_END else encode_varint(length), encoded)
         if value is None:
             parts.append(_NULL)
         else:
-            parts += (encode_varint(len(value)), value)
+            length = len(value)
+            parts += (SMALL[length] if length < _SMALL_END else encode_varint(length), value)
     return b"".join(parts)
 
 
