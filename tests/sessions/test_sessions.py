@@ -8,6 +8,7 @@ from tests.sessions.world import Machine, Peer, publish, settle
 from trunkline.broker import Broker
 from trunkline.errors import CoordinatorLoading, InvalidFilter, LocalProtocolError, SessionFenced
 from trunkline.live import Delivery
+from trunkline.records import Record, decode_all
 from trunkline.sessions import FilterName, Sessions
 
 pytestmark = pytest.mark.trio
@@ -140,6 +141,31 @@ async def test_with_too_many_references_the_log_is_looked_through(
     await publish(broker, "a/2")
 
     assert peer.got == [*range(0, 31, 3)]
+
+
+async def test_what_came_in_one_batch_is_decoded_once_for_all_sessions(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded = []
+
+    def count(data: bytes) -> list[Record]:
+        decoded.append(len(data))
+        return decode_all(data)
+
+    monkeypatch.setattr("trunkline.sessions.serving.decode_all", count)
+    peers = [Peer().attach(broker, f"dev{number}") for number in range(20)]
+    for number, peer in enumerate(peers):
+        peer.session.subscribe("mqtt", f"dev/{number}")
+        peer.session.detach()
+    await publish(broker, *[f"dev/{number % 20}" for number in range(40)])
+    await settle(broker)
+
+    for number, peer in enumerate(peers):
+        peer.attach(broker, f"dev{number}").session.resume()
+    await settle(broker)
+
+    assert [peer.got for peer in peers] == [[number, number + 20] for number in range(20)]
+    assert len(decoded) == 1
 
 
 class TestUnfinished:

@@ -26,8 +26,9 @@ offered again when it is committed:
 
 from __future__ import annotations
 
+from trunkline.live.chunks import Chunk, Chunks
 from trunkline.live.subscriber import Delivery, LiveSubscriber
 from trunkline.live.tail import LiveStatistics, LiveTail
 from trunkline.live.watcher import Watcher
 
-__all__ = ["Delivery", "LiveStatistics", "LiveSubscriber", "LiveTail", "Watcher"]
+__all__ = ["Chunk", "Chunks", "Delivery", "LiveStatistics", "LiveSubscriber", "LiveTail", "Watcher"]

@@ -1,4 +1,4 @@
-"""Pieces of the log as they were decoded for one subscriber that is behind, kept for those who come the same way.
+"""Pieces of the log as they were decoded for one who is behind, kept for those who come the same way.
 
 When thousands of sessions come back after a restart, all of them read the same part of the log, each for a few records
 of its own. So a piece is read and decoded once, and its keys are sorted: what a filter wants lies between two places in
@@ -16,6 +16,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Iterable
+from operator import attrgetter
 from typing import Final
 
 from trunkline.records import Record
@@ -39,40 +40,52 @@ class Chunk:
       size_bytes: roughly, in memory.
     """
 
-    __slots__ = ("_by_key", "_keys", "_without_key", "end", "records", "size_bytes", "start")
+    __slots__ = ("_by_key", "_keys", "end", "records", "size_bytes", "start")
 
     def __init__(self, start: int, end: int, records: list[Record]) -> None:
         self.start = start
         self.end = end
         self.records = records
-        by_key: dict[bytes, list[int]] = {}
-        self._without_key: list[int] = []
-        self.size_bytes = _RECORD_BYTES * len(records)
-        for index, record in enumerate(records):
-            key = record.key
-            self.size_bytes += len(record.value or b"") + len(key or b"")
-            if key is None:
-                self._without_key.append(index)
-            elif key in by_key:
-                by_key[key].append(index)
-            else:
-                by_key[key] = [index]
-        self._by_key = by_key
-        self._keys = sorted(by_key)
+        self.size_bytes = sum(len(record.value or b"") + len(record.key or b"") + _RECORD_BYTES for record in records)
+        self._by_key: dict[bytes | None, list[int]] | None = None
+        self._keys: list[bytes] = []
+
+    def at(self, offset: int) -> Record | None:
+        """The record with this offset."""
+        index = bisect_left(self.records, offset, key=_offset)
+        found = self.records[index : index + 1]
+        return found[0] if found and found[0].offset == offset else None
 
     def last_first(self, beginnings: Iterable[bytes], offset: int) -> list[Record]:
         """From ``offset`` on, the records without a key and those whose keys begin in one of these ways, last first."""
-        wanted = set(self._without_key)
+        by_key = self._index()
+        wanted = set(by_key.get(None, ()))
         for beginning in beginnings:
             if not beginning:
                 wanted = set(range(len(self.records)))
                 break
             at = bisect_left(self._keys, beginning)
             while at < len(self._keys) and self._keys[at].startswith(beginning):
-                wanted.update(self._by_key[self._keys[at]])
+                wanted.update(by_key[self._keys[at]])
                 at += 1
         records = self.records
         return [records[index] for index in sorted(wanted, reverse=True) if records[index].offset >= offset]
+
+    def _index(self) -> dict[bytes | None, list[int]]:
+        """The places of the records of each key; made for whoever asks first."""
+        by_key = self._by_key
+        if by_key is None:
+            by_key = self._by_key = {}
+            for index, record in enumerate(self.records):
+                if record.key in by_key:
+                    by_key[record.key].append(index)
+                else:
+                    by_key[record.key] = [index]
+            self._keys = sorted(key for key in by_key if key is not None)
+        return by_key
+
+
+_offset = attrgetter("offset")
 
 
 class Chunks:

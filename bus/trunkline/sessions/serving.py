@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from trunkline.errors import BrokerClosing, CorruptLog, OffsetOutOfRange, SessionFenced, TrunklineError, UnknownTopic
 from trunkline.filters import key_text
-from trunkline.live import Delivery
+from trunkline.live import Chunk, Delivery
 from trunkline.partition import Partition
 from trunkline.records import Record, decode_all, iter_headers
 from trunkline.sessions.owner import SessionOwner
@@ -40,14 +40,14 @@ class Serving:
       is_dirty: something was given since the last checkpoint.
     """
 
-    __slots__ = ("_batch", "_home", "_is_busy", "_left", "_state", "is_dirty", "is_ready", "owner")
+    __slots__ = ("_home", "_is_busy", "_known", "_left", "_state", "is_dirty", "is_ready", "owner")
 
     def __init__(self, home: Sessions, state: SessionState, owner: SessionOwner) -> None:
         self._home = home
         self._state = state
         self._left = deque(entry.id for entry in state.window or ())  # unfinished, to be given again
         self._is_busy = False  # a round that goes on is asked for, or a read is under way
-        self._batch: tuple[Partition, int, int, dict[int, Record]] | None = None  # read last: from, to, records
+        self._known: tuple[Partition, Chunk] | None = None  # what was read last
         self.owner = owner
         self.is_ready = False
         self.is_dirty = False
@@ -101,7 +101,7 @@ class Serving:
                 return
             try:
                 if not self._give_next():
-                    self._batch = None
+                    self._known = None
                     self._state.resume_tails()
                     return
             except _NeedsRead as needed:
@@ -166,33 +166,33 @@ class Serving:
 
     def _find(self, partition: Partition, offset: int) -> Record | None:
         """The record at an offset; None if it is gone. Raises _NeedsRead, and what reading raises."""
-        known = self._batch
-        if known is None or known[0] is not partition or not known[1] <= offset < known[2]:
+        known = self._known
+        if known is not None and known[0] is partition and known[1].start <= offset < known[1].end:
+            return known[1].at(offset)
+        chunk = self._home.chunks(partition).find(offset)  # read for another session, of the same batch
+        if chunk is None:
             try:
                 data = partition.read_nowait(offset, 1)
             except (OffsetOutOfRange, UnknownTopic):
                 return None
             if data is None:
                 raise _NeedsRead(partition, offset)
-            self._keep(partition, offset, data)
-        assert self._batch is not None
-        return self._batch[3].get(offset)
+            chunk = _decoded(partition, offset, data)
+        self._keep(partition, chunk)
+        return chunk.at(offset)
 
-    def _keep(self, partition: Partition, offset: int, data: bytes) -> None:
-        end = max((header.next_offset for _, header in iter_headers(data)), default=offset + 1)
-        try:
-            records = decode_all(data, from_offset=offset)
-        except TrunklineError as error:  # a client's batch with an intact CRC around nonsense
-            logger.warning("%s: the record at offset %d cannot be delivered: %s", partition.name, offset, error)
-            records = []
-        self._batch = (partition, offset, end, {record.offset: record for record in records})
+    def _keep(self, partition: Partition, chunk: Chunk) -> None:
+        chunks = self._home.chunks(partition)
+        if chunks.find(chunk.start) is not chunk:
+            chunks.put(chunk)
+        self._known = partition, chunk
 
     async def _read_waiting(self, partition: Partition, offset: int) -> None:
         """The page is not cached: read in a worker, go on in a round."""
         try:
-            self._keep(partition, offset, await partition.read(offset, 1))
+            chunk = _decoded(partition, offset, await partition.read(offset, 1))
         except (OffsetOutOfRange, UnknownTopic):
-            self._batch = (partition, offset, offset + 1, {})
+            chunk = Chunk(offset, offset + 1, [])
         except BrokerClosing:
             return
         except (OSError, TrunklineError) as error:
@@ -200,7 +200,19 @@ class Serving:
                 failure = error if isinstance(error, TrunklineError) else CorruptLog(f"a log cannot be read: {error}")
                 self._home.fail(self._state, failure)
             return
+        self._keep(partition, chunk)
         self._home.rounds.call_soon(self._serve)
+
+
+def _decoded(partition: Partition, offset: int, data: bytes) -> Chunk:
+    headers = [header for _, header in iter_headers(data)]
+    start = min((header.base_offset for header in headers), default=offset)
+    end = max((header.next_offset for header in headers), default=offset + 1)
+    try:
+        return Chunk(min(start, offset), end, decode_all(data))
+    except TrunklineError as error:  # a client's batch with an intact CRC around nonsense
+        logger.warning("%s: the record at offset %d cannot be delivered: %s", partition.name, offset, error)
+        return Chunk(offset, end, [])
 
 
 def _delivery(partition: Partition, record: Record) -> Delivery:

@@ -19,6 +19,7 @@ import trio
 
 from trunkline.errors import CoordinatorLoading, LocalProtocolError, SessionFenced, TrunklineError
 from trunkline.groups.timers import Timers
+from trunkline.live import Chunks
 from trunkline.partition import Partition
 from trunkline.pending import AppendReceiver
 from trunkline.sessions.checkpoints import Checkpoints
@@ -48,7 +49,9 @@ _LOOKED_AT: Final = 5_000
 """Sessions of which that is asked every _LOOK_S: each of 100,000 every twenty minutes."""
 
 _MAX_NAME_BYTES: Final = 65_535
-_CHECKPOINTS, _LOOK = "\0checkpoints", "\0look"  # timers; no session has a NUL in its name
+_CHUNKS_S: Final = 1.0
+
+_CHECKPOINTS, _CHUNKS, _LOOK = "\0checkpoints", "\0chunks", "\0look"  # timers; no session has a NUL in its name
 
 
 class Sessions:
@@ -64,6 +67,7 @@ class Sessions:
         self._states: dict[str, SessionState] = {}
         self._offline: dict[str, OfflineSession] = {}
         self._followed: tuple[Partition, ...] = ()
+        self._chunks: dict[Partition, Chunks] = {}
         self._look_at: Iterator[str] = iter(())
         self._end_listeners: list[Callable[[str], None]] = []
         self._timers = Timers()
@@ -300,6 +304,15 @@ class Sessions:
         found = self.topic(topic)
         return None if found is None or not 0 <= index < len(found.partitions) else found.partitions[index]
 
+    def chunks(self, partition: Partition) -> Chunks:
+        """What was just read of a partition for a session, for the next one; forgotten after a second at most."""
+        found = self._chunks.get(partition)
+        if found is None:
+            if not self._chunks:
+                self._timers.set(_CHUNKS, trio.current_time() + _CHUNKS_S)
+            found = self._chunks[partition] = Chunks()
+        return found
+
     def _topic_changed(self, name: str, topic: Topic | None) -> None:
         if topic is None:
             for state in self._states.values():
@@ -357,6 +370,8 @@ class Sessions:
         for name in self._timers.due(now):
             if name == _CHECKPOINTS:
                 self._checkpoints.ask_for_dirty()
+            elif name == _CHUNKS:
+                self._chunks.clear()
             elif name == _LOOK:
                 self._look()
             else:
