@@ -13,7 +13,7 @@ from trunkline.config import BrokerConfig, Limits
 from trunkline.door import Connection, Door, DoorContext, Transport
 from trunkline.errors import TrunklineError
 from trunkline.hookspecs import RegisterDoor, hookimpl
-from trunkline.net.transport import READ_BYTES, ROUND_BYTES
+from trunkline.net.receiving import READ_BYTES, ROUND_BYTES
 from trunkline.partition import Partition
 from trunkline.plugins import PluginHost
 from trunkline.testing.scripted_store import ScriptedStore

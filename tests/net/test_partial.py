@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trunkline.door import Connection, Door, Transport
-from trunkline.net.transport import ROUND_BYTES
+from trunkline.net.receiving import ROUND_BYTES
 from trunkline.partial import AHEAD_BYTES, AHEAD_TIMES, LEAST_ROOM_BYTES, PartialFrame, may_stay
 
 if TYPE_CHECKING:

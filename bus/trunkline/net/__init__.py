@@ -6,7 +6,7 @@ belong to :class:`~trunkline.net.reactor.Reactor`, which works in rounds (:mod:`
 connections are sans-I/O objects (:mod:`trunkline.door`). trio still owns the reactor's task, and
 everything that does not happen once per message.
 
-``pollers`` waits for readiness, ``transport`` is one peer's socket, ``outbound`` what waits to be sent to it,
-``tls`` the same through a memory BIO, ``listener`` accepts, ``reactor`` ties them into rounds. ``websocket`` is an
-adapter between a transport and a connection.
+``pollers`` waits for readiness, ``transport`` is one peer's socket (``receiving``: how it is read; ``outbound``: what
+waits to be sent), ``tls`` the same through a memory BIO, ``listener`` accepts, ``reactor`` ties them into rounds.
+``websocket`` is an adapter between a transport and a connection.
 """

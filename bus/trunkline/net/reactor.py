@@ -16,7 +16,8 @@ from trunkline.door import Door
 from trunkline.errors import RemoteProtocolError
 from trunkline.net.listener import Listener, bind
 from trunkline.net.pollers import Poller, open_poller
-from trunkline.net.transport import BEHIND_BYTES, ROUND_BYTES, SocketTransport
+from trunkline.net.receiving import BEHIND_BYTES, ROUND_BYTES
+from trunkline.net.transport import SocketTransport
 from trunkline.rounds import Rounds, wall_clock_ms
 
 __all__ = ["Reactor", "ReactorStatistics"]

@@ -7,7 +7,8 @@ import ssl
 from typing import TYPE_CHECKING, Final
 
 from trunkline.errors import RemoteProtocolError
-from trunkline.net.transport import READ_BYTES, SocketTransport
+from trunkline.net.receiving import READ_BYTES
+from trunkline.net.transport import SocketTransport
 
 if TYPE_CHECKING:
     from trunkline.net.reactor import Reactor
@@ -20,6 +21,8 @@ RECORD_BYTES: Final = 16384
 
 class TlsTransport(SocketTransport):
     """A peer behind TLS. What the connection writes in a round is encrypted in one go, and waits as ciphertext."""
+
+    _is_plain = False
 
     __slots__ = ("_incoming", "_is_ready", "_outgoing", "_plain", "_plain_bytes", "_tls")
 

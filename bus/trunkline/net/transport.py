@@ -1,8 +1,6 @@
-"""One peer's socket: reads in bounded bites, buffers what leaves, sends once a round.
+"""One peer's socket: read (:mod:`trunkline.net.receiving`), written once a round, and closed.
 
-Bounds: a peer is read in bites of READ_BYTES, about ROUND_BYTES in a round, so no peer can hold up the others. What
-belongs to a large frame goes right to where that is put together (:mod:`trunkline.partial`), in larger bites. What is
-not sent yet waits in a buffer; above ``max_outbound_bytes`` the transport is congested: the core stops reading from
+What is not sent yet waits; above ``max_outbound_bytes`` the transport is congested: the core stops reading from
 that peer, and doors stop writing to it, until half has gone. A connection may pause reading too.
 """
 
@@ -14,26 +12,17 @@ import math
 import socket
 from typing import TYPE_CHECKING, Final
 
-from trunkline.door import Connection, Transport
+from trunkline.door import Connection
 from trunkline.errors import RemoteProtocolError
-from trunkline.net.outbound import Outbound
 from trunkline.net.pollers import EDGE, END, READ, WRITE
+from trunkline.net.receiving import LISTEN, READ_BYTES, ROUND_BYTES, ReceivingTransport
 
 if TYPE_CHECKING:
     from trunkline.net.reactor import Reactor
 
-__all__ = ["READ_BYTES", "SocketTransport"]
+__all__ = ["SocketTransport"]
 
 logger = logging.getLogger("trunkline.net")
-
-READ_BYTES: Final = 65536
-"""Larger bites make glibc map and unmap each buffer, which costs more than the copy."""
-
-ROUND_BYTES: Final = 4 * READ_BYTES
-"""More bytes in a round share its write, its flush and its wake-up; 100 KB batches gain a third over one bite."""
-
-BEHIND_BYTES: Final = 4096
-"""So much is read of what follows a large frame: the next one's head, but little of it that must be copied then."""
 
 CLOSE_TIMEOUT_S: Final = 5.0
 """How long a peer that is being closed may take to read what was written to it."""
@@ -45,55 +34,34 @@ the kernel answer with a reset, and a peer that is just writing would fail befor
 LINGER_BYTES: Final = 256 * 1024
 """So much of it, for what was on its way already; who sends more is not listening."""
 
-_LISTEN: Final = READ | END | EDGE
 _SENDMSG_BYTES: Final = 65536  # above this, gathering costs less than joining
 _IOV_MAX: Final = 1024
 
 
-class SocketTransport(Outbound, Transport):
+class SocketTransport(ReceivingTransport):
     """A plain TCP peer. Belongs to the reactor."""
 
     __slots__ = (
-        "_allowance",
         "_has_sent_end",
-        "_is_flowing",
         "_is_lingering",
         "_is_paused",
         "_is_touched",
-        "_mask",
-        "_reactor",
-        "_sock",
-        "_takes_bites",
-        "connection",
-        "deadline",
         "door_name",
         "idle_timeout_s",
-        "is_closing",
         "is_congested",
-        "last_received",
         "peer",
     )
 
     def __init__(self, reactor: Reactor, sock: socket.socket, peer: str, door_name: str) -> None:
-        super().__init__()
-        self._reactor = reactor
-        self._sock = sock
-        self._mask = _LISTEN
+        super().__init__(reactor, sock)
         self._is_touched = False
         self._is_paused = False
-        self._is_flowing = True  # is neither closed, nor paused, nor waited for
-        self._takes_bites = False  # needs nothing of what `_read` does besides
         self._is_lingering = False  # hears the peer's end before it closes, see LINGER_S
         self._has_sent_end = False
-        self.connection: Connection | None = None
         self.door_name = door_name
         self.peer = peer
         self.idle_timeout_s = math.inf
         self.is_congested = False
-        self.is_closing = False
-        self.last_received = reactor.now
-        self.deadline = reactor.now + reactor.limits.handshake_timeout_s
-        self._allowance = reactor.limits.pre_handshake_bytes  # that may still arrive; -1 once established
 
     # -- for the connection ------------------------------------------------------------------------
 
@@ -129,11 +97,6 @@ class SocketTransport(Outbound, Transport):
             self._is_paused = False
             self._update_mask()
 
-    def established(self) -> None:
-        self.deadline = math.inf
-        self._allowance = -1
-        self._takes_bites = type(self) is SocketTransport and getattr(type(self.connection), "partial", 0) is None
-
     def close(self) -> None:
         if not self.is_closing:
             self.is_closing = True
@@ -168,109 +131,6 @@ class SocketTransport(Outbound, Transport):
                 self._reactor.poller.again(self._sock, self._mask)  # its end, or an error, is behind what was read
         elif mask & ~(WRITE | READ | END):
             self._lost(ConnectionResetError("connection reset by peer"))
-
-    def _take_bite(self) -> None:
-        """What :meth:`_read` does, for a peer with whom nothing is special: a call less for most messages."""
-        self.last_received = self._reactor.now
-        try:
-            data = self._sock.recv(READ_BYTES)
-        except BlockingIOError:
-            return
-        except OSError as error:
-            self._lost(error)
-            return
-        if not data:
-            self._lost(None)
-            return
-        try:
-            self.connection.receive_data(data)  # type: ignore[union-attr]  # None means that it does not flow
-        except Exception as error:  # the boundary: one connection's failure ends that connection only
-            self.fail(error)
-        if len(data) == READ_BYTES and self._is_flowing:
-            if self._reactor.rounds.is_saturated:
-                self._reactor.poller.again(self._sock, self._mask)
-            else:
-                self._read(ROUND_BYTES - READ_BYTES)
-
-    def _read(self, left: int = ROUND_BYTES) -> None:
-        """Read so many bytes, or a bite more."""
-        reactor = self._reactor
-        self.last_received = reactor.now
-        while left > 0:
-            allowance = self._allowance
-            room = None if allowance >= 0 else self._room()
-            try:
-                if room is None:
-                    wanted = READ_BYTES if allowance < 0 else allowance
-                    data = self._sock.recv(wanted)
-                    size = len(data)
-                else:
-                    wanted = len(room) + BEHIND_BYTES
-                    size = self._sock.recvmsg_into((room, reactor.behind))[0]
-            except BlockingIOError:
-                return
-            except OSError as error:
-                self._lost(error)
-                return
-            if not size:
-                self._lost(None)
-                return
-            if room is None:
-                self.received(data)
-                if allowance >= 0:
-                    self._spend_allowance(size)
-            else:
-                self._received_into(len(room), size)
-            left -= size
-            if size < wanted:
-                return  # that was all: what comes next is another edge
-            if not self._mask & READ or self.is_closing or reactor.rounds.is_saturated:
-                break
-        else:
-            reactor.much_received()
-        if self._mask & READ:
-            reactor.poller.again(self._sock, self._mask)
-
-    @property
-    def held_bytes(self) -> int:
-        """See :attr:`trunkline.door.Connection.held_bytes`."""
-        return 0 if self.connection is None else self.connection.held_bytes
-
-    def _room(self) -> memoryview | None:
-        """Where the connection would have what comes next; None: in a bite."""
-        connection = self.connection
-        if connection is None or connection.partial is None:
-            return None
-        room = connection.partial.room
-        return None if room is None else room[:ROUND_BYTES]
-
-    def _received_into(self, room: int, size: int) -> None:
-        """So much came: into a room of so many bytes, and behind it."""
-        connection = self.connection
-        assert connection is not None
-        partial = connection.partial
-        assert partial is not None
-        partial.filled(min(size, room))
-        if size > room or partial.is_whole:
-            self.received(bytes(self._reactor.behind[: max(0, size - room)]))
-
-    def _spend_allowance(self, size: int) -> None:
-        if self._allowance < 0:
-            return  # it has introduced itself just now
-        self._allowance -= size
-        if self._allowance <= 0 and not self.is_closing:
-            limit = self._reactor.limits.pre_handshake_bytes
-            self.fail(RemoteProtocolError(f"sent {limit} bytes without introducing itself"))
-
-    def received(self, data: bytes) -> None:
-        """Give bytes to the connection; its errors end here."""
-        connection = self.connection
-        if connection is None or self.is_closing:
-            return
-        try:
-            connection.receive_data(data)
-        except Exception as error:  # the boundary: one connection's failure ends that connection only
-            self.fail(error)
 
     def fail(self, error: Exception) -> None:
         """The connection raised: say so once, send what it had written, close."""
@@ -332,8 +192,8 @@ class SocketTransport(Outbound, Transport):
             return
         self.deadline = self._reactor.now + LINGER_S
         self._allowance = LINGER_BYTES
-        self._mask = _LISTEN
-        self._reactor.poller.modify(self._sock, _LISTEN)
+        self._mask = LISTEN
+        self._reactor.poller.modify(self._sock, LISTEN)
 
     def _discard_input(self) -> None:
         """Take what has arrived unread: closing over it would reset the connection, and our last words with it."""
@@ -363,12 +223,12 @@ class SocketTransport(Outbound, Transport):
                     self.fail(error)
 
     def _update_mask(self) -> None:
-        mask = EDGE if self.is_congested or self.is_closing or self._is_paused else _LISTEN
+        mask = EDGE if self.is_congested or self.is_closing or self._is_paused else LISTEN
         if self.outbound_bytes:
             mask |= WRITE
         if mask != self._mask and self._sock.fileno() >= 0:
             self._mask = mask
-            self._is_flowing = mask == _LISTEN and not self.is_closing
+            self._is_flowing = mask == LISTEN and not self.is_closing
             self._reactor.poller.modify(self._sock, mask)
 
     def check_time(self, now: float) -> None:
