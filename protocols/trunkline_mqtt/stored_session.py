@@ -273,6 +273,8 @@ class StoredSession(SessionOwner):
 
     def deliver_again(self, entry: Unfinished, delivery: Delivery | None, options: list[bytes]) -> bool:
         """4.4: with its identifier, and in its order."""
+        if entry.id in self._sender.in_flight:
+            return not self._is_full  # its PUBREL went ahead
         self._to_send_again -= 1
         phase, mark = entry.state & PHASES, entry.state & ~PHASES
         retained = self._server.retained
@@ -296,7 +298,19 @@ class StoredSession(SessionOwner):
             if not self._sender.send_again(message, entry.id, chosen, is_retained=is_retained):
                 self._finish(entry.id)
             self._outbox.end(entry.id if phase == 2 else 0)
-        return not self._is_full
+        if not self._is_full:
+            return True
+        if self._to_send_again:
+            self._release_ahead()
+        return False
+
+    def _release_ahead(self) -> None:
+        """Send the PUBRELs that are due: the client's receive maximum holds up no other packet than PUBLISH (4.9)."""
+        for entry in self._core.unfinished:
+            if entry.state & PHASES == RELEASED and entry.id not in self._sender.in_flight:
+                self._to_send_again -= 1
+                self._sender.in_flight[entry.id] = RELEASED
+                self._outbox.write_durable(self._sender.release(entry.id))
 
     def _finish(self, packet_id: int) -> None:
         self._sender.in_flight.pop(packet_id, None)

@@ -129,6 +129,16 @@ async def test_a_message_behind_an_open_transaction_is_known_again_after_a_loss_
         assert await stored(broker) == [b"first"]
 
 
+async def test_a_released_identifier_is_that_of_another_message(broker: Broker, dial: Dial) -> None:
+    """MQTT 5.0, 4.3.3: [MQTT-4.3.3-12]; a session that is kept forgets it, too."""
+    client = await dial(broker.addresses["mqtt"])
+    for publish in (FIRST, SECOND):
+        assert await client.ask(publish) == Pubrec(7)
+        assert await client.ask(Pubrel(7)) == Pubcomp(7)
+
+    assert await stored(broker) == [b"first", b"second"]
+
+
 async def test_a_session_that_begins_anew_knows_no_identifiers(broker: Broker, dial: Dial) -> None:
     address = broker.addresses["mqtt"]
     assert await (await dial(address)).ask(FIRST) == Pubrec(7)

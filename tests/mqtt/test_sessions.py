@@ -166,6 +166,29 @@ async def test_no_more_is_sent_again_at_a_time_than_the_client_takes_now(broker:
         assert [message.payload for message in found] == [b"1", b"2", b"3", b"4", b"5"]
 
 
+async def test_pubrel_does_not_wait_for_the_receive_maximum(broker: Broker) -> None:
+    """MQTT 5.0, 3.3.4: [MQTT-3.3.4-10], 4.9: [MQTT-4.9.0-3]; and 4.6: [MQTT-4.6.0-4], PUBRELs in order."""
+    async with client(broker, hello(5)) as peer:
+        await peer.ask(Subscribe(1, (Subscription("t", 2),)))
+        await publish(broker, b"1", b"2", b"3", b"4")
+        first, second, third, fourth = [message.packet_id for message in await messages(peer, 4)]
+        assert await peer.ask(Pubrec(second)) == Pubrel(second)
+        assert await peer.ask(Pubrec(fourth)) == Pubrel(fourth)
+
+    async with client(broker, hello(5, receive_maximum=1)) as peer:
+        assert (await messages(peer, 1))[0].packet_id == first
+        assert await peer.receive() == Pubrel(second)
+        assert await peer.receive() == Pubrel(fourth)
+        await peer.send(Pubcomp(fourth), Pubcomp(second))
+        assert await peer.ask(Pubrec(first)) == Pubrel(first)
+        await peer.send(Pubcomp(first))
+        assert (await messages(peer, 1))[0].packet_id == third
+        assert await peer.ask(Pubrec(third)) == Pubrel(third)
+        await publish(broker, b"5")
+        await peer.send(Pubcomp(third))
+        assert (await messages(peer, 1))[0].payload == b"5"
+
+
 async def test_filters_are_kept_with_all_they_ask_for(broker: Broker) -> None:
     async with client(broker, hello(5)) as peer:
         identifier = Properties(subscription_identifiers=(268_435_455,))
