@@ -11,6 +11,7 @@ from itertools import takewhile
 from typing import Final
 
 import msgspec
+import trio
 
 from trunkline.errors import TrunklineError
 from trunkline.filters import SEPARATORS, Syntax, is_wild, key_text, matches
@@ -84,15 +85,18 @@ def _test(patterns: list[str], syntax: Syntax) -> Callable[[str], bool]:
     return lambda text: bool(index.match(text))
 
 
-async def look_ahead(partition: Partition, offset: int, filters: Iterable[tuple[str, Syntax]], max_bytes: int) -> Found:
+async def look_ahead(
+    partition: Partition, offset: int, filters: Iterable[tuple[str, Syntax]], max_bytes: int, subscribers: int = 1
+) -> Found:
     """Find what the filters want from ``offset`` on, in a worker, and read it.
 
     Args:
-      max_bytes: of batches; those after it are left for the next call.
+      max_bytes: of keys and values that are found; those after it are left for the next call.
+      subscribers: whose filters they are.
 
     Raises what :meth:`trunkline.partition.Partition.read` raises.
     """
-    places, following = await partition.find_keys(offset, wanted_keys(filters), _MOST_FINDS)
+    places, following = await partition.find_keys(offset, wanted_keys(filters), _MOST_FINDS * subscribers)
     is_dense = len(places) * _DENSE > following - offset
     wanted = set(places)
     records: list[Record] = []
@@ -102,11 +106,12 @@ async def look_ahead(partition: Partition, offset: int, filters: Iterable[tuple[
             continue
         if max_bytes <= 0:
             return Found(records, place, is_dense)
-        batch = await partition.read(place, 1)
-        max_bytes -= len(batch)
-        found = _decoded(batch, place)
-        records += [record for record in found if record.offset in wanted]
+        found = _decoded(await partition.read(place, 1), place)
+        kept = [record for record in found if record.offset in wanted]
+        max_bytes -= sum(len(record.key or b"") + len(record.value or b"") for record in kept)
+        records += kept
         read_to = found[-1].offset + 1 if found else place + 1
+        await trio.lowlevel.checkpoint()  # batches may be large, and have little that is wanted
     return Found(records, following, is_dense)
 
 

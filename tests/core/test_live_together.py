@@ -82,6 +82,51 @@ def test_one_whose_place_is_in_the_middle_of_a_chunk_gets_nothing_older(live: Li
     assert second.got == [*range(87, 120)]
 
 
+class TestFarBehind:
+    """What many of them want is looked up by key together."""
+
+    @pytest.fixture(autouse=True)
+    def _near(self, monkeypatch: pytest.MonkeyPatch, live: LiveBench) -> None:
+        monkeypatch.setattr("trunkline.live.behind.FAR_BEHIND", 10)
+        for number in range(30 * DEVICES):
+            live.publish(b"noise/%d" % (number % 7))
+
+    def test_one_search_serves_all(self, live: LiveBench, store: ScriptedStore) -> None:
+        subscribers = catch_up(live, range(DEVICES))
+        live.settle()
+        assert [subscriber.got for subscriber in subscribers] == [[n, n + 40, n + 80] for n in range(DEVICES)]
+        assert store.count("find_keys") == 1
+
+    def test_a_search_is_for_so_many_filters(
+        self, live: LiveBench, store: ScriptedStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("trunkline.live.behind.FILTERS_TOGETHER", 10)
+        subscribers = catch_up(live, range(DEVICES))
+        live.settle()
+        assert all(len(subscriber.got) == 3 for subscriber in subscribers)
+        assert store.count("find_keys") == DEVICES / 10
+
+    def test_who_is_elsewhere_has_one_of_its_own(
+        self, live: LiveBench, store: ScriptedStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr("trunkline.live.behind.NEAR", 50)
+        early, late = catch_up(live, range(7, 9))
+        live.tail.remove(late)
+        late = Subscriber()
+        live.tail.subscribe(late, "dev/8/#", None, start=60)
+        live.settle()
+        assert (early.got, late.got) == ([7, 47, 87], [88])
+        assert store.count("find_keys") == 2
+
+    def test_one_that_leaves_while_it_is_searched_for_gets_nothing(self, live: LiveBench) -> None:
+        leaving, staying = catch_up(live, range(2))
+        live.bench.round()
+        assert len(live.bench.spawned) == 1
+        live.tail.remove(leaving)
+        live.settle()
+        assert (leaving.got, staying.got) == ([], [1, 41, 81])
+
+
 # -- chunks ----------------------------------------------------------------------------------------
 
 PATTERNS = ["#", "dev/7", "dev/+/on", "dev/7/#", "+/7", "lamp", "dev/#"]

@@ -34,6 +34,11 @@ logger = logging.getLogger("trunkline.live")
 CATCH_UP_BYTES: Final = 64 * 1024
 """Read, decoded and offered at a time to one subscriber that is behind; also what it may hold."""
 
+FILTERS_TOGETHER: Final = 512
+NEAR: Final = 100_000
+"""So many filters are looked for at a time, of those whose places are within so many offsets: a search may have to walk
+through all keys there, and thousands of searches at the same time would leave the broker no processor."""
+
 RECORDS_A_ROUND: Final = 4096
 """Decoded or offered, of one partition: some 20 ms. To be served counts as one, whether there is something or not."""
 
@@ -68,6 +73,8 @@ class Behind:
         self._left = 0  # records of this one
         self._chunks = Chunks()
         self._waiting: dict[int, list[Member]] = {}  # for what is being read, by its offset
+        self._to_search: list[Member] = []  # who want it looked up what they want
+        self._is_searching = False
 
     def ask(self, member: Member) -> None:
         """Serve a subscriber from the log, in a round to come, until it says stop or has caught up."""
@@ -104,7 +111,8 @@ class Behind:
             self._caught_up(member)
             return
         if self._should_look_ahead(member):
-            self._spawn(self._look_ahead, member)
+            self._to_search.append(member)
+            self._search_soon()
             return
         while not member.leftover and (chunk := self._chunks.find(member.cursor)) is not None:
             _take(member, chunk)
@@ -120,25 +128,63 @@ class Behind:
         left = self._partition.high_watermark - member.cursor
         return left > FAR_BEHIND and member.cursor >= member.dense_until and is_selective(member.filters)
 
-    async def _look_ahead(self, member: Member) -> None:
-        """Find what it wants by keys, in a worker; go on in a round."""
-        assert member.cursor is not None
+    def _search_soon(self) -> None:
+        if self._to_search and not self._is_searching:
+            self._is_searching = True
+            self._spawn(self._search)
+
+    async def _search(self) -> None:
+        """Find what some of those want who wait for it, in a worker; go on in a round."""
+        together = self._next_together()
+        filters = list(dict.fromkeys(wanted for member in together for wanted in member.filters))
+        offset = together[0].cursor if together else None
+        if offset is None:
+            self._is_searching = False
+            return
         try:
-            found = await look_ahead(self._partition, member.cursor, [*member.filters], CATCH_UP_BYTES)
+            found = await look_ahead(self._partition, offset, filters, CATCH_UP_BYTES * len(together), len(together))
         except (OSError, TrunklineError) as error:
             failure = error
-            self._rounds.call_soon(lambda: self._not_read([member], failure))
+            self._rounds.call_soon(lambda: self._not_found(together, failure))
         else:
-            self._rounds.call_soon(lambda: self._take_found(member, found))
+            self._rounds.call_soon(
+                lambda: self._take_found(together, Chunk(offset, found.next_offset, found.records), found)
+            )
 
-    def _take_found(self, member: Member, found: Found) -> None:
-        if not member.filters:
-            return
-        member.leftover = found.records[::-1]
-        member.cursor = found.next_offset
-        if found.is_dense:
-            member.dense_until = found.next_offset + FAR_BEHIND
-        self.ask(member)
+    def _next_together(self) -> list[Member]:
+        """The one that has waited longest, and others that are not far ahead of it."""
+        waiting = [member for member in self._to_search if member.filters]
+        self._to_search = []
+        together: list[Member] = []
+        room = FILTERS_TOGETHER
+        for member in waiting:
+            first = together[0].cursor if together else member.cursor
+            assert first is not None
+            assert member.cursor is not None
+            is_near = first <= member.cursor < first + NEAR
+            if not together or (is_near and len(member.filters) <= room):
+                together.append(member)
+                room -= len(member.filters)
+            else:
+                self._to_search.append(member)
+        return together
+
+    def _not_found(self, members: list[Member], error: OSError | TrunklineError) -> None:
+        self._is_searching = False
+        self._not_read(members, error)
+        self._search_soon()
+
+    def _take_found(self, members: list[Member], chunk: Chunk, found: Found) -> None:
+        self._is_searching = False
+        for member in members:
+            if member.filters:
+                assert member.cursor is not None
+                if member.cursor < chunk.end:
+                    _take(member, chunk)
+                if found.is_dense:
+                    member.dense_until = found.next_offset + FAR_BEHIND
+                self.ask(member)
+        self._search_soon()
 
     # -- reading on --------------------------------------------------------------------------------
 
@@ -202,6 +248,9 @@ class Behind:
             return
         assert member.cursor is not None
         start = self._partition.log_start_offset
+        if member.cursor >= start:  # it was others who came too late
+            self.ask(member)
+            return
         missed, member.cursor = start - member.cursor, start
         logger.warning(
             "%s: retention removed %d records before a subscriber had read them", self._partition.name, missed
