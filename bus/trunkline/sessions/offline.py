@@ -20,6 +20,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from trunkline.live import Delivery, Watcher
+from trunkline.log import TopicPartition
 from trunkline.partition import Partition
 from trunkline.sessions.references import References
 from trunkline.sessions.state import SessionState
@@ -73,7 +74,7 @@ class OfflineSession(Watcher):
             home.tail(partition).watch(offline, filter.pattern, syntax=filter.syntax)
         state.leave()
         if state.is_held:
-            offline.hold()
+            offline.hold(offline.progress_now())
         return offline
 
     def unpark(self) -> SessionState:
@@ -178,15 +179,18 @@ class OfflineSession(Watcher):
     def _reader_name(self) -> str:
         return f"session:{self.name}"
 
-    def hold(self) -> None:
+    def hold(self, progress: Progress) -> None:
         """Have the partitions wait that have something for it, or will have unnoticed; for one that is held."""
-        now = self.progress_now()
-        ids = {topic.topic: topic.topic_id for topic in now.topics}
-        for place, cursor in now.cursors().items():
-            partition = self._home.partition(*place)
-            if partition is None or partition.topic.id != ids[place.topic]:
+        cursors = progress.cursors()
+        for topic in progress.topics:
+            found = self._home.topic(topic.topic)
+            if found is None or found.id != topic.topic_id:
                 continue
-            if cursor < partition.high_watermark or partition not in self._followed:
-                partition.readers[self._reader_name] = cursor
-            else:
-                partition.readers.pop(self._reader_name, None)
+            for partition in found.partitions:
+                cursor = cursors.get(TopicPartition(topic.topic, partition.index))
+                if cursor is None:
+                    continue
+                if cursor < partition.high_watermark or partition not in self._followed:
+                    partition.readers[self._reader_name] = cursor
+                else:
+                    partition.readers.pop(self._reader_name, None)

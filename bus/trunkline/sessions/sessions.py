@@ -86,7 +86,7 @@ class Sessions:
                 session.expires_at = now_s + max(definition.expires_s - gone_s, 0.0)
                 self._timers.set(name, session.expires_at)
             if definition.is_held:
-                session.hold()
+                session.hold(progress)
         self._services.catalog.on_change(self._topic_changed)
         self._services.catalog.on_growth(self._topic_grew)
         self._is_loaded = True
