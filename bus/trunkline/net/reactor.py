@@ -56,7 +56,7 @@ class Reactor:
         self._listeners: list[Listener] = []
         self._round_count = 0
         self._unchecked_bytes = 0  # at most so many more are held than at the last look
-        self._round_over = trio.Event()
+        self._round_over: trio.Event | None = None  # while somebody waits for it
 
     @classmethod
     @asynccontextmanager
@@ -123,9 +123,9 @@ class Reactor:
                         transport.flush()
                 self.is_in_round = False
                 self._round_count += 1
-                if self._round_over.statistics().tasks_waiting:
+                if self._round_over is not None:
                     self._round_over.set()
-                    self._round_over = trio.Event()
+                    self._round_over = None
                 if rounds.is_saturated:
                     break
 
@@ -179,6 +179,8 @@ class Reactor:
 
     async def wait_round(self) -> None:
         """Wait until the next round is over."""
+        if self._round_over is None:
+            self._round_over = trio.Event()
         await self._round_over.wait()
 
     async def wait_settled(self) -> None:

@@ -84,8 +84,15 @@ class ReceivingTransport(Outbound, Transport):
         self._allowance = -1
         self._takes_bites = self._is_plain and getattr(type(self.connection), "partial", 0) is None
 
-    def _take_bite(self) -> None:
-        """What :meth:`_read` does, for a peer with whom nothing is special: a call less for most messages."""
+    @abstractmethod
+    def _on_other(self, mask: int) -> None:
+        """Something is ready, and not just a bite to be taken."""
+
+    def on_ready(self, mask: int) -> None:
+        """The poller's call. Nearly always nothing is special, and it does the reading itself."""
+        if mask != READ or not self._is_flowing or not self._takes_bites:
+            self._on_other(mask)
+            return
         self.last_received = self._reactor.now
         try:
             data = self._sock.recv(READ_BYTES)

@@ -73,7 +73,11 @@ class SocketTransport(ReceivingTransport):
     def write(self, data: bytes) -> None:
         if self.is_closing:
             return
-        self.put(data)
+        if self._only is None and self._parts is None:  # nearly always; `put` would be a call more
+            self._only = data
+            self.outbound_bytes = len(data)
+        else:
+            self.put(data)
         if not self._is_touched:
             self._touch()
         if self.outbound_bytes > self._reactor.limits.max_outbound_bytes and not self.is_congested:
@@ -115,13 +119,9 @@ class SocketTransport(ReceivingTransport):
 
     # -- for the reactor ---------------------------------------------------------------------------
 
-    def on_ready(self, mask: int) -> None:
-        """The poller's call."""
-        if mask == READ and self._is_flowing:  # nearly always
-            if self._takes_bites:
-                self._take_bite()
-            else:
-                self._read()
+    def _on_other(self, mask: int) -> None:
+        if mask == READ and self._is_flowing:
+            self._read()
             return
         if mask & WRITE:
             self.flush()
