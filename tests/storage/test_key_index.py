@@ -16,6 +16,7 @@ from trunkline.log import Log, StoreContext, TopicPartition
 from trunkline.records import encode, read_header
 from trunkline.settings import TopicSettings
 from trunkline.testing import SimulatedDisk
+from trunkline.testing.store_suite import beside
 from trunkline_segments import keys
 from trunkline_segments.names import KEYS
 from trunkline_segments.store import SegmentStore
@@ -215,19 +216,15 @@ def test_searches_overlap_all_that_changes_a_log(workbench_of_three: Workbench, 
         except BaseException as failure:
             wrong.append(failure)
 
-    threads = [threading.Thread(target=search) for _ in range(3)]
-    for thread in threads:
-        thread.start()
-    for step in range(12):
-        fill(log, 400 + 40 * step, 440 + 40 * step)
-        base = sorted(gone)[step % 3] - 1
-        log.rewrite(log.rewritable_end_offset, lambda b, base=base: None if read_header(b).base_offset == base else b)  # type: ignore[misc]  # mypy cannot infer a lambda with a default
-        log.trim(8 * step)
-        log.truncate(400 + 40 * step + 20)
-        fill(log, 420 + 40 * step, 440 + 40 * step)
-    is_done.set()
-    for thread in threads:
-        thread.join()
+    with beside(search, search, search):
+        for step in range(12):
+            fill(log, 400 + 40 * step, 440 + 40 * step)
+            base = sorted(gone)[step % 3] - 1
+            log.rewrite(log.rewritable_end_offset, lambda b, at=base: None if read_header(b).base_offset == at else b)  # type: ignore[misc]  # mypy cannot infer a lambda with a default
+            log.trim(8 * step)
+            log.truncate(400 + 40 * step + 20)
+            fill(log, 420 + 40 * step, 440 + 40 * step)
+        is_done.set()
 
     assert wrong == []
     assert find(log) == [at for at in range(101, 880, 20) if at not in gone]

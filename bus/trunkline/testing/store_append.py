@@ -7,7 +7,7 @@ import threading
 from trunkline.log import Log, TopicPartition
 from trunkline.records import encode
 from trunkline.testing.batches import content, make_batch
-from trunkline.testing.store_suite import MANY_BYTES, Promises, SuiteStore, expect
+from trunkline.testing.store_suite import MANY_BYTES, Promises, SuiteStore, beside, expect
 
 __all__ = ["AppendPromises"]
 
@@ -128,13 +128,11 @@ class AppendPromises(Promises):
             while not is_done.is_set():
                 promised.append(log.flush())
 
-        thread = threading.Thread(target=flush)
-        thread.start()
         batches = [make_batch(offset, size=100) for offset in range(300)]
-        for batch in batches:
-            log.append([batch])
-        is_done.set()
-        thread.join()
+        with beside(flush):
+            for batch in batches:
+                log.append([batch])
+            is_done.set()
 
         expect("what flush returns never goes back", promised, sorted(promised))
         self.expect_log("appends during a flush are neither lost nor mixed up", store.reopen(), batches)

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import threading
-
 import pytest
 
 from trunkline.errors import OffsetOutOfRange
 from trunkline.log import Log, SavedState
 from trunkline.testing.batches import content, make_batch
-from trunkline.testing.store_suite import MANY_BYTES, Promises, SuiteStore, expect
+from trunkline.testing.store_suite import MANY_BYTES, Promises, SuiteStore, beside, expect
 
 __all__ = ["ChangePromises"]
 
@@ -93,12 +91,10 @@ class ChangePromises(Promises):
                 if found != content(batches[start]):
                     wrong.append((start, found))
 
-        thread = threading.Thread(target=read)
-        thread.start()
-        for offset in range(0, 201, 3):
-            log.trim(offset)
-        log.trim(200)
-        thread.join()
+        with beside(read):
+            for offset in range(0, 201, 3):
+                log.trim(offset)
+            log.trim(200)
 
         expect("a read that overlaps a trim gives its records or OffsetOutOfRange, nothing else", wrong, [])
 

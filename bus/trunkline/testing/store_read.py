@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import threading
+from functools import partial
 
 import pytest
 
@@ -10,7 +10,7 @@ from trunkline.errors import OffsetOutOfRange
 from trunkline.log import Log
 from trunkline.records import decode_all
 from trunkline.testing.batches import content, make_batch, next_offset
-from trunkline.testing.store_suite import MANY_BYTES, Promises, SuiteStore, expect
+from trunkline.testing.store_suite import MANY_BYTES, Promises, SuiteStore, beside, expect
 
 __all__ = ["ReadPromises"]
 
@@ -120,13 +120,9 @@ class ReadPromises(Promises):
             except BaseException as failure:
                 failures.append(failure)
 
-        threads = [threading.Thread(target=follow, args=(values,)) for values in found]
-        for thread in threads:
-            thread.start()
-        for batch in batches:
-            log.append([batch])
-        for thread in threads:
-            thread.join()
+        with beside(*(partial(follow, values) for values in found)):
+            for batch in batches:
+                log.append([batch])
 
         expect("a read that overlaps an append does not fail", failures, [])
         promise = "readers that overlap an append see every record once, in order, and never a part of one"

@@ -22,7 +22,7 @@ from trunkline.records import (
     with_records,
 )
 from trunkline.testing.batches import content, make_batch
-from trunkline.testing.store_suite import MANY_BYTES, Promises, SuiteStore, expect
+from trunkline.testing.store_suite import MANY_BYTES, Promises, SuiteStore, beside, expect
 
 __all__ = ["RewritePromises"]
 
@@ -235,15 +235,12 @@ class RewritePromises(Promises):
             except BaseException as failure:
                 wrong.append(failure)
 
-        reader, rewriter = threading.Thread(target=read_again_and_again), threading.Thread(target=rewrite)
-        reader.start()
-        rewriter.start()
-        for batch in added:
-            log.append([batch])
-            log.flush()
-        rewriter.join()
-        is_done.set()
-        reader.join()
+        with beside(read_again_and_again):
+            with beside(rewrite):
+                for batch in added:
+                    log.append([batch])
+                    log.flush()
+            is_done.set()
 
         expect("a rewrite overlaps reads, appends and flushes, and none of them fails", wrong, [])
         wanted = [b for n, b in enumerate(_BATCHES) if n in keep or 2 * n >= full.end] + [_LAST, *added]
