@@ -173,8 +173,8 @@ class StagedPartition(MaintainedPartition):
             builder.append(timestamp, key, value, headers_block)
         self._waiters.append((receiver, token))
 
-    def stage_run(self, timestamp: int, key: bytes, values: Sequence[bytes], headers_block: bytes) -> bool:
-        """Put records that differ in their values only into this round's batch; nobody asks what became of them.
+    def stage_run(self, timestamp: int, keys: Sequence[bytes], values: Sequence[bytes], headers_block: bytes) -> bool:
+        """Put records that differ in keys and values only into this round's batch; nobody asks what became of them.
 
         Returns False if they do not fit, or somebody has to look at each: nothing was staged, stage them one by one.
 
@@ -184,10 +184,10 @@ class StagedPartition(MaintainedPartition):
         if builder is None:
             builder = self._open_builder()
         count = len(values)
-        size = sum(map(len, values)) + count * (len(key) + len(headers_block) + _RECORD_OVERHEAD)
+        size = sum(map(len, values)) + sum(map(len, keys)) + count * (len(headers_block) + _RECORD_OVERHEAD)
         if self.gates or builder.size_bytes + size > self._limit_bytes:
             return False
-        builder.append_run(timestamp, key, values, headers_block)
+        builder.append_run(timestamp, keys, values, headers_block)
         self._waiters += [_NOBODY] * count
         return True
 

@@ -92,13 +92,15 @@ class Publish(Packet, frozen=True, gc=False):
 
 
 class PublishRun(Packet, frozen=True, gc=False):
-    """PUBLISH packets in a row with QoS 0, one topic, no RETAIN and the same properties: only their payloads differ.
+    """PUBLISH packets in a row with QoS 0, no RETAIN and the same properties.
 
-    ``data`` are their bytes, as they came; the encoder would write them so too, but for the order of properties.
+    ``topics`` is one for all, or one for each. ``data`` are their bytes, as they came, where they end at ``ends``; the
+    encoder would write them so too, but for the order of properties. With a topic alias there is one topic.
     """
 
-    topic: str
+    topics: list[str]
     payloads: list[bytes]
+    ends: list[int]
     data: bytes
     properties: Properties = NO_PROPERTIES
 

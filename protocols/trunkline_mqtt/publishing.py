@@ -158,41 +158,73 @@ class PublishingConnection(AnsweringConnection):
 
     def _publish_run(self, run: PublishRun, now: int) -> None:
         """As ``_publish`` for each of them."""
-        server, payloads, said, topic = self._server, run.payloads, self._said, run.topic
-        if said is None or not said.is_of(0, run.properties, now, is_retained=False):
-            said = self._say(0, run.properties, now)
-        if run.properties is not NO_PROPERTIES:
-            if run.properties.subscription_identifiers or run.properties.payload_format:
-                self._publish_singly(run, now)  # there may be something wrong with one of them
+        server, payloads, properties, said = self._server, run.payloads, run.properties, self._said
+        if said is None or not said.is_of(0, properties, now, is_retained=False):
+            said = self._say(0, properties, now)
+        if properties is not NO_PROPERTIES and (properties.subscription_identifiers or properties.payload_format):
+            self._publish_singly(run, now)  # there may be something wrong with one of them
+            return
+        topics = run.topics
+        if properties.topic_alias is not None:
+            topics = [self._resolve(topics[0], properties.topic_alias)]
+        found = [server.destinations[topic] for topic in topics]
+        first = found[0]
+        partition, count = first.partition, len(payloads)
+        for other in found:
+            if other.partition is not partition or other.logs_qos_0 is not first.logs_qos_0:
+                self._publish_parts(run, found, now)
                 return
-            if run.properties.topic_alias is not None:
-                topic = self._resolve(topic, run.properties.topic_alias)
-        destination = server.destinations[topic]
-        if not destination.logs_qos_0:
+        if not first.logs_qos_0:
             self._publish_singly(run, now)
             return
-        key, partition = destination.key, destination.partition
-        count = len(payloads)
+        keys = [destination.key for destination in found] if len(found) > 1 else [first.key] * count
         try:
             if count == 1:
-                partition.stage_record(now, key, payloads[0], said.block)
-            elif not partition.stage_run(now, key, payloads, said.block):
+                partition.stage_record(now, first.key, payloads[0], said.block)
+            elif not partition.stage_run(now, keys, payloads, said.block):
                 self._publish_singly(run, now)
                 return
         except TrunklineError as error:
             self._refuse(error)
             return
         server.received += count
-        if destination.tail is not None:
-            record = Record(partition.staged_end_offset - count, now, key, payloads[0], said.headers)
-            delivery = Delivery(record, destination.topic, partition, count)
-            packets = run.data if said.is_passed_on else None
-            delivery.cache[CACHED] = OutgoingRun(key, payloads, said, packets, self._terms.level)
-            self._offer(destination.tail, delivery)
+        tail = first.tail
+        if tail is None:
+            return
+        offset = partition.staged_end_offset - count
+        at = 0
+        while at < count:
+            end = tail.alike(topics, at) if len(found) > 1 else count
+            record = Record(offset + at, now, keys[at], payloads[at], said.headers)
+            delivery = Delivery(record, topics[at] if len(found) > 1 else topics[0], partition, end - at)
+            packets = run.data[run.ends[at - 1] if at else 0 : run.ends[end - 1]] if said.is_passed_on else None
+            delivery.cache[CACHED] = OutgoingRun(keys[at:end], payloads[at:end], said, packets, self._terms.level)
+            self._offer(tail, delivery)
+            at = end
+
+    def _publish_parts(self, run: PublishRun, found: list[Destination], now: int) -> None:
+        """A run whose messages go to several places, in parts that do not."""
+        start = 0
+        for end in range(1, len(found) + 1):
+            is_over = end == len(found)
+            if (
+                is_over
+                or found[end].partition is not found[start].partition
+                or found[end].logs_qos_0 is not found[start].logs_qos_0
+            ):
+                begin = run.ends[start - 1] if start else 0
+                ends = [at - begin for at in run.ends[start:end]]
+                data = run.data[begin : run.ends[end - 1]]
+                topics, payloads = run.topics[start:end], run.payloads[start:end]
+                self._publish_run(PublishRun(topics, payloads, ends, data, run.properties), now)
+                if self._transport.is_closing:
+                    return
+                start = end
 
     def _publish_singly(self, run: PublishRun, now: int) -> None:
-        for payload in run.payloads:
-            self._publish(Publish(run.topic, payload, properties=run.properties), now)
+        topics = run.topics if len(run.topics) > 1 else run.topics * len(run.payloads)
+        for topic, payload in zip(topics, run.payloads, strict=True):
+            self._publish(Publish(topic, payload, properties=run.properties), now)
             if self._transport.is_closing:
                 break
 

@@ -87,17 +87,21 @@ class Said:
 
 
 class OutgoingRun(OutgoingMessage):
-    """Messages in a row that a client published with QoS 0 to one topic; its forms for QoS 0 are all their packets.
+    """Messages in a row that a client published with QoS 0; its forms for QoS 0 are all their packets.
 
     Args:
+      topics, payloads: of each.
       packets: as they came in the version ``level``, if that is what a subscriber with this version gets; or None.
     """
 
-    __slots__ = ("_said", "payloads")
+    __slots__ = ("_said", "payloads", "topics")
 
-    def __init__(self, topic: bytes, payloads: list[bytes], said: Said, packets: bytes | None, level: int) -> None:
-        super().__init__(topic, payloads[0], 0, said.client)
+    def __init__(
+        self, topics: list[bytes], payloads: list[bytes], said: Said, packets: bytes | None, level: int
+    ) -> None:
+        super().__init__(topics[0], payloads[0], 0, said.client)
         self.expires_ms = said.expires_ms
+        self.topics = topics
         self.payloads = payloads
         self._said = said
         if level == MQTT_5:
@@ -107,23 +111,23 @@ class OutgoingRun(OutgoingMessage):
 
     def qos_0(self) -> bytes:
         if self._packet is None:
-            topic = self.topic
-            self._packet = b"".join(
-                [publish_head(PUBLISH_QOS_0, topic, len(payload)) + payload for payload in self.payloads]
-            )
+            self._packet = self._joined(b"")
         return self._packet
 
     def qos_0_v5(self) -> bytes:
         if self._packet_5 is None:
-            topic, packed = self.topic, self._said.packed
-            size = len(packed)
-            self._packet_5 = b"".join(
-                [
-                    publish_head(PUBLISH_QOS_0, topic, size + len(payload)) + packed + payload
-                    for payload in self.payloads
-                ]
-            )
+            self._packet_5 = self._joined(self._said.packed)
         return self._packet_5
 
+    def _joined(self, packed: bytes) -> bytes:
+        size = len(packed)
+        return b"".join(
+            [
+                publish_head(PUBLISH_QOS_0, topic, size + len(payload)) + packed + payload
+                for topic, payload in zip(self.topics, self.payloads, strict=True)
+            ]
+        )
+
     def singly(self) -> Sequence[OutgoingMessage]:
-        return [self._said.message(self.topic, payload) for payload in self.payloads]
+        message = self._said.message
+        return [message(topic, payload) for topic, payload in zip(self.topics, self.payloads, strict=True)]

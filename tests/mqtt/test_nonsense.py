@@ -51,7 +51,7 @@ class CommittingTopic:
         assert key
         self.staged.append((receiver, token))
 
-    def stage_run(self, timestamp: int, key: bytes, values: list[bytes], headers: bytes) -> bool:
+    def stage_run(self, timestamp: int, keys: list[bytes], values: list[bytes], headers: bytes) -> bool:
         self.staged += [(None, None)] * len(values)
         return True
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import accumulate
 from typing import Any
 
 import pytest
@@ -30,8 +31,9 @@ from trunkline_mqtt.packets import (
     Subscription,
 )
 from trunkline_mqtt.properties import NO_PROPERTIES, Properties
+from trunkline_mqtt.routes import Route
 from trunkline_mqtt.server import MqttServer
-from trunkline_mqtt.settings import MqttSettings
+from trunkline_mqtt.settings import MqttSettings, RouteSettings
 
 # -- the decoder -----------------------------------------------------------------------------------
 
@@ -69,8 +71,11 @@ def test_a_run_is_its_packets_and_their_bytes(packets: list[Packet], level: int,
     found: list[Packet] = []
     for packet in events(decoder, data, step):
         if type(packet) is PublishRun:
-            singly = [Publish(packet.topic, payload) for payload in packet.payloads]
-            assert packet.data == b"".join(encode(one, level) for one in singly)
+            topics = packet.topics if len(packet.topics) > 1 else packet.topics * len(packet.payloads)
+            singly = [Publish(*said) for said in zip(topics, packet.payloads, strict=True)]
+            encoded = [encode(one, level) for one in singly]
+            assert packet.data == b"".join(encoded)
+            assert packet.ends == [*accumulate(map(len, encoded))]
             found += singly
         else:
             found.append(packet)
@@ -86,10 +91,23 @@ def test_packets_of_one_topic_that_come_together_are_one_run() -> None:
 
     decoder.receive_data(b"".join(map(encode, [*packets, packets[0], Publish("u", b""), Publish("u", b"")])))
 
-    found = []
+    runs = []
     while (packet := decoder.next_event()) is not None:
-        found.append([len(payload) for payload in packet.payloads] if type(packet) is PublishRun else type(packet))
-    assert found == [[1, 2, 200], Publish, [1], [0, 0]]
+        runs.append((packet.topics, len(packet.payloads)) if type(packet) is PublishRun else packet)
+    assert runs == [
+        (["t"], 3),
+        packets[3],
+        (["t"], 1),
+        (["u"], 2),
+    ]  # the length of 20,000 has three bytes; u was not known
+
+    decoder.receive_data(
+        b"".join(map(encode, [Publish("t", b"1"), Publish("t", b"2"), Publish("u", b"3"), packets[0]]))
+    )
+    run = decoder.next_event()
+    assert type(run) is PublishRun
+    assert (run.topics, run.payloads) == (["t", "t", "u", "t"], [b"1", b"2", b"3", b"x"])
+    assert decoder.next_event() is None
 
 
 @pytest.mark.parametrize(
@@ -130,18 +148,18 @@ def test_a_packet_over_the_limit_is_refused_in_a_run_too() -> None:
 
 @given(
     runs=st.lists(st.tuples(st.integers(1, 4), st.lists(SIZES, min_size=1, max_size=70)), min_size=1, max_size=4),
-    key_bytes=st.sampled_from([0, 1, 63, 64, 9000]),
+    key_sizes=st.sampled_from([[0, 1], [1], [63, 64], [5, 9000]]),
     headers=st.sampled_from([(), (("mqtt.client", b"c" * 60), ("mqtt.qos", b"0"))]),
 )
 @settings(max_examples=60, deadline=None)
 def test_a_run_of_records_is_encoded_as_each_of_them(
-    runs: list[tuple[int, list[int]]], key_bytes: int, headers: tuple[tuple[str, bytes], ...]
+    runs: list[tuple[int, list[int]]], key_sizes: list[int], headers: tuple[tuple[str, bytes], ...]
 ) -> None:
     together, singly, block = BatchBuilder(), BatchBuilder(), encode_headers(headers)
-    key = b"k" * key_bytes
     for timestamp, sizes in runs:
-        together.append_run(timestamp, key, [b"v" * size for size in sizes], block)
-        for size in sizes:
+        keys = [b"k" * key_sizes[at % len(key_sizes)] for at in range(len(sizes))]
+        together.append_run(timestamp, keys, [b"v" * size for size in sizes], block)
+        for key, size in zip(keys, sizes, strict=True):
             singly.append(timestamp, key, b"v" * size, block)
 
     assert together.build() == singly.build()
@@ -159,8 +177,8 @@ def bench(**topic_settings: str) -> PartitionBench:
 
 def test_a_run_that_does_not_fit_is_left_to_be_staged_one_by_one() -> None:
     opened = bench(**{"max.message.bytes": "1000"})
-    assert opened.partition.stage_run(1, b"k", [b"1", b"2"], b"\0")
-    assert not opened.partition.stage_run(1, b"k", [b"v" * 100] * 20, b"\0")
+    assert opened.partition.stage_run(1, [b"k"] * 2, [b"1", b"2"], b"\0")
+    assert not opened.partition.stage_run(1, [b"k"] * 20, [b"v" * 100] * 20, b"\0")
     assert opened.partition.staged_end_offset == 2
     opened.commit()
     assert [(record.offset, record.value) for record in opened.stored] == [(0, b"1"), (1, b"2")]
@@ -175,7 +193,7 @@ def test_where_a_gate_looks_at_each_record_there_are_no_runs() -> None:
 
     opened = bench()
     opened.partition.gates.append(Gate())
-    assert not opened.partition.stage_run(1, b"k", [b"1", b"2"], b"\0")
+    assert not opened.partition.stage_run(1, [b"k"] * 2, [b"1", b"2"], b"\0")
 
 
 # -- the whole way ---------------------------------------------------------------------------------
@@ -183,6 +201,7 @@ def test_where_a_gate_looks_at_each_record_there_are_no_runs() -> None:
 SUBSCRIBERS: list[tuple[int, list[tuple[Subscription, int]], dict[str, Any]]] = [
     (MQTT_3_1_1, [(Subscription("#", 0), 0)], {}),
     (MQTT_3_1_1, [(Subscription("#", 1), 0), (Subscription("a", 0), 0)], {}),
+    (MQTT_3_1_1, [(Subscription("b", 0), 0)], {}),
     (MQTT_5, [(Subscription("#", 0), 0)], {}),
     (MQTT_5, [(Subscription("#", 1), 0), (Subscription("a/+", 2), 0)], {}),
     (MQTT_5, [(Subscription("#", 1), 7), (Subscription("a", 0), 8)], {}),
@@ -197,14 +216,24 @@ SUBSCRIBERS: list[tuple[int, list[tuple[Subscription, int]], dict[str, Any]]] = 
 class Room:
     """A server in memory, a publisher and everybody in SUBSCRIBERS; what the disk does the test says."""
 
-    def __init__(self, level: int, *, gives_runs: bool) -> None:
+    def __init__(self, level: int, *, gives_runs: bool, logs_all: bool = True) -> None:
         self.live = LiveBench(bench())
+        rules = [RouteSettings(filter="#")]
+        if not logs_all:
+            rules.insert(0, RouteSettings(filter="b", log="qos>0"))
         self.server = MqttServer(
-            MqttSettings(), self.live.bench.topic, (self.live.tail,), now_ms=lambda: 5000, new_client_id=lambda: "new"
+            MqttSettings(),
+            self.live.bench.topic,
+            (self.live.tail,),
+            now_ms=lambda: 5000,
+            new_client_id=lambda: "new",
+            routes=[Route(rule, "orders") for rule in rules],
         )
         self.level = level
         self.heard: list[RememberingTransport] = []
         self.connections: list[MqttConnection] = []
+        for topic in ("a", "b"):
+            self.server.topic_names[topic.encode()]  # known, so that runs may have both
         for number, (version, filters, properties) in enumerate(SUBSCRIBERS):
             connection = self._connect(f"s{number}", version, self._transport(), **properties)
             for packet_id, (subscription, identifier) in enumerate(filters, 1):
@@ -274,12 +303,12 @@ KINDS = st.tuples(
 READS = st.lists(st.lists(KINDS, min_size=1, max_size=8), min_size=1, max_size=4)
 
 
-@given(reads=READS, level=st.sampled_from([MQTT_3_1_1, MQTT_5]), commits=st.integers(0, 15))
+@given(reads=READS, level=st.sampled_from([MQTT_3_1_1, MQTT_5]), commits=st.integers(0, 15), logs_all=st.booleans())
 @settings(max_examples=150, deadline=None)
 def test_everybody_gets_the_same_bytes_and_the_log_too(
-    reads: list[list[tuple[str, int]]], level: int, commits: int
+    reads: list[list[tuple[str, int]]], level: int, commits: int, logs_all: bool
 ) -> None:
-    together, singly = (Room(level, gives_runs=gives_runs) for gives_runs in (True, False))
+    together, singly = (Room(level, gives_runs=gives_runs, logs_all=logs_all) for gives_runs in (True, False))
     for room in (together, singly):
         number = 0
         for at, kinds in enumerate(reads):
@@ -325,9 +354,9 @@ def test_who_is_slow_now_and_then_gets_everything_once_and_in_order(
         connection.writable()
     room.live.settle()
 
-    for (version, _, properties), transport in zip(SUBSCRIBERS, room.heard, strict=True):
+    for (version, filters, properties), transport in zip(SUBSCRIBERS, room.heard, strict=True):
         got = [int(packet.payload[:6]) for packet in transport.take(version) if isinstance(packet, Publish)]
-        if "maximum_packet_size" in properties:
+        if "maximum_packet_size" in properties or (len(filters) == 1 and filters[0][0].topic_filter == "b"):
             assert got == sorted(set(got))
         else:
             assert got == list(range(number))
@@ -339,7 +368,7 @@ def test_a_run_goes_on_to_a_subscriber_of_the_same_version_as_it_came() -> None:
     room.publisher.receive_data(data)
 
     assert room.heard[0].written == [data]
-    assert len(room.heard[2].written) == 1
+    assert len(room.heard[3].written) == 1
 
 
 def test_properties_are_passed_on_in_the_order_in_which_they_came() -> None:
@@ -347,7 +376,7 @@ def test_properties_are_passed_on_in_the_order_in_which_they_came() -> None:
     one = b"\x30\x14\x00\x01a\x0e\x26\x00\x01x\x00\x01y\x03\x00\x04text.."  # the encoder begins with the content type
     room.publisher.receive_data(one * 3)
 
-    assert room.heard[2].written == [one * 3]
+    assert room.heard[3].written == [one * 3]
     assert room.heard[0].take() == [Publish("a", b"..")] * 3
 
 

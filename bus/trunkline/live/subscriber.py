@@ -21,7 +21,8 @@ class Delivery:
       text: its key as text, which is what filters are matched against; empty where it has none that is text.
       partition: where it comes from.
       count: how many records it stands for. Only what is offered early can be several: ``record`` is the first, the
-        others follow it in the partition with the same key and headers, and what their values are the door knows.
+        others follow it in the partition with the same headers and are wanted by the same (:meth:`LiveTail.alike`);
+        what their keys and values are the door knows.
       cache: forms of it that are the same for many subscribers; the door's own, empty at first.
     """
 

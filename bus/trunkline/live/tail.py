@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Final, cast
 
 import msgspec
@@ -193,6 +193,21 @@ class LiveTail:
             return False
         self._offer_unstored(delivery, is_early=True)
         return True
+
+    def alike(self, texts: Sequence[str], start: int) -> int:
+        """Where those end, from ``start`` on, that the same subscribers want with the same options.
+
+        Args:
+          texts: keys of records; UTF-8, so that they are the same in all syntaxes.
+        """
+        end = len(texts)
+        for index in self._indexes.values():
+            wanted = index.match(texts[start])
+            for at in range(start + 1, end):
+                if index.match(texts[at]) != wanted:
+                    end = at
+                    break
+        return end
 
     def offer_unlogged(self, delivery: Delivery) -> None:
         """Offer a record that is in no log; its offset is -1. Who is behind never gets it."""

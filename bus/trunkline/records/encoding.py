@@ -147,22 +147,21 @@ class BatchBuilder:
         self.size_bytes = size_bytes
         return True
 
-    def append_run(self, timestamp: int, key: bytes, values: Sequence[bytes], headers_block: bytes) -> None:
-        """Add records that differ in their values only, as ``append`` for each of them would; one value at least."""
-        largest = len(key) + max(map(len, values)) + len(headers_block) + _RUN_OVERHEAD
+    def append_run(self, timestamp: int, keys: Sequence[bytes], values: Sequence[bytes], headers_block: bytes) -> None:
+        """Add records with the same headers, as ``append`` for each would; one at least, as many keys as values."""
+        largest = max(map(len, keys)) + max(map(len, values)) + len(headers_block) + _RUN_OVERHEAD
         if largest > len(SMALL) or self.count + len(values) > len(SMALL):
-            for value in values:
+            for key, value in zip(keys, values, strict=True):
                 self.append(timestamp, key, value, headers_block)
             return
         if timestamp is not self._timestamp:
             self._set_timestamp(timestamp)
-        fixed = self._fixed_bytes + _FIELD_BYTES[len(key)] + len(headers_block) - 1
-        key_field = SMALL[len(key)] + key
+        fixed = self._fixed_bytes + len(headers_block) - 1
         stamp, parts, number, size_bytes = self._stamp, self._parts, self.count, self.size_bytes
-        for value in values:
-            length = len(value)
-            size = fixed + (number > 63) + _FIELD_BYTES[length]
-            parts += (SMALL[size], stamp, SMALL[number], key_field, SMALL[length], value, headers_block)
+        for key, value in zip(keys, values, strict=True):
+            key_length, length = len(key), len(value)
+            size = fixed + (number > 63) + _FIELD_BYTES[key_length] + _FIELD_BYTES[length]
+            parts += (SMALL[size], stamp, SMALL[number], SMALL[key_length], key, SMALL[length], value, headers_block)
             size_bytes += _FIELD_BYTES[size]
             number += 1
         self.count = number
