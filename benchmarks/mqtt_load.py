@@ -6,7 +6,7 @@
     e2e         one publisher, one subscriber, QoS 0 or 1; the messages counted are deliveries
     offline     one publisher, QoS 1, and a session whose client is away; the messages wait for it
     idle        connections that do nothing: memory of the broker for each (start the broker afresh)
-    sessions    sessions with one subscription whose clients are away: memory of the broker for each (likewise)
+    sessions    sessions with subscriptions whose clients are away: memory of the broker for each (likewise)
 
 One JSON line comes out; ``probe`` says what its figures mean. The exit code is 1, with a message, if the
 broker closed a connection, sent anything other than what the standard asks for here, or was too slow.
@@ -325,19 +325,20 @@ def end_to_end(options: argparse.Namespace) -> dict[str, object]:
     return probe.stop(options.count) | {"qos": options.qos, "window": options.window}
 
 
-def leave_sessions(peers: Peers, names: Sequence[str], topic_filter: str) -> None:
-    """Sessions that outlive their connections, with one subscription each; all connect at once, and go."""
-    connected, subscribed, gone = CONNACK_ACCEPTED, b"\x90\x03\x00\x01\x01", b"\xe0\x00"
+def leave_sessions(peers: Peers, names: Sequence[str], topic_filters: Sequence[str]) -> None:
+    """Sessions that outlive their connections, with these subscriptions; all connect at once, and go."""
+    count = len(topic_filters)
+    connected, subscribed = CONNACK_ACCEPTED, packet(0x90, b"\x00\x01" + b"\x01" * count)
     socks = []
     for name in names:
         hello = packet(0x10, text("MQTT") + b"\x04\x00\x00\x00" + text(name))
-        wish = packet(0x82, b"\x00\x01" + text(topic_filter.replace("{name}", name)) + b"\x01")
+        wanted = b"".join(text(wish.replace("{name}", name)) + b"\x01" for wish in topic_filters)
         sock = peers.open()
-        sock.sendall(hello + wish)
+        sock.sendall(hello + packet(0x82, b"\x00\x01" + wanted))
         socks.append(sock)
     for sock in socks:
         exchange(sock, b"", connected + subscribed)
-        sock.sendall(gone)
+        sock.sendall(b"\xe0\x00")
     for sock in socks:
         if sock.recv(1):
             raise BrokerFault("sent something after DISCONNECT")
@@ -347,7 +348,7 @@ def leave_sessions(peers: Peers, names: Sequence[str], topic_filter: str) -> Non
 def offline(options: argparse.Namespace) -> dict[str, object]:
     """The window is of messages without PUBACK."""
     peers, topic = Peers(options.host, options.port, options.limit), "bench/offline"
-    leave_sessions(peers, ["bench-offline"], topic)
+    leave_sessions(peers, ["bench-offline"], [topic])
     source = peers.connect()
     publisher = Publisher(source, topic, bytes(options.size), 1, options.window, options.count)
     assert publisher.acks is not None
@@ -367,14 +368,17 @@ def sessions(options: argparse.Namespace) -> dict[str, object]:
     if not options.pid:
         raise SystemExit("sessions measures the broker's memory: give its --pid")
     peers = Peers(options.host, options.port, options.limit)
-    leave_sessions(peers, ["bench-first"], "bench/{name}/#")
+    several = [f"bench/{{name}}/{number}/+" for number in range(options.subscriptions)]
+    filters = several if len(several) > 1 else ["bench/{name}/#"]
+    leave_sessions(peers, ["bench-first"], filters)
     before = resident_kib(options.pid)
     for start in range(0, options.connections, TOGETHER):
         numbers = range(start, min(start + TOGETHER, options.connections))
-        leave_sessions(peers, [f"bench-session-{number}" for number in numbers], "bench/{name}/#")
+        leave_sessions(peers, [f"bench-session-{number}" for number in numbers], filters)
     after = resident_kib(options.pid)
     return {
         "sessions": options.connections,
+        "subscriptions": options.subscriptions,
         "rss_before_kib": before,
         "rss_after_kib": after,
         "kib_per_session": round((after - before) / options.connections, 2),
@@ -428,6 +432,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument(
         "--window", type=int, default=100, help="messages on their way: pipelined (each), fanout, e2e, offline"
     )
+    parser.add_argument("--subscriptions", type=int, default=1, help="sessions: of each")
     parser.add_argument("--qos", type=int, choices=(0, 1), default=0, help="e2e")
     parser.add_argument("--subscribe", action="store_true", help="idle: each has a subscription of its own")
     options = parser.parse_args(arguments)

@@ -189,6 +189,9 @@ KAFKA_CLIENTS: Sequence[Load] = [
 AWAY = Row(
     "10,000 sessions of clients that are away, a subscription each: KiB per session", key("kib_per_session"), Target(1)
 )
+AWAY_10 = Row(
+    "10,000 sessions of clients that are away, ten subscriptions each: KiB per session", key("kib_per_session")
+)
 
 EQUAL, NEARLY, LESS = Target(1, is_ratio=True), Target(1.2, is_ratio=True), Target(0.7, is_ratio=True)
 
@@ -203,6 +206,7 @@ CASES: Sequence[Case] = [
     idle("idle", "--connections 2000", "2,000 idle connections", Target(6)),
     idle("idle-subscribed", "--connections 2000 --subscribe", "2,000 idle connections with a subscription", Target(6)),
     Case("sessions", [Load("mqtt_load.py", "sessions --connections 10000", None, [AWAY])]),
+    Case("sessions-10", [Load("mqtt_load.py", "sessions --connections 10000 --subscriptions 10", None, [AWAY_10])]),
     Case("native-small", [Load("native_load.py", "produce-small --conns 8", 300_000, [SMALL])], door="native"),
     Case(
         "native-large",
