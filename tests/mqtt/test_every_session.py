@@ -160,7 +160,7 @@ async def test_retain_handling_of_every_session(
 async def test_what_is_not_retained_does_not_replace_what_is(connect: ConnectRaw, greeting: Connect) -> None:
     """[MQTT-3.3.1-8], 3.1.1: [MQTT-3.3.1-12]."""
     await published(connect, Publish("t", b"kept", 1, True, packet_id=1), Publish("t", b"new", 1, packet_id=2))
-    await published(connect, Publish("t", b"newer", 1, packet_id=1, properties=NO_PROPERTIES), Publish("t", b""))
+    await published(connect, Publish("t", b"newer", 1, packet_id=1, properties=Properties(content_type="x")))
     peer = await connect(greeting)
     await subscribe(peer, Subscription("end"))
     assert [message.payload for message in await told(peer, Subscribe(2, (Subscription("t", 1),)))] == [b"kept"]
