@@ -84,6 +84,7 @@ async def test_it_follows_a_topic_that_is_made_again(broker: Broker) -> None:
     peer.session.resume()
     await settle(broker)
     assert peer.got == [1]
+    assert [*broker._live] == [broker.partition("mqtt", 0)], "nothing is kept of the one before"
 
 
 async def test_it_holds_retention_back_only_for_what_it_waits_for(broker: Broker) -> None:

@@ -108,9 +108,14 @@ class OfflineSession(Watcher):
         return decode_as(Definition, self.definition).filters
 
     def _places(self) -> list[tuple[Partition, StoredFilter]]:
-        """Where it watches, and for what."""
+        """Where it watches, and for what; partitions of deleted topics have no tails any more."""
         filters = decode_as(Definition, self.definition).filters
-        return [(place, filter) for place in self._followed for filter in filters if filter.topic == place.topic.name]
+        return [
+            (place, filter)
+            for place in self._followed
+            for filter in filters
+            if filter.topic == place.topic.name and self._home.partition(filter.topic, place.index) is place
+        ]
 
     def _unwatch(self, only: Partition | None = None) -> None:
         for partition, filter in self._places():
