@@ -283,14 +283,14 @@ class MqttConnection(PublishingConnection):
     # -- requests ----------------------------------------------------------------------------------
 
     def _subscribe(self, session: AnySession, packet: Subscribe) -> None:
-        settling = self._server.settling
-        if settling is None or settling.is_settled:
+        settling, is_kept = self._server.settling, isinstance(session, StoredSession)
+        if settling is None or settling.is_settled(with_copies=is_kept):
             self._subscribe_now(session, packet)
             return
         self._waiting = packet
         self._repeated = None  # what comes now waits behind it
         self._transport.pause()
-        settling.wait(self._settled)
+        settling.wait(self._settled, with_copies=is_kept)
 
     def _settled(self) -> None:
         """The log has what was published before the SUBSCRIBE that waits."""

@@ -90,7 +90,7 @@ class MqttDoor(Door):
             sessions=sessions,
             ledger=ledger,
             shares=shares,
-            settling=Settling(partitions, self._broker.views.rounds.call_soon),
+            settling=Settling(partitions, retained.copies, self._broker.views.rounds.call_soon),
             new_will_id=lambda: self._broker.random.getrandbits(63),
             log_topic=self._broker.topic,
             live=self._broker.live,

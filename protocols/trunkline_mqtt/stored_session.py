@@ -261,7 +261,7 @@ class StoredSession(SessionOwner):
         self._outbox.begin()
         packet_id = self._sender.send(message, options, is_retained=is_retained, now_ms=self._server.now_ms())
         phase = self._sender.in_flight[packet_id] if packet_id else 0
-        # One that was retained a moment ago may have no place in the log yet; it will not be sent again.
+        # What is in no log, or was retained and could not be copied as the disk is full, is not sent again.
         is_durable = phase == 2 and offset >= 0
         if is_durable and mark | label:
             self._marks[packet_id] = mark | label

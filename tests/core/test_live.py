@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from trunkline.errors import BrokerClosing, CorruptLog, LocalProtocolError, LogStopped, TrunklineError
@@ -366,7 +366,7 @@ def run_model(
 
 
 @given(steps=st.lists(step, max_size=30))
-@settings(max_examples=150)
+@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])  # on a busy machine
 def test_nobody_misses_or_repeats_anything_whatever_happens(
     make_bench_on: Callable[[ScriptedStore], PartitionBench], steps: list[tuple[str, Any]]
 ) -> None:

@@ -17,8 +17,13 @@ from trunkline_mqtt.packets import (
     MQTT_5,
     Connack,
     Connect,
+    Pingreq,
+    Pingresp,
     Puback,
+    Pubcomp,
     Publish,
+    Pubrec,
+    Pubrel,
     Suback,
     Subscribe,
     Subscription,
@@ -122,6 +127,20 @@ async def test_nothing_comes_after_unsubscribing(connect: ConnectRaw, greeting: 
     assert isinstance(await peer.ask(Unsubscribe(2, ("t",))), Unsuback)
     await published(connect, Publish("t", b"x", 1, packet_id=1))
     assert [message.topic for message in await told(peer)] == ["committed"]
+
+
+@pytest.mark.parametrize("greeting", ALL)
+async def test_what_was_begun_is_completed_in_order_after_unsubscribing(connect: ConnectRaw, greeting: Connect) -> None:
+    """[MQTT-3.10.4-3], [MQTT-4.6.0-4], 3.1.1 likewise."""
+    peer = await connect(greeting)
+    await subscribe(peer, Subscription("t", 2))
+    await published(connect, Publish("t", b"1", 2, packet_id=1), Publish("t", b"2", 2, packet_id=2))
+    first, second = [message.packet_id for message in await messages(peer, 2)]
+    assert isinstance(await peer.ask(Unsubscribe(2, ("t",))), Unsuback)
+    await peer.send(Pubrec(second), Pubrec(first))
+    assert [await peer.receive(), await peer.receive()] == [Pubrel(second), Pubrel(first)]
+    await peer.send(Pubcomp(second), Pubcomp(first))
+    assert await peer.ask(Pingreq()) == Pingresp()
 
 
 @pytest.mark.parametrize("greeting", ALL)

@@ -293,6 +293,22 @@ async def test_retained_messages_are_part_of_a_session_once_they_are_sent(broker
 
 
 @pytest.mark.parametrize("qos", [1, 2])
+async def test_what_was_retained_a_moment_ago_is_sent_again(tmp_path: Path, dial: Dial, qos: int) -> None:
+    """Its copy among the retained messages is committed later than the message; [MQTT-4.4.0-1]."""
+    retained = Publish("t", b"x", 1, retain=True, packet_id=9)
+    async with open_broker(tmp_path, listen={"mqtt": "127.0.0.1:0"}) as broker:
+        peer = await dial(broker.addresses["mqtt"], hello())
+        await peer.send(retained, Subscribe(1, (Subscription("t", qos),)), Subscribe(2, (Subscription("other"),)))
+        while not isinstance(packet := await peer.receive(), Publish):
+            """PUBACK and SUBACKs."""
+        assert packet.retain
+        await trio.aclose_forcefully(peer.stream)
+        peer = await dial(broker.addresses["mqtt"], hello(), is_present=True)
+        (again,) = await messages(peer, 1)
+        assert again == Publish("t", b"x", 1, True, True, packet.packet_id)
+
+
+@pytest.mark.parametrize("qos", [1, 2])
 async def test_what_was_retained_is_sent_again_for_the_subscription_that_it_was_sent_for(
     tmp_path: Path, dial: Dial, qos: int
 ) -> None:
