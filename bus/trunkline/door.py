@@ -164,7 +164,7 @@ class WebSocketOffer(msgspec.Struct, frozen=True):
     Its connections notice nothing: the bytes of all binary messages are one stream.
 
     Attributes:
-      path: of the URL, from its first slash on.
+      path: of the URL, from its first slash on; ``/`` is taken as well.
       subprotocols: that are spoken here; a client that asks for none of them is refused.
     """
 

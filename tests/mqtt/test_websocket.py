@@ -205,7 +205,7 @@ async def test_closing_the_websocket_without_disconnecting_publishes_the_will(br
 
 @pytest.mark.parametrize(
     ("request_", "status"),
-    [(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n", b"404"), (encode(Connect("bare")) + b"\r\n\r\n", b"400")],
+    [(b"GET /page HTTP/1.1\r\nHost: a\r\n\r\n", b"404"), (encode(Connect("bare")) + b"\r\n\r\n", b"400")],
 )
 async def test_what_is_no_websocket_is_told_so_and_closed(broker: Broker, request_: bytes, status: bytes) -> None:
     async with await trio.open_tcp_stream(*broker.addresses["mqtt-ws"]) as stream:

@@ -59,6 +59,9 @@ def test_a_request_that_comes_byte_by_byte() -> None:
         (b"/mqtt ", b"/mqtt?token=1 "),
         (b"Upgrade: websocket", b"upgrade: WebSocket"),
         (b"keep-alive, Upgrade", b"upgrade"),
+        (b"/mqtt", b"/"),
+        (b"/mqtt", b"/mqtt/"),
+        (b"/mqtt", b"/?user=1"),
         (b"other, mqtt", b"old"),
         (b"Protocol: other, mqtt", b"Protocol: other\r\nSec-WebSocket-Protocol: mqtt"),
         (b"\r\n\r\n", b"\r\nSec-WebSocket-Extensions: permessage-deflate\r\n\r\n"),
@@ -73,7 +76,7 @@ def test_what_is_accepted_too(old: bytes, new: bytes) -> None:
 @pytest.mark.parametrize(
     ("request_", "expected", "said"),
     [
-        (REQUEST.replace(b"/mqtt", b"/"), 404, b"the WebSocket is at /mqtt"),
+        (REQUEST.replace(b"/mqtt", b"/other"), 404, b"the WebSocket is at /mqtt"),
         (REQUEST.replace(b"GET", b"POST"), 405, b"Allow: GET\r\n"),
         (b"GET /mqtt HTTP/1.1\r\nHost: a\r\n\r\n", 426, b"Upgrade: websocket\r\n"),
         (REQUEST.replace(b"Upgrade: websocket", b"Upgrade: h2c"), 426, b"Upgrade: websocket\r\n"),

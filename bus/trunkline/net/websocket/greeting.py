@@ -62,7 +62,7 @@ class Policy:
         """The answer that accepts the request. Raises RemoteProtocolError, with the answer as ``response``."""
         headers = list(request.headers)
         path = request.target.partition(b"?")[0].decode("latin-1")
-        if path != self._offer.path:
+        if path.rstrip("/") not in ("", self._offer.path):  # many clients are told host and port only, and ask for /
             raise _refused(404, f"{path[:100]!r} is not here; the WebSocket is at {self._offer.path}")
         if request.method != b"GET":
             raise _refused(405, f"{request.method.decode()} is not for WebSockets; use GET", "Allow: GET")
