@@ -124,10 +124,10 @@ def outgoing(delivery: Delivery, known: Container[bytes]) -> OutgoingMessage | N
 
     Keys in ``known`` are topic names, which saves checking them.
     """
-    try:
-        message: OutgoingMessage | None = delivery.cache[CACHED]
-    except KeyError:
-        message = delivery.cache[CACHED] = _convert(delivery.record, delivery.text, known)
+    cache = delivery.cache
+    message: OutgoingMessage | None = cache.get(CACHED)
+    if message is None and CACHED not in cache:
+        message = cache[CACHED] = _convert(delivery.record, delivery.text, known)
     return message
 
 

@@ -17,7 +17,7 @@ from trunkline.live.watcher import Watcher
 from trunkline.partition import Partition
 from trunkline.records import Record
 from trunkline.rounds import Rounds
-from trunkline.subscriptions import Match, SubscriptionIndex
+from trunkline.subscriptions import SubscriptionIndex
 
 __all__ = ["LiveStatistics", "LiveTail"]
 
@@ -265,16 +265,19 @@ class LiveTail:
         for syntax, index in self._indexes.items():  # a subscriber with filters of both is offered a record twice
             text = key_text(record.key, syntax)
             wanted = index.match(text) if text is not None else None
-            if wanted:
-                assert text is not None
-                self._offer_to(wanted, Delivery(record, text, self.partition), was_early=was_early)
-
-    def _offer_to(self, wanted: Match[Member, Any], delivery: Delivery, *, was_early: bool) -> None:
-        for member, options in wanted:
-            if member.cursor is not None or (was_early and self._has_taken(member, delivery.record.offset)):
+            if not wanted:
                 continue
-            if not self._deliver(member, delivery, options):
-                self._stop(member, delivery.record.offset + 1)
+            assert text is not None
+            delivery = Delivery(record, text, self.partition)
+            for member, options in wanted:
+                if member.cursor is not None or (was_early and self._has_taken(member, record.offset)):
+                    continue
+                try:  # in line, not by _deliver: most records are for one subscriber
+                    takes_more = member.subscriber.deliver(delivery, options)
+                except Exception:
+                    takes_more = self._failed(member)
+                if not takes_more:
+                    self._stop(member, record.offset + 1)
 
     def _deliver(self, member: Member, delivery: Delivery, options: list[Any]) -> bool:
         try:
