@@ -194,15 +194,19 @@ def fan_in(options: argparse.Namespace) -> dict[str, object]:
 class Publisher:
     """One connection that publishes with a window of messages that have not come back yet."""
 
-    def __init__(self, sock: socket.socket, topic: str, payload: bytes, qos: int, window: int, count: int) -> None:
+    def __init__(
+        self, sock: socket.socket, topic: str | list[str], payload: bytes, qos: int, window: int, count: int
+    ) -> None:
+        topics = [topic] if isinstance(topic, str) else topic  # used in turn; names of one length
         ids = range(1, PACKET_IDS + 1)
-        one = publish(topic, payload, qos)
         self._sock = sock
-        self._size = len(one)
+        self._size = len(publish(topics[0], payload, qos))
         self._window = window
         self._left = count
-        self._per_cycle = PACKET_IDS if qos else max(window, READ_BYTES // len(one) + 1)
-        self._cycle = memoryview(b"".join(publish(topic, payload, at) for at in ids) if qos else one * self._per_cycle)
+        rounds = max(window, READ_BYTES // self._size) // len(topics) + 1
+        self._per_cycle = PACKET_IDS if qos else rounds * len(topics)
+        packets = [publish(topics[at % len(topics)], payload, at) for at in ids] if qos else []
+        self._cycle = memoryview(b"".join(packets or [publish(name, payload) for name in topics] * rounds))
         self._sent = 0
         self.acks = Expected(b"".join(map(puback, ids)), 4) if qos else None
 
@@ -298,12 +302,15 @@ class AcknowledgingSubscriber:
 
 def end_to_end(options: argparse.Namespace) -> dict[str, object]:
     """The window is of messages that the subscriber has not got."""
-    peers, payload, topic = Peers(options.host, options.port, options.limit), bytes(options.size), "bench/e2e"
-    subscriber, source = peers.connect(topic_filter=topic, qos=options.qos), peers.connect()
-    publisher = Publisher(source, topic, payload, options.qos, options.window, options.count)
-    one = publish(topic, payload, options.qos)
-    arrived = Expected(one, len(one))
-    acknowledging = AcknowledgingSubscriber(subscriber, one, topic)
+    peers, payload, topics = Peers(options.host, options.port, options.limit), bytes(options.size), ["bench/e2e"]
+    if options.topics > 1:
+        topics = [f"bench/e2e/{number:05}" for number in range(options.topics)]
+    wanted = "bench/e2e/+" if options.topics > 1 else topics[0]
+    subscriber, source = peers.connect(topic_filter=wanted, qos=options.qos), peers.connect()
+    publisher = Publisher(source, topics, payload, options.qos, options.window, options.count)
+    one = publish(topics[0], payload, options.qos)
+    arrived = Expected(b"".join(publish(topic, payload) for topic in topics), len(publish(topics[0], payload)))
+    acknowledging = AcknowledgingSubscriber(subscriber, one, topics[0])
     peers.watch([subscriber, source])
     probe = Probe(options.pid)
     publisher.fill(0)
@@ -434,6 +441,7 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--subscriptions", type=int, default=1, help="sessions: of each")
     parser.add_argument("--qos", type=int, choices=(0, 1), default=0, help="e2e")
+    parser.add_argument("--topics", type=int, default=1, help="e2e: to publish to in turn, with a wildcard subscriber")
     parser.add_argument("--subscribe", action="store_true", help="idle: each has a subscription of its own")
     options = parser.parse_args(arguments)
     if not 1 <= options.window <= PACKET_IDS or options.count < 1:

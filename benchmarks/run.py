@@ -201,6 +201,7 @@ CASES: Sequence[Case] = [
     mqtt("pipelined-1000", "pipelined --window 1000", 400_000, "QoS 1, 8 publishers, window 1,000", EQUAL),
     mqtt("fanout", "fanout --subscribers 100", 10_000, "QoS 0 fan-out to 100 (deliveries)", NEARLY),
     mqtt("e2e-0", "e2e --qos 0 --window 5000", 150_000, "QoS 0, one to one", EQUAL),
+    mqtt("e2e-topics", "e2e --qos 0 --window 5000 --topics 1000", 150_000, "QoS 0, one to one, 1,000 topics", EQUAL),
     mqtt("e2e-1", "e2e --qos 1 --window 1000", 100_000, "QoS 1, one to one", EQUAL),
     mqtt("offline", "offline --window 1000", 200_000, "QoS 1 into the session of a client that is away", LESS),
     idle("idle", "--connections 2000", "2,000 idle connections", Target(6)),

@@ -39,6 +39,7 @@ def figures(script: str, mode: str, broker: BackgroundBroker, *arguments: str) -
         ("pipelined --count 400 --publishers 2 --window 30", 400),
         ("fanout --count 40 --subscribers 3 --window 7", 120),
         ("e2e --count 200 --window 30", 200),
+        ("e2e --count 200 --window 30 --topics 7", 200),
         ("e2e --count 200 --window 30 --qos 1", 200),
         ("offline --count 200 --window 30", 200),
     ],
