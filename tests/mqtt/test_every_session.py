@@ -67,7 +67,7 @@ async def told(peer: RawClient, *packets: Any) -> list[Publish]:
 
 async def published(connect: ConnectRaw, *packets: Publish) -> None:
     """Committed: the last one has QoS 1."""
-    publisher = await connect("publisher")
+    publisher = await connect(Connect("publisher", protocol_level=MQTT_5))
     await publisher.send(*packets, Publish("committed", b"", 1, packet_id=99))
     while await publisher.receive() != Puback(99):
         """Answers to the others."""
