@@ -300,7 +300,8 @@ def test_a_payload_that_looks_like_a_message_is_none() -> None:
 class Unsettled:
     """Something retained is on its way, until the test says otherwise."""
 
-    is_settled = False
+    def is_settled(self, *, with_copies: bool) -> bool:
+        return False
 
     def wait(self, settled: Callable[[], None]) -> None:
         self.settled = settled
