@@ -303,7 +303,7 @@ class Unsettled:
     def is_settled(self, *, with_copies: bool) -> bool:
         return False
 
-    def wait(self, settled: Callable[[], None]) -> None:
+    def wait(self, settled: Callable[[], None], *, with_copies: bool) -> None:
         self.settled = settled
 
     def staged(self, partition: object) -> None:
