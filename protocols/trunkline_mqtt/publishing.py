@@ -236,6 +236,7 @@ class PublishingConnection(AnsweringConnection):
         return said
 
     def _staged_qos_0(self, packet: Publish, destination: Destination, now: int, headers: Headers) -> None:
+        """Offer a message that is no run, from what the log has of it."""
         if destination.tail is not None:
             offset = destination.partition.staged_end_offset - 1
             delivery = self._delivery(packet, destination, offset, now, headers)
