@@ -1,9 +1,10 @@
 """MQTT 3.1, 3.1.1 and 5.0 for Trunkline: devices publish into the log and subscribe to it.
 
     codec        packets, properties, reasons, fields, greeting, control, decoder, encoder: bytes and packets only
-    connection   one client: terms (what was agreed), publishing (the way in), session and sender (the way out);
-                 repeated: messages that need no decoding; answering: the order of answers; gate, outbox: answers that
-                 wait until what they say is stored
+    connection   one client: connecting (the greeting; terms: what is agreed), publishing (the way in; repeated, said:
+                 what is known of the last message), releasing (QoS 2, receive maximum), answering (in order), each
+                 class built on the next; session and sender (the way out); gate, outbox: answers that wait until
+                 what they say is stored
     stored_session  a session that outlives its connection; ledger: QoS 2 messages that are not released, and wills
     retained     retained messages (retained_index: by topic, retained_feed: to one client); settling: SUBSCRIBE waits
                  for what came before it

@@ -20,11 +20,11 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from trunkline.door import Transport
-from trunkline.errors import RemoteProtocolError, TrunklineError, UnknownTopic
-from trunkline_mqtt.decoder import Decoder
+from trunkline.errors import RemoteProtocolError, UnknownTopic
+from trunkline_mqtt.answering import reason_properties
+from trunkline_mqtt.connecting import AnySession, ConnectingConnection
 from trunkline_mqtt.encoder import PINGRESP, encode
 from trunkline_mqtt.fields import malformed
-from trunkline_mqtt.gate import Gate
 from trunkline_mqtt.packets import (
     MQTT_3_1,
     MQTT_5,
@@ -45,16 +45,11 @@ from trunkline_mqtt.packets import (
     Subscription,
     Unsuback,
     Unsubscribe,
-    Will,
 )
-from trunkline_mqtt.publishing import PublishingConnection, reason_properties
 from trunkline_mqtt.reasons import RETURN_CODES, Reason
-from trunkline_mqtt.session import Session
-from trunkline_mqtt.shares import session_name
 from trunkline_mqtt.stored_session import StoredSession
 from trunkline_mqtt.streams import START_PROPERTY, InvalidStream
-from trunkline_mqtt.terms import Terms, agree, limit_expiry
-from trunkline_mqtt.wills import PendingWill
+from trunkline_mqtt.terms import limit_expiry
 
 if TYPE_CHECKING:
     from trunkline_mqtt.server import MqttServer
@@ -63,27 +58,14 @@ __all__ = ["MqttConnection"]
 
 logger = logging.getLogger("trunkline.mqtt")
 
-CONNECT_BYTES: Final = 16 * 1024
-"""Largest CONNECT: who is not known yet gets little memory. The largest part of a real one is a password or a will."""
 
-
-_NO_LIMIT: Final = 1 << 30
-
-AnySession = Session | StoredSession
-
-
-class MqttConnection(PublishingConnection):
+class MqttConnection(ConnectingConnection):
     """The server's side of one connection."""
 
-    __slots__ = ("_decoder", "_max_answer_bytes", "_session", "_session_expiry_s", "_waiting", "_will")
+    __slots__ = ("_waiting",)
 
     def __init__(self, server: MqttServer, transport: Transport) -> None:
         super().__init__(server, transport)
-        self._decoder = Decoder(min(CONNECT_BYTES, server.settings.max_packet_bytes), server.topic_names)
-        self._session: AnySession | None = None
-        self._session_expiry_s: float = 0
-        self._max_answer_bytes = _NO_LIMIT
-        self._will: PendingWill | None = None
         self._waiting: Subscribe | None = None  # with all that comes behind it
 
     @property
@@ -94,12 +76,9 @@ class MqttConnection(PublishingConnection):
         repeated = self._repeated
         if repeated is not None and self._publish_again(repeated, data):
             return
-        decoder = self._decoder
-        decoder.receive_data(data)
+        self._decoder.receive_data(data)
         if self._waiting is None:
             self._go_on()
-        if self._repeated is not None and not decoder.is_at_rest:
-            self._repeated = None
 
     def _go_on(self) -> None:
         decoder = self._decoder
@@ -122,6 +101,8 @@ class MqttConnection(PublishingConnection):
         except RemoteProtocolError as error:
             self._tell(error)
             raise
+        if self._repeated is not None and not decoder.is_at_rest:
+            self._repeated = None
 
     def _tell(self, error: RemoteProtocolError) -> None:
         """Tell the client what it did wrong, as far as its version can say so."""
@@ -164,121 +145,6 @@ class MqttConnection(PublishingConnection):
     def filters(self) -> list[str]:
         """What the client subscribes to."""
         return [] if self._session is None else [*self._session.filters]
-
-    # -- greeting ----------------------------------------------------------------------------------
-
-    def _connect(self, packet: Connect) -> None:
-        server = self._server
-        self._max_answer_bytes = packet.properties.maximum_packet_size or _NO_LIMIT
-        terms = agree(packet, server.settings, server.new_client_id)
-        self._check_will(packet.will, terms.level)
-        self._check_size(encode(Connack(Reason.SUCCESS, False, terms.properties), terms.level), "CONNECT")
-        older = server.clients.get(terms.client_id)
-        if older is not None:
-            older.taken_over(self._transport.peer)
-        gate = self._gate(packet, terms)
-        try:
-            session = self._open_session(packet, terms)
-        except TrunklineError as error:  # sessions are not known, or no more; or what is stored of this one is damaged
-            raise malformed("CONNECT", str(error), "3.1.4", "3.1.4", Reason.SERVER_UNAVAILABLE) from error
-        is_present = isinstance(session, StoredSession) and session.is_resumed
-        if is_present:
-            server.wills.session_resumed(terms.client_id)
-        else:
-            server.wills.session_ended(terms.client_id)
-        server.clients[terms.client_id] = self
-        server.most_clients = max(server.most_clients, len(server.clients))
-        self._greeted(terms)
-        self._session = session
-        self._session_expiry_s = math.inf if terms.session_expiry_s is None else terms.session_expiry_s
-        self._keep_what_lasts(packet.will, gate, is_present=is_present)
-        self._decoder.gives_runs = True
-        self._decoder.max_packet_bytes = server.settings.max_packet_bytes
-        self._transport.idle_timeout_s = terms.idle_timeout_s
-        self._transport.established()
-        is_told = is_present and terms.level != MQTT_3_1  # there the byte is reserved
-        self._transport.write(encode(Connack(Reason.SUCCESS, is_told, terms.properties), terms.level))
-        if gate is None:
-            session.resume()
-
-    def _gate(self, packet: Connect, terms: Terms) -> Gate | None:
-        """What holds the answers back until everything that this CONNECT leaves behind is stored, if anything."""
-        server = self._server
-        keeps_session = self._is_stored(packet, terms)
-        keeps_will = server.ledger is not None and packet.will is not None and not packet.will.topic.startswith("$")
-        if not keeps_session and not keeps_will:
-            return None
-        self._transport = gate = Gate(self._transport, keeps_session + keeps_will, self.writable)
-        return gate
-
-    def _is_stored(self, packet: Connect, terms: Terms) -> bool:
-        sessions = self._server.sessions
-        if sessions is None:
-            return False
-        return terms.session_expiry_s != 0 or (not packet.clean_start and session_name(terms.client_id) in sessions)
-
-    def _open_session(self, packet: Connect, terms: Terms) -> AnySession:
-        """The client's session: what is stored of it, a new one that will be, or one for this connection."""
-        sessions, name = self._server.sessions, session_name(terms.client_id)
-        if self._is_stored(packet, terms):
-            expires_s = None if terms.session_expiry_s is None else float(terms.session_expiry_s)
-            return StoredSession(self._server, self._transport, terms, fresh=packet.clean_start, expires_s=expires_s)
-        if sessions is not None:
-            sessions.delete(name)
-        return Session(self._server, self._transport, terms)
-
-    def _keep_what_lasts(self, will: Will | None, gate: Gate | None, *, is_present: bool) -> None:
-        """See to it that the will, and QoS 2 in progress, outlive connection and broker as they must."""
-        server, expiry_s = self._server, self._terms.session_expiry_s
-        if will is not None and not will.topic.startswith("$"):
-            delay_s = will.properties.will_delay_s or 0
-            self._will = PendingWill(
-                will.topic,
-                will.payload,
-                will.qos,
-                will.retain,
-                will.properties,
-                delay_s,
-                server.new_will_id(),
-                expiry_s,
-            )
-        if isinstance(self._session, StoredSession):
-            assert gate is not None
-            self._session.store(gate)
-        ledger = server.ledger
-        if ledger is None:
-            return
-        if self._will is not None:
-            assert gate is not None
-            ledger.keep_will(self.client_id, self._will, gate)
-        else:
-            ledger.forget_will(self.client_id)
-        if isinstance(self._session, StoredSession):
-            self._keep(ledger.attach(self, self.client_id, fresh=not is_present))
-        else:
-            ledger.forget(self.client_id)
-
-    def _check_size(self, answer: bytes, request: str) -> bytes:
-        """The answer, if it may be sent: there is no other one, so a client that cannot take it is closed."""
-        if len(answer) > self._max_answer_bytes:
-            problem = f"needs an answer of {len(answer)} bytes, but the client takes {self._max_answer_bytes}"
-            raise malformed(request, problem, None, "3.1.2.11.4", Reason.PACKET_TOO_LARGE)
-        return answer
-
-    def _check_will(self, will: Will | None, level: int) -> None:
-        if will is None:
-            return
-        if will.topic.startswith("$") and level == MQTT_5:  # before, there is no word for it, and it is dropped
-            problem = f"is {will.topic[:40]!r}; topics that begin with $ are the server's own"
-            raise malformed("CONNECT, will topic", problem, None, "3.2.2.2", Reason.TOPIC_NAME_INVALID)
-        if will.properties.payload_format:
-            try:
-                will.payload.decode()
-            except UnicodeDecodeError:
-                problem = "is not UTF-8, as the payload format says"
-                raise malformed(
-                    "CONNECT, will message", problem, None, "3.1.3.2.3", Reason.PAYLOAD_FORMAT_INVALID
-                ) from None
 
     # -- requests ----------------------------------------------------------------------------------
 

@@ -2,97 +2,62 @@
 
 A message with QoS 0 goes to subscribers when it is staged, without waiting for the disk, unless an earlier message of
 this client does wait: each client's messages keep their order.
-
-QoS 2 is *method B* of the standard (4.3.3): a message is appended when it first arrives, and its packet identifier
-remembered until PUBREL, so that the same message sent again is answered and not appended; with a stored session for
-longer than the connection (:mod:`~trunkline_mqtt.ledger`).
 """
 
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from trunkline.door import Transport
-from trunkline.errors import BrokerClosing, RemoteProtocolError, StoreFull, TrunklineError
+from trunkline.errors import TrunklineError
 from trunkline.live import Delivery, LiveTail
 from trunkline.records import Header, Record, encode_headers
-from trunkline_mqtt.answering import AnsweringConnection
+from trunkline_mqtt.answering import PUBACK, PUBREC
 from trunkline_mqtt.bridge import CACHED, PACKET_ID_HEADER, PLAIN_HEADERS, headers_of
-from trunkline_mqtt.encoder import encode
 from trunkline_mqtt.fields import malformed
 from trunkline_mqtt.message import OutgoingMessage
-from trunkline_mqtt.packets import MQTT_3_1_1, MQTT_5, Disconnect, Puback, Pubcomp, Publish, PublishRun, Pubrec
+from trunkline_mqtt.packets import Publish, PublishRun
 from trunkline_mqtt.properties import NO_PROPERTIES, Properties
 from trunkline_mqtt.reasons import Reason
+from trunkline_mqtt.releasing import ReleasingConnection
 from trunkline_mqtt.repeated import RepeatedPublish
 from trunkline_mqtt.said import OutgoingRun, Said
-from trunkline_mqtt.terms import Terms
 
 if TYPE_CHECKING:
     from trunkline.partition import Partition
-    from trunkline_mqtt.ledger import ClientLedger
     from trunkline_mqtt.routes import Destination
     from trunkline_mqtt.server import MqttServer
 
-__all__ = ["PublishingConnection", "reason_properties"]
+__all__ = ["PublishingConnection"]
 
 logger = logging.getLogger("trunkline.mqtt")
 
 Headers = tuple[Header, ...]
 
-_PUBACK: Final = b"\x40\x02"
-_PUBREC: Final = b"\x50\x02"
-_NO_LIMIT: Final = 1 << 30
-_REASON_CHARACTERS: Final = 300
 
-
-def reason_properties(text: str) -> Properties:
-    """A reason string, within bounds."""
-    return Properties(reason=text[:_REASON_CHARACTERS].encode(errors="replace").decode())
-
-
-class PublishingConnection(AnsweringConnection):
+class PublishingConnection(ReleasingConnection):
     """The part of a connection that takes messages; also who is told what became of its appends."""
 
     __slots__ = (
         "_aliases",
-        "_durable",
         "_headers",
         "_last_destination",
         "_plain",
         "_repeated",
-        "_room",
         "_said",
-        "_server",
         "_slow",
-        "_terms",
-        "_unreleased",
-        "client_id",
     )  # fmt: skip
 
     def __init__(self, server: MqttServer, transport: Transport) -> None:
-        super().__init__(transport)
-        self._server = server
-        self._terms = Terms(MQTT_3_1_1, "")
+        super().__init__(server, transport)
         self._plain: tuple[Headers, ...] = ()  # of plain messages, by QoS; made for the first one
         self._headers: tuple[bytes, ...] = ()  # the same as the log stores them
         self._said: Said | None = None  # with QoS 0 and what else was not plain, the last one
         self._slow: dict[Partition, int] | None = None  # where those with QoS 0 end that were not offered early
-        self._room = _NO_LIMIT  # how many may be promised behind the next before the receive maximum must be looked at
         self._aliases: dict[int, str] | None = None  # of topics, the client's
-        self._unreleased: set[int] | None = None  # packet identifiers with QoS 2, until PUBREL
-        self._durable: ClientLedger | None = None  # where those are kept that outlive this connection
         self._last_destination: Destination | None = None  # of a message with QoS 1
         self._repeated: RepeatedPublish | None = None  # never while part of a packet is in the decoder
-        self.client_id = ""
-
-    def _greeted(self, terms: Terms) -> None:
-        self._terms = terms
-        self.client_id = terms.client_id
-        self._count_room()
-
-    # -- messages ----------------------------------------------------------------------------------
 
     def _publish(self, packet: Publish, now: int) -> None:
         server = self._server
@@ -114,7 +79,7 @@ class PublishingConnection(AnsweringConnection):
                 partition.stage_record(now, key, packet.payload, self._headers[0])
                 self._staged_qos_0(packet, destination, now, self._plain[0])
                 return
-            ack = _PUBACK + packet.packet_id.to_bytes(2)
+            ack = PUBACK + packet.packet_id.to_bytes(2)
             behind = self._behind
             if (len(behind) if behind else 0) >= self._room:
                 self._check_receive_maximum()
@@ -146,7 +111,7 @@ class PublishingConnection(AnsweringConnection):
             return False
         server = self._server
         server.received += 1
-        ack = _PUBACK + data[id_at : id_at + 2]
+        ack = PUBACK + data[id_at : id_at + 2]
         payload = data[id_at + repeated.to_payload :]
         try:
             repeated.partition.stage_record(server.now_ms(), repeated.key, payload, repeated.headers, self, ack)
@@ -272,7 +237,7 @@ class PublishingConnection(AnsweringConnection):
         if destination.tail is not None:
             destination.tail.offer_unlogged(self._delivery(packet, destination, -1, now, headers))
         if packet.qos:
-            ack = (_PUBACK if packet.qos == 1 else _PUBREC) + packet.packet_id.to_bytes(2)
+            ack = (PUBACK if packet.qos == 1 else PUBREC) + packet.packet_id.to_bytes(2)
             self._promise(ack)
             self.append_done(ack, -1)
 
@@ -311,7 +276,7 @@ class PublishingConnection(AnsweringConnection):
         if not is_logged:
             self._publish_unlogged(packet, destination, now, headers)
             return
-        ack = (_PUBACK if packet.qos == 1 else _PUBREC) + packet.packet_id.to_bytes(2) if packet.qos else b""
+        ack = (PUBACK if packet.qos == 1 else PUBREC) + packet.packet_id.to_bytes(2) if packet.qos else b""
         try:
             if ack:
                 self._check_receive_maximum(packet.qos == 1)
@@ -347,20 +312,6 @@ class PublishingConnection(AnsweringConnection):
         except KeyError:
             raise self._wrong("PUBLISH, topic alias", f"{alias} stands for no topic", "3.3.2.3.4") from None
 
-    def _is_first(self, packet_id: int) -> bool:
-        """Whether this packet identifier is not that of a message whose PUBREL is due; if it is, answer again."""
-        unreleased = self._unreleased
-        if unreleased is None:
-            unreleased = self._unreleased = set()
-        if packet_id not in unreleased:
-            unreleased.add(packet_id)
-            self._count_room()
-            return True
-        ack = _PUBREC + packet_id.to_bytes(2)
-        if ack not in self._promised() and not (self._durable is not None and self._durable.is_pending(packet_id)):
-            self._transport.write(ack)
-        return False
-
     def _content_problem(self, packet: Publish) -> int:
         if packet.properties.payload_format:
             try:
@@ -368,98 +319,3 @@ class PublishingConnection(AnsweringConnection):
             except UnicodeDecodeError:
                 return Reason.PAYLOAD_FORMAT_INVALID
         return 0
-
-    # -- the receive maximum: MQTT 5.0, 4.9 --------------------------------------------------------
-
-    def _count_room(self) -> None:
-        if self._terms.level == MQTT_5:
-            self._room = self._server.settings.receive_maximum - len(self._unreleased or ()) - 1
-
-    def _check_receive_maximum(self, is_another: bool = True) -> None:
-        """Is there room for ``is_another`` message? Those with QoS 2 count from PUBLISH to PUBCOMP."""
-        if len(self._behind or ()) < self._room:
-            return
-        held = len(self._unreleased or ()) + sum(answer[0] != _PUBREC[0] for answer in self._promised())
-        limit = self._server.settings.receive_maximum
-        if held + is_another > limit:
-            problem = f"is one of more than {limit} that are not acknowledged"
-            raise malformed("PUBLISH", problem, None, "3.3.4", Reason.RECEIVE_MAXIMUM_EXCEEDED)
-
-    # -- answers --------------------------------------------------------------------------
-
-    def _promise_refusal(self, packet: Publish, code: int) -> None:
-        ack = self._refusal(packet, code)
-        self._promise(ack)
-        self.append_done(ack, -1)
-
-    def _refusal(self, packet: Publish, code: int) -> bytes:
-        """The answer to a message with QoS 1 or 2 that is not stored; MQTT 3 has no words for that."""
-        is_qos_2 = packet.qos == 2
-        if self._terms.level != MQTT_5:
-            return (_PUBREC if is_qos_2 else _PUBACK) + packet.packet_id.to_bytes(2)
-        if is_qos_2 and self._unreleased:
-            self._unreleased.discard(packet.packet_id)  # a failure ends the exchange: 4.3.3
-            self._count_room()
-        return encode((Pubrec if is_qos_2 else Puback)(packet.packet_id, code), MQTT_5)
-
-    def _all_answered(self) -> None:
-        self._close(Reason.SERVER_SHUTTING_DOWN)
-
-    def _keep(self, durable: ClientLedger) -> None:
-        """The client's session outlives this connection, and so does what it did not release."""
-        self._durable = durable
-        self._unreleased = durable.unreleased
-        self._count_room()
-
-    def append_failed(self, token: object, error: TrunklineError) -> None:
-        """A message may be lost: end the connection without answer, so that the client sends it again."""
-        if not self._transport.is_closing:
-            self._give_up(error)
-
-    def _pubrel(self, packet_id: int) -> None:
-        if not self._unreleased or packet_id not in self._unreleased:
-            self._transport.write(encode(Pubcomp(packet_id, Reason.PACKET_IDENTIFIER_NOT_FOUND), self._terms.level))
-            return
-        answer = encode(Pubcomp(packet_id), self._terms.level)
-        if self._durable is not None:
-            self._durable.release(packet_id, answer)
-        else:
-            self._unreleased.remove(packet_id)
-            self._transport.write(answer)
-        self._count_room()
-
-    def write_late(self, data: bytes) -> None:
-        """An answer that had to wait for the disk."""
-        self._transport.write(data)
-
-    # -- the end -----------------------------------------------------------------------------------
-
-    def _refuse(self, error: TrunklineError) -> None:
-        """A message could not be staged."""
-        if isinstance(error, RemoteProtocolError):
-            raise error
-        self._give_up(error)
-
-    def _give_up(self, error: TrunklineError) -> None:
-        level = logging.DEBUG if isinstance(error, BrokerClosing) else logging.WARNING
-        logger.log(
-            level, "%s: closing client %r: its message was not taken: %s", self._transport.peer, self.client_id, error
-        )
-        code = Reason.IMPLEMENTATION_SPECIFIC_ERROR
-        if isinstance(error, BrokerClosing):
-            code = Reason.SERVER_SHUTTING_DOWN
-        elif isinstance(error, StoreFull):
-            code = Reason.QUOTA_EXCEEDED
-        self._close(code, str(error))
-
-    def _close(self, code: int, why: str = "") -> None:
-        """Say why, if the client can hear it, and end the connection."""
-        if self._terms.level == MQTT_5:
-            packet = encode(Disconnect(code, reason_properties(why) if why else NO_PROPERTIES), MQTT_5)
-            if len(packet) > self._terms.max_packet_bytes:
-                packet = encode(Disconnect(code), MQTT_5)
-            self._transport.write(packet)
-        self._transport.close()
-
-    def _wrong(self, where: str, problem: str, section_5: str) -> RemoteProtocolError:
-        return malformed(where, problem, None, section_5, Reason.PROTOCOL_ERROR)

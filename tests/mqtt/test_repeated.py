@@ -320,3 +320,20 @@ def test_what_comes_behind_a_subscription_that_waits_is_handled_behind_it() -> N
     settling.settled()
     client.topic.commit()
     assert [type(packet) for packet in client.transport.take()] == [Suback, Puback]
+
+
+def test_a_part_of_a_message_behind_a_subscription_that_waits_is_put_together() -> None:
+    """Though the whole one between them is like the one before."""
+    client = accustomed()
+    client.server.settling = settling = cast("Any", Unsettled())
+    inner = encode(Publish(TOPIC, b"", 1, packet_id=3))
+    outer = encode(Publish("other", inner, 1, packet_id=4))
+    client.receive(encode(Subscribe(9, (Subscription("none"),))))
+    client.receive(inner + outer[: -len(inner)])
+    settling.settled()
+    client.topic.commit()
+
+    client.receive(inner)
+    client.topic.commit()
+
+    assert [record[1:3] for record in client.topic.records] == [(TOPIC.encode(), b""), (b"other", inner)]
