@@ -92,7 +92,7 @@ class MaintainedPartition(ReadablePartition):
             finally:
                 self._is_held = False
                 self.write_soon()
-                self._wake_waiting()
+                self._changed.tell()
 
     async def run_beside(self, function: Callable[[], T], stop: threading.Event) -> T:
         """Call ``function`` in a worker while appends and reads go on, but nothing that needs the log for itself.
@@ -108,7 +108,7 @@ class MaintainedPartition(ReadablePartition):
                 return await trio.to_thread.run_sync(function)
             finally:
                 self._stop_beside = None
-                self._wake_waiting()
+                self._changed.tell()
 
     async def trim(self, offset: int) -> None:
         """Move the log start offset up to ``offset``; what is below it is gone for readers when this returns.

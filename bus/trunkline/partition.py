@@ -100,7 +100,7 @@ class Partition(StagedPartition):
         self._is_full = False
         self._unflushed_bytes = 0  # with durability=os
         self._held_back: HeldBack | None = None
-        self._saver = StateSaver(log, self._encode_state, spawn, self._wake_waiting)
+        self._saver = StateSaver(log, self._encode_state, spawn, self._changed.tell)
 
     # -- writing and committing --------------------------------------------------------------------
 
@@ -195,7 +195,7 @@ class Partition(StagedPartition):
         self._rounds.unacknowledged_bytes -= sum(len(pending.batch) for pending in rejected)
         for pending in rejected:
             pending.fail(error)
-        self._wake_waiting()
+        self._changed.tell()
         if self._early_listeners:  # nothing more was acknowledged, and what they may wait for never will be
             self._tell(self._early_listeners, self.acknowledged_offset, self.acknowledged_offset, [])
 
@@ -214,7 +214,7 @@ class Partition(StagedPartition):
             done.append(pending)
             freed += len(pending.batch)
         if not done:
-            self._wake_waiting()  # for whoever waits until no flush is under way
+            self._changed.tell()  # for whoever waits until no flush is under way
             return
         base_offset = self.acknowledged_offset
         assert done[0].base_offset == base_offset, "batches commit in order and without gaps"
@@ -225,7 +225,7 @@ class Partition(StagedPartition):
         self._rounds.unacknowledged_bytes -= freed
         for pending in done:
             pending.acknowledge()
-        self._wake_waiting()
+        self._changed.tell()
         if self._early_listeners:
             self._tell(self._early_listeners, base_offset, end_offset, [bytes(pending.batch) for pending in done])
         if not is_shown:
@@ -253,7 +253,7 @@ class Partition(StagedPartition):
     def stop(self, reason: Exception) -> None:
         """The log failed: take no more writes until it is opened again; fail everything unacknowledged."""
         if isinstance(self._refusal, LogStopped):
-            self._wake_waiting()
+            self._changed.tell()
             return
         error = LogStopped(
             f"{self.name}: the log is stopped after a storage error ({reason}); "

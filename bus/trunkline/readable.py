@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 import trio
 
+from trunkline.changes import Changes
 from trunkline.errors import OffsetOutOfRange, TrunklineError
 from trunkline.log import Log, TimestampedOffset
 from trunkline.transactions.aborted import NONE_ABORTED, AbortedTransactions, hide_aborted
@@ -80,7 +81,7 @@ class ReadablePartition(ABC):
         self._early_listeners: list[TailListener] = []
         self._refusal: TrunklineError | None = None
         self._is_closed = False
-        self._changed = trio.Event()
+        self._changed = Changes()
 
     @property
     def log_start_offset(self) -> int:
@@ -234,16 +235,11 @@ class ReadablePartition(ABC):
             await self._changed.wait()
         return True
 
-    def _wake_waiting(self) -> None:
-        if self._changed.statistics().tasks_waiting:
-            self._changed.set()
-            self._changed = trio.Event()
-
     def show(self, next_offset: int, batches: list[bytes]) -> None:
         """Move the high watermark and tell the followers; ``batches`` are what it moves over, as readers see it."""
         base_offset = self.high_watermark
         self.high_watermark = next_offset
-        self._wake_waiting()
+        self._changed.tell()
         if self._listeners:
             self._tell(self._listeners, base_offset, next_offset, batches)
 
@@ -264,4 +260,4 @@ class ReadablePartition(ABC):
                 listener.partition_closed(cast("Partition", self), error)
             except Exception:  # the boundary, as above
                 logger.exception("%s: %r failed when it was told of the end", self.name, listener)
-        self._wake_waiting()
+        self._changed.tell()

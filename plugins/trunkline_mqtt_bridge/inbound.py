@@ -13,8 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
-import trio
-
+from trunkline.changes import Changes
 from trunkline.errors import RecordTooLarge, TrunklineError
 from trunkline.links import ORIGIN, Journal
 from trunkline.partition import Partition
@@ -68,7 +67,7 @@ class Inbound:
 
     Attributes:
       unacknowledged_bytes: taken and not stored yet.
-      changed: set, and made anew, when there are fewer.
+      fewer: tells when there are.
     """
 
     def __init__(
@@ -82,7 +81,7 @@ class Inbound:
     ) -> None:
         self.links: list[InboundLink] = []
         self.unacknowledged_bytes = 0
-        self.changed = trio.Event()
+        self.fewer = Changes()
         self._fail = fail
         self._tell_settled = settled
         self._node = node
@@ -190,9 +189,7 @@ class Inbound:
 
     def _settled(self, token: _Taken, *, is_stored: bool) -> None:
         self.unacknowledged_bytes -= token.size_bytes
-        if self.changed.statistics().tasks_waiting:
-            self.changed.set()
-            self.changed = trio.Event()
+        self.fewer.tell()
         self._tell_settled(is_stored)
 
     def _acknowledge(self, client: Client, received: dict[int, Client | None], qos: int, packet_id: int) -> None:

@@ -278,7 +278,7 @@ class Upstream(Link):
             if self.is_draining:
                 self._wake.set()
             while self._inbound.unacknowledged_bytes > self._settings.max_unacknowledged_bytes:
-                await self._inbound.changed.wait()
+                await self._inbound.fewer.wait()
 
     def _received(self, client: Client, ids: _Ids, event: Event) -> None:
         if isinstance(event, Publish | Oversized) and self.is_draining:

@@ -11,6 +11,7 @@ from typing import Final
 import msgspec
 import trio
 
+from trunkline.changes import Changes
 from trunkline.config import Limits
 from trunkline.door import Door
 from trunkline.errors import RemoteProtocolError
@@ -56,7 +57,7 @@ class Reactor:
         self._listeners: list[Listener] = []
         self._round_count = 0
         self._unchecked_bytes = 0  # at most so many more are held than at the last look
-        self._round_over: trio.Event | None = None  # while somebody waits for it
+        self._round_over = Changes()
 
     @classmethod
     @asynccontextmanager
@@ -123,9 +124,7 @@ class Reactor:
                         transport.flush()
                 self.is_in_round = False
                 self._round_count += 1
-                if self._round_over is not None:
-                    self._round_over.set()
-                    self._round_over = None
+                self._round_over.tell()
                 if rounds.is_saturated:
                     break
 
@@ -179,8 +178,6 @@ class Reactor:
 
     async def wait_round(self) -> None:
         """Wait until the next round is over."""
-        if self._round_over is None:
-            self._round_over = trio.Event()
         await self._round_over.wait()
 
     async def wait_settled(self) -> None:
