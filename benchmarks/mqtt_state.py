@@ -29,8 +29,8 @@ from probe import cpu_seconds, resident_kib
 from trunkline.broker import open_broker
 from trunkline.live import Delivery
 from trunkline.sessions import SessionOwner, Unfinished
-from trunkline_mqtt.retained import RetainedEntry
 from trunkline_mqtt.retained_index import RetainedIndex
+from trunkline_mqtt.retained_snapshot import RetainedEntry
 
 SUBSCRIPTIONS = 10
 AT_ONCE = 1000  # sessions in memory while they are made

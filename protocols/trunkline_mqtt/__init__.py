@@ -6,8 +6,8 @@
                  class built on the next; session and sender (the way out); gate, outbox: answers that wait until
                  what they say is stored
     stored_session  a session that outlives its connection; ledger: QoS 2 messages that are not released, and wills
-    retained     retained messages (retained_index: by topic, retained_feed: to one client); settling: SUBSCRIBE waits
-                 for what came before it
+    retained     retained messages (retained_index: by topic, retained_said: their headers, retained_snapshot: those for
+                 a subscription, retained_feed: to one client); settling: SUBSCRIBE waits for what came before it
     bridge       an MQTT message as a record, and back; message: its encoded forms
     shares       shared subscriptions, as queues; shared: one client's part; streams: replays
     routes       which log topic a message goes to

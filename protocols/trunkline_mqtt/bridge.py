@@ -131,7 +131,7 @@ def outgoing(delivery: Delivery, known: Container[bytes]) -> OutgoingMessage | N
     return message
 
 
-def message_of(record: Record) -> OutgoingMessage:
+def message_of(record: Record) -> RichMessage:
     """The message of a record whose key is known to be a topic name."""
     assert record.key is not None
     return _convert_all(record.key, record)

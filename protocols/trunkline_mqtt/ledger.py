@@ -31,7 +31,7 @@ from trunkline.partition import AppendReceiver, Partition
 from trunkline.records import iter_headers
 from trunkline.state_topic import StateTopic
 from trunkline_mqtt.bridge import CLIENT_HEADER, PACKET_ID_HEADER, WILL_HEADER
-from trunkline_mqtt.retained import decode_each
+from trunkline_mqtt.retained_snapshot import decode_each
 from trunkline_mqtt.wills import PendingWill
 
 if TYPE_CHECKING:

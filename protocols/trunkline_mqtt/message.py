@@ -141,3 +141,16 @@ class RichMessage(OutgoingMessage):
         if self._packed is None:
             self._packed = encode_publish_properties(self.properties)
         return self._packed
+
+    def like(self, topic: bytes, payload: bytes) -> RichMessage:
+        """Another message that says the same besides."""
+        return RichMessage(
+            topic,
+            payload,
+            self.qos,
+            self.client,
+            is_retained=self.is_retained,
+            expires_ms=self.expires_ms,
+            properties=self.properties,
+            packed=self.packed(),
+        )

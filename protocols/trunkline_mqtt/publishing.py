@@ -201,24 +201,30 @@ class PublishingConnection(ReleasingConnection):
         return said
 
     def _staged_qos_0(self, packet: Publish, destination: Destination, now: int, headers: Headers) -> None:
-        """Offer a message that is no run, from what the log has of it."""
+        """Offer a message that is no run, from what the log has of it; what is retained waits until it is committed."""
         if destination.tail is not None:
-            offset = destination.partition.staged_end_offset - 1
-            delivery = self._delivery(packet, destination, offset, now, headers)
-            self._offer(destination.tail, delivery, is_retained=packet.retain)
+            partition = destination.partition
+            if packet.retain:
+                self._hold_back(partition)
+                return
+            offset = partition.staged_end_offset - 1
+            self._offer(destination.tail, self._delivery(packet, destination, offset, now, headers))
 
-    def _offer(self, tail: LiveTail, delivery: Delivery, *, is_retained: bool = False) -> None:
+    def _offer(self, tail: LiveTail, delivery: Delivery) -> None:
         """Give what has QoS 0, and was staged just now, to subscribers before it is committed.
 
         Not if it would overtake another message of this client.
         """
         partition, slow = delivery.partition, self._slow
         is_behind = slow and partition.high_watermark < slow.get(partition, 0)
-        must_wait = is_retained or self._next_answer is not None or is_behind
-        if must_wait or not tail.offer_early(delivery):
-            if slow is None:
-                slow = self._slow = {}
-            slow[partition] = partition.staged_end_offset
+        if self._next_answer is not None or is_behind or not tail.offer_early(delivery):
+            self._hold_back(partition)
+
+    def _hold_back(self, partition: Partition) -> None:
+        """Nothing of this client may overtake what it has staged last."""
+        if self._slow is None:
+            self._slow = {}
+        self._slow[partition] = partition.staged_end_offset
 
     def _delivery(self, packet: Publish, destination: Destination, offset: int, now: int, headers: Headers) -> Delivery:
         """A message as the log would give it, in MQTT's terms already where that takes no looking."""

@@ -18,61 +18,37 @@ A partition is its number in decimal, with ``TOPIC/`` before it unless it is of 
 Nothing is written twice: PUBACK waits for the log only, and after a crash the log is read again from the last
 position. So there is no moment at which the two could disagree for good. A copy that cannot be written (the disk is
 full) stays in memory and is written with a later one.
-
-A snapshot for a new subscription is a list of entries. An entry that is replaced while the snapshot is being sent
-is left out: its successor was committed after the subscription, so it is on its way as a live message.
 """
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Final
 
-import msgspec
-
-from trunkline.errors import BrokerClosing, OffsetOutOfRange, TrunklineError
+from trunkline.errors import BrokerClosing, TrunklineError
 from trunkline.partition import Partition
-from trunkline.records import Header, Record, decode_all, encode_headers, iter_headers
+from trunkline.records import EMPTY_HEADERS, Record, encode_headers, iter_headers
 from trunkline.topic import Topic
-from trunkline_mqtt.bridge import EXPIRES_HEADER, RETAIN_HEADER, expires_ms
+from trunkline_mqtt.bridge import RETAIN_HEADER
 from trunkline_mqtt.fields import topic_name_problem
 from trunkline_mqtt.retained_index import RetainedIndex
+from trunkline_mqtt.retained_said import SOURCE_HEADER, SaidInLog, expires_of
+from trunkline_mqtt.retained_snapshot import LatestChunk, RetainedEntry, RetainedSnapshot, decode_each
 
-__all__ = ["NEEDS_READ", "NeedsRead", "RetainedEntry", "RetainedSnapshot", "RetainedView", "decode_each"]
+__all__ = ["RetainedView"]
 
 logger = logging.getLogger("trunkline.mqtt")
-
-SOURCE_HEADER: Final = "mqtt.source"
 
 POSITION_BYTES: Final = 16 * 1024 * 1024
 """Positions are written after so many bytes of the log, which bounds what is read again at start."""
 
 _READ_BYTES: Final = 1024 * 1024
-_CHUNK_BYTES: Final = 64 * 1024
+_REMOVED: Final = SaidInLog(())
 _MAX_TOPIC_BYTES: Final = 65_535
 _MARK: Final = RETAIN_HEADER.encode()
 _ATTRIBUTES_AT: Final = 22  # of a batch: the low byte of its attributes; its low three bits are the compression
 _COMPRESSED: Final = 7
-
-
-class RetainedEntry:
-    """The retained message of one topic.
-
-    Attributes:
-      offset: of its copy; -1 until that is committed.
-      record: as it was in the log, but for the offset (-1), until then.
-      expires_ms: as in the record; 0: never.
-      is_current: no later message has taken its place.
-    """
-
-    __slots__ = ("expires_ms", "is_current", "offset", "record")
-
-    def __init__(self, offset: int, record: Record | None, expires_ms: int) -> None:
-        self.offset = offset
-        self.record = record
-        self.expires_ms = expires_ms
-        self.is_current = True
 
 
 class RetainedView:
@@ -97,6 +73,8 @@ class RetainedView:
         self._positions = dict.fromkeys(self._labels.values(), 0)
         self._unwritten: dict[str, RetainedEntry | None] = {}  # copies that failed, to be written again
         self._bytes = 0  # of the log since positions were written
+        self._said: SaidInLog | None = None  # of the last one that was retained
+        self._latest = LatestChunk()
 
     def __len__(self) -> int:
         return len(self._index)
@@ -140,7 +118,7 @@ class RetainedView:
         if value is None:
             self._index.remove(topic)
         else:
-            self._index.set(topic, RetainedEntry(record.offset, None, _expires(record)))
+            self._index.set(topic, RetainedEntry(record.offset, None, expires_of(record.headers)))
         self._known_up_to(label, int(offset) + 1, is_note=False)
 
     def _known_up_to(self, label: bytes, offset: int, *, is_note: bool) -> None:
@@ -178,35 +156,48 @@ class RetainedView:
         """The log has ended; what is retained stays."""
 
     def _take(self, partition: Partition, offset: int, batches: bytes) -> None:
+        label, said = self._labels[partition], self._said
         for record in decode_each(batches, offset):
-            if (RETAIN_HEADER, b"1") in record.headers and (topic := _topic_of(record)) is not None:
-                self._retain(partition, topic, record)
+            if said is None or record.headers is not said.headers:  # the decoder gives the same ones again where it can
+                if (RETAIN_HEADER, b"1") not in record.headers:
+                    continue
+                said = self._said = SaidInLog(record.headers)
+            topic = _topic_of(record)
+            if topic is not None:
+                self._retain(topic, record, said, b"%b:%d" % (label, record.offset))
 
-    def _retain(self, partition: Partition, topic: str, record: Record) -> None:
-        source: Header = (SOURCE_HEADER, b"%s:%d" % (self._labels[partition], record.offset))
+    def _retain(self, topic: str, record: Record, said: SaidInLog, source: bytes) -> None:
         if record.value:
-            entry = RetainedEntry(-1, msgspec.structs.replace(record, offset=-1), _expires(record))
+            waiting = Record(-1, record.timestamp, record.key, record.value, record.headers)
+            entry = RetainedEntry(-1, waiting, said.expires_ms)
+            block = said.with_source(source)
             previous = self._index.set(topic, entry)
         else:
-            entry = None
+            entry, block = None, _REMOVED.with_source(source)
             previous = self._index.remove(topic)
             if previous is None and topic not in self._unwritten:
                 return
         if previous is not None:
             previous.is_current = False
-        for unwritten in [*self._unwritten]:
-            self._write(unwritten, self._unwritten.pop(unwritten), ())
-        self._write(topic, entry, (source,))
+        if self._unwritten:
+            self._write_unwritten()
+        self._write(topic, entry, block)
 
-    def _write(self, topic: str, entry: RetainedEntry | None, more: tuple[Header, ...]) -> None:
-        """Stage a copy, or its removal."""
+    def _write_unwritten(self) -> None:
+        for topic in [*self._unwritten]:
+            entry = self._unwritten.pop(topic)
+            record = None if entry is None else entry.record
+            self._write(topic, entry, EMPTY_HEADERS if record is None else encode_headers(record.headers))
+
+    def _write(self, topic: str, entry: RetainedEntry | None, block: bytes) -> None:
+        """Stage a copy with these headers, or its removal."""
         record = None if entry is None else entry.record
         try:
             self.copies.stage_record(
                 self._now_ms() if record is None else record.timestamp,
                 topic.encode(),
                 None if record is None else record.value,
-                encode_headers(more if record is None else (*record.headers, *more)),
+                block,
                 self,
                 (topic, entry),
             )
@@ -247,73 +238,7 @@ class RetainedView:
         """The messages that a filter matches, as of now; None if there are none."""
         now = self._now_ms()
         found = [entry for entry in self._index.match(topic_filter) if not 0 < entry.expires_ms <= now]
-        return RetainedSnapshot(self.copies, found) if found else None
-
-
-class RetainedSnapshot:
-    """Messages for one new subscription, read as they are wanted, a chunk at a time."""
-
-    __slots__ = ("_chunk", "_copies", "_entries", "_looked")
-
-    def __init__(self, copies: Partition, entries: list[RetainedEntry]) -> None:
-        self._copies = copies
-        newest = copies.staged_end_offset  # where those will be, in any order, whose copies are not committed yet
-        self._entries = sorted(entries, key=lambda entry: entry.offset if entry.offset >= 0 else newest, reverse=True)
-        self._chunk: dict[int, Record] = {}
-        self._looked = range(0)  # whatever has an offset in here is in the chunk, if it is there at all
-
-    def next_nowait(self) -> Record | NeedsRead | None:
-        """The next one; None: that was all; NEEDS_READ: call ``fill`` first."""
-        entries = self._entries
-        while entries:
-            entry = entries[-1]
-            if entry.is_current and entry.record is None:
-                record = self._chunk.get(entry.offset)
-                if record is None and entry.offset not in self._looked:
-                    try:
-                        end = self._copies.acknowledged_offset  # a copy of ours is there for whoever finds it
-                        batches = self._copies.read_stored_nowait(entry.offset, _CHUNK_BYTES, end)
-                    except OffsetOutOfRange:
-                        batches = b""
-                    if batches is None:
-                        return NEEDS_READ
-                    self._take(entry.offset, batches)
-                    continue
-            else:
-                record = entry.record if entry.is_current else None
-            entries.pop()
-            if record is not None:  # else it was replaced, and what replaced it comes as a live message
-                return record
-        return None
-
-    async def fill(self) -> None:
-        """Read what comes next. Raises TrunklineError, OSError. Cancellation: nothing has changed."""
-        offset = self._entries[-1].offset
-        self._take(offset, await self._copies.read_stored(offset, _CHUNK_BYTES, self._copies.acknowledged_offset))
-
-    def _take(self, offset: int, batches: bytes) -> None:
-        records = [*decode_each(batches, offset)]
-        self._chunk = {record.offset: record for record in records}
-        self._looked = range(offset, (records[-1].offset if records else offset) + 1)
-
-
-class NeedsRead:
-    """The one value of this class says that a snapshot must be filled before it goes on."""
-
-
-NEEDS_READ: Final = NeedsRead()
-
-
-def decode_each(batches: bytes, offset: int) -> Iterator[Record]:
-    """The records from ``offset`` on, of the batches that can be read.
-
-    A client may send a batch with an intact CRC around nonsense; it must not keep the door from opening.
-    """
-    for position, header in iter_headers(batches):
-        try:
-            yield from decode_all(batches[position : position + header.size_bytes], from_offset=offset)
-        except TrunklineError as error:
-            logger.warning("records from offset %d cannot be read: %s", header.base_offset, error)
+        return RetainedSnapshot(self.copies, found, self._latest) if found else None
 
 
 def _end_of(batches: bytes) -> int:
@@ -329,7 +254,3 @@ def _topic_of(record: Record) -> str | None:
     except UnicodeDecodeError:
         return None
     return topic if topic_name_problem(topic) is None else None
-
-
-def _expires(record: Record) -> int:
-    return next((expires_ms(value) for name, value in record.headers if name == EXPIRES_HEADER), 0)

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from trunkline.errors import TrunklineError
-from trunkline.records import Record
-from trunkline_mqtt.retained import NeedsRead, RetainedSnapshot
+from trunkline_mqtt.message import OutgoingMessage
+from trunkline_mqtt.retained_snapshot import NeedsRead, RetainedSnapshot
 from trunkline_mqtt.sender import Sender
 
 if TYPE_CHECKING:
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 __all__ = ["RetainedFeed"]
 
 logger = logging.getLogger("trunkline.mqtt")
+
+Send = Callable[[OutgoingMessage, int, int], None]
+"""Takes a message, the offset of its copy (-1: there is none yet), and the option."""
 
 
 class RetainedFeed:
@@ -30,9 +33,7 @@ class RetainedFeed:
 
     __slots__ = ("_is_closed", "_is_reading", "_resume", "_send", "_sender", "_server", "_snapshots")
 
-    def __init__(
-        self, server: MqttServer, sender: Sender, send: Callable[[Record, int], None], resume: Callable[[], None]
-    ) -> None:
+    def __init__(self, server: MqttServer, sender: Sender, send: Send, resume: Callable[[], None]) -> None:
         self._server = server
         self._sender = sender
         self._snapshots: deque[tuple[RetainedSnapshot, int]] = deque()
@@ -70,7 +71,7 @@ class RetainedFeed:
                 self._server.spawn(self._read, snapshot)
             else:
                 self._server.delivered += 1
-                self._send(record, option)
+                self._send(snapshot.message_of(record), record.offset, option)
 
     async def _read(self, snapshot: RetainedSnapshot) -> None:
         """The pages are not cached: read in a worker, then go on."""
@@ -95,7 +96,7 @@ class RetainedFeed:
         self._send, self._resume = _send_nothing, _nothing
 
 
-def _send_nothing(record: Record, option: int) -> None:
+def _send_nothing(message: OutgoingMessage, offset: int, option: int) -> None:
     """Instead of the session's, which has this feed: so both go at once, not when cycles are looked for."""
 
 

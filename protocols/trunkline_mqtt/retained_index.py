@@ -89,6 +89,11 @@ class RetainedIndex(Generic[E]):
 
     def match(self, topic_filter: str) -> Iterator[E]:
         """The entries of the topics that a filter matches, in no particular order. Change nothing meanwhile."""
+        if _ONE not in topic_filter and _REST not in topic_filter:  # most filters of clients that have many
+            entry = self.get(topic_filter)
+            if entry is not None:
+                yield entry
+            return
         levels = [self._root]
         names = topic_filter.split("/")
         for name in names:

@@ -200,7 +200,9 @@ class Destinations(dict[str, Destination]):
     def _find(self, name: str) -> Destination:
         levels = name.split("/")
         is_own = name.startswith("$")
-        route = self._routes[-1] if is_own else next(route for route in self._routes if route.match(levels))
+        routes = self._routes
+        is_for_rest = is_own or len(routes) == 1
+        route = routes[-1] if is_for_rest else next(route for route in routes if route.match(levels))
         partition = self._topics[route.topic].partition_for(route.hashed(name, levels))
         key = b"" if is_own else name.encode()
         tail = self._tails.get(partition)

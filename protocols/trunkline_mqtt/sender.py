@@ -20,7 +20,7 @@ import msgspec
 
 from trunkline.door import Transport
 from trunkline.errors import RemoteProtocolError
-from trunkline_mqtt.encoder import encode, variable_integer
+from trunkline_mqtt.encoder import PUBLISH_QOS_0, encode, publish_head, variable_integer
 from trunkline_mqtt.fields import malformed
 from trunkline_mqtt.message import OutgoingMessage
 from trunkline_mqtt.packets import MQTT_3_1_1, MQTT_5, Publish, Pubrel, Subscription
@@ -159,8 +159,8 @@ class Sender:
             return self.send_3(message, qos)
         packet_id = self.take_packet_id(qos) if qos else 0
         if packet_id or not qos:
-            publish = Publish(message.topic.decode(), message.payload, qos, retain=True, packet_id=packet_id)
-            self._write(encode(publish))
+            head = publish_head(PUBLISH_QOS_0 | qos << 1 | 1, message.topic, len(message.payload))
+            self._write(head + (packet_id.to_bytes(2) if qos else b"") + message.payload)
         return packet_id
 
     def send_plain(self, message: OutgoingMessage, options: list[int]) -> bool:

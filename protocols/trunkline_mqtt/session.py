@@ -24,8 +24,7 @@ from trunkline.errors import TrunklineError
 from trunkline.filters import MAX_FILTER_LEVELS
 from trunkline.live import Delivery, LiveSubscriber, LiveTail
 from trunkline.partition import Partition
-from trunkline.records import Record
-from trunkline_mqtt.bridge import message_of, outgoing
+from trunkline_mqtt.bridge import outgoing
 from trunkline_mqtt.control import shared_problem
 from trunkline_mqtt.message import OutgoingMessage
 from trunkline_mqtt.packets import Subscription
@@ -244,8 +243,8 @@ class Session(LiveSubscriber):
         self._behind.append(self._server.tail_of[delivery.partition])
         return False
 
-    def _send_retained(self, record: Record, option: int) -> None:
-        self._sender.send(message_of(record), [option], is_retained=True, now_ms=self._server.now_ms())
+    def _send_retained(self, message: OutgoingMessage, offset: int, option: int) -> None:
+        self._sender.send(message, [option], is_retained=True, now_ms=self._server.now_ms())
 
     def _send_shared(self, message: OutgoingMessage, option: int, partition: Partition, offset: int, mark: int) -> int:
         packet_id = self._sender.send(message, [option], now_ms=self._server.now_ms())

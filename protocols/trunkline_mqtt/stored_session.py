@@ -26,7 +26,6 @@ from trunkline.door import Transport
 from trunkline.errors import SessionFenced, TrunklineError
 from trunkline.live import Delivery
 from trunkline.partition import AppendReceiver, Partition
-from trunkline.records import Record
 from trunkline.sessions import Session as CoreSession
 from trunkline.sessions import SessionOwner, Unfinished
 from trunkline_mqtt.bridge import message_of, outgoing
@@ -228,11 +227,11 @@ class StoredSession(SessionOwner):
         self._send(message, chosen, delivery.partition, delivery.record.offset)
         return not self._is_full
 
-    def _send_retained(self, record: Record, option: int) -> None:
+    def _send_retained(self, message: OutgoingMessage, offset: int, option: int) -> None:
         assert self._server.retained is not None
         copies = self._server.retained.copies
         label = option >> IDENTIFIER << PHASES.bit_length()
-        self._send(message_of(record), [option], copies, record.offset, is_retained=True, label=label)
+        self._send(message, [option], copies, offset, is_retained=True, label=label)
         if self._is_full:
             self._core.pause()
 

@@ -17,7 +17,8 @@ from tests.mqtt.conftest import ConnectRaw, RawClient
 from trunkline.broker import Broker, open_broker
 from trunkline.config import BrokerConfig
 from trunkline.filters import filter_problem, matches
-from trunkline.records import ConsumerRecord, Record
+from trunkline.records import ConsumerRecord, Header, Record, encode_headers
+from trunkline_mqtt.bridge import message_of
 from trunkline_mqtt.packets import (
     MQTT_5,
     Connack,
@@ -31,8 +32,10 @@ from trunkline_mqtt.packets import (
     Subscription,
 )
 from trunkline_mqtt.properties import Properties
-from trunkline_mqtt.retained import RetainedSnapshot, RetainedView
+from trunkline_mqtt.retained import RetainedView
 from trunkline_mqtt.retained_index import RetainedIndex
+from trunkline_mqtt.retained_said import Meanings, SaidInLog
+from trunkline_mqtt.retained_snapshot import RetainedSnapshot
 
 WORDS = st.sampled_from(["a", "b", ""])
 TOPICS = st.lists(WORDS, min_size=1, max_size=4).map("/".join).filter(bool)
@@ -467,3 +470,82 @@ async def test_a_log_that_is_made_anew_is_followed_from_its_first_record(tmp_pat
         client(broker, "s") as subscriber,
     ):
         assert await got(subscriber, "#") == [("a", b"2", True)]
+
+
+@given(
+    st.lists(
+        st.tuples(st.text(max_size=5), st.none() | st.binary(max_size=80)).map(
+            lambda pair: ("mqtt." + pair[0], pair[1])
+        ),
+        max_size=70,
+    ),
+    st.integers(0, 2**40),
+)
+def test_the_headers_of_a_copy_are_those_in_the_log_and_the_place_there(headers: list[Header], offset: int) -> None:
+    source = b"a-topic-with-a-name-of-some-length-that-messages-are-routed-to/0:%d" % offset
+    said = SaidInLog(tuple(headers))
+
+    expected = encode_headers([*headers, ("mqtt.source", source)])
+    assert said.with_source(source) == said.with_source(source) == expected
+
+
+def test_messages_read_together_are_what_each_would_be_alone() -> None:
+    plain = (("mqtt.client", b"c"), ("mqtt.qos", b"1"), ("mqtt.retain", b"1"))
+    kinds: list[tuple[Header, ...]] = [
+        plain, (*plain, ("mqtt.expires", b"99000")), (*plain, ("k", b"v"), ("mqtt.content-type", b"text")), (),
+    ]  # fmt: skip
+    meanings = Meanings()
+    for number in range(12):
+        headers = (*kinds[number % 4], ("mqtt.source", b"0:%d" % number))
+        record = Record(number, 0, b"t/%d" % number, b"%d" % number, headers)
+        found, alone = meanings.message_of(record), message_of(record)
+
+        assert (found.topic, found.payload, found.qos) == (alone.topic, alone.payload, alone.qos)
+        assert (found.client, found.expires_ms, found.properties) == (alone.client, alone.expires_ms, alone.properties)
+        assert found.packed() == alone.packed()
+        assert found.is_retained == alone.is_retained
+
+
+@pytest.mark.trio
+async def test_filters_that_want_neighbours_read_them_once(broker: Broker) -> None:
+    copies = await broker.create_topic("copies", partitions=1, settings={"cleanup.policy": "compact"})
+    log = await broker.create_topic("log", partitions=1)
+    view = RetainedView((log,), copies, broker.now_ms)
+    await view.open()
+    for number in range(4):
+        await broker.publish("log", b"%d" % number, key=b"t/%d" % number, headers=[("mqtt.retain", b"1")])
+    await broker.publish("copies", b"0", key=b"\0" + b"9")  # behind the copies
+    found: list[object] = []
+    chunks = set()
+    for number in range(4):
+        snapshot = view.snapshot(f"t/{number}")
+        assert snapshot is not None
+        record = snapshot.next_nowait()
+        assert isinstance(record, Record)
+        found.append((record.key, snapshot.message_of(record).payload))
+        chunks.add(id(view._latest.chunk))
+
+    assert found == [(b"t/%d" % number, b"%d" % number) for number in range(4)]
+    assert len(chunks) == 1
+
+
+@pytest.mark.trio
+async def test_the_one_before_what_was_read_last_is_found_too(broker: Broker) -> None:
+    """Chunks that were read for others begin and end anywhere."""
+    copies = await broker.create_topic("copies", partitions=1, settings={"cleanup.policy": "compact"})
+    log = await broker.create_topic("log", partitions=1)
+    view = RetainedView((log,), copies, broker.now_ms)
+    await view.open()
+    for number in range(4):
+        await broker.publish("log", b"%d" % number, key=b"t/%d" % number, headers=[("mqtt.retain", b"1")])
+    await broker.publish("copies", b"0", key=b"\0" + b"9")
+    ahead, whole = view.snapshot("t/2"), view.snapshot("#")
+    assert ahead is not None
+    assert whole is not None
+    assert isinstance(ahead.next_nowait(), Record)
+    await broker.publish("log", b"new", key=b"t/3", headers=[("mqtt.retain", b"1")])
+
+    keys = []
+    while isinstance(record := whole.next_nowait(), Record):
+        keys.append(record.key)
+    assert keys == [b"t/0", b"t/1", b"t/2"]
