@@ -170,6 +170,10 @@ class HeldTopic:
         if receiver is not None:
             self._waiting.append((receiver, token))
 
+    def stage_run(self, timestamp: int, keys: list[bytes], values: list[bytes], headers: bytes) -> bool:
+        self.records += [(timestamp, key, value, headers) for key, value in zip(keys, values, strict=True)]
+        return True
+
     def commit(self) -> None:
         waiting, self._waiting = self._waiting, []
         for receiver, token in waiting:
