@@ -29,18 +29,18 @@ from __future__ import annotations
 from collections.abc import Container, Iterable
 from typing import Any, Final
 
-import msgspec
-
 from trunkline.live import Delivery
 from trunkline.records import Header, Record
+from trunkline_mqtt.encoder import variable_integer
 from trunkline_mqtt.fields import topic_name_problem
 from trunkline_mqtt.message import OutgoingMessage, RichMessage
-from trunkline_mqtt.properties import NO_PROPERTIES, Properties
+from trunkline_mqtt.properties import NO_PROPERTIES, Properties, UserProperties
+from trunkline_mqtt.user_properties import pack_headers
 
 __all__ = [
     "CACHED", "CLIENT_HEADER", "EXPIRES_HEADER", "MAX_CLIENT_ID_BYTES", "PACKET_ID_HEADER", "PLAIN_HEADERS",
     "RECORD_OVERHEAD_BYTES", "RETAIN_HEADER", "WILL_HEADER", "expires_ms", "expiry_of", "headers_of",
-    "message_of", "outgoing", "replayed",
+    "message_of", "more_headers", "outgoing", "replayed",
 ]  # fmt: skip
 
 CLIENT_HEADER: Final = "mqtt.client"
@@ -88,11 +88,11 @@ def headers_of(
 ) -> list[Header]:
     """The headers of a message as the log stores them; the same for all plain ones of this client and QoS."""
     headers: list[Header] = [(CLIENT_HEADER, client_id.encode()), (QOS_HEADER, b"%d" % qos)]
+    found = more_headers(properties, now_ms, is_retained=is_retained)
     if is_retained:
-        headers.append((RETAIN_HEADER, b"1"))
+        headers.append(found.pop(0))
     headers += more
-    if properties is not NO_PROPERTIES:
-        headers += _property_headers(properties, now_ms)
+    headers += found
     return headers
 
 
@@ -102,8 +102,13 @@ def expiry_of(properties: Properties, now_ms: int) -> int:
     return 0 if expiry_s is None else min(now_ms + 1000 * expiry_s, _MAX_EXPIRES_MS)
 
 
-def _property_headers(properties: Properties, now_ms: int) -> list[Header]:
+def more_headers(properties: Properties, now_ms: int, *, is_retained: bool) -> list[Header]:
+    """Those that not every message has, RETAIN first."""
     headers: list[Header] = []
+    if is_retained:
+        headers.append((RETAIN_HEADER, b"1"))
+    if properties is NO_PROPERTIES:
+        return headers
     if properties.message_expiry_s is not None:
         headers.append((EXPIRES_HEADER, b"%d" % (now_ms + 1000 * properties.message_expiry_s)))
     if properties.payload_format is not None:
@@ -134,7 +139,7 @@ def outgoing(delivery: Delivery, known: Container[bytes]) -> OutgoingMessage | N
 def message_of(record: Record) -> RichMessage:
     """The message of a record whose key is known to be a topic name."""
     assert record.key is not None
-    return _convert_all(record.key, record)
+    return _convert_rich(record.key, record)
 
 
 def replayed(delivery: Delivery, known: Container[bytes], *, is_placed: bool) -> OutgoingMessage:
@@ -148,15 +153,12 @@ def replayed(delivery: Delivery, known: Container[bytes], *, is_placed: bool) ->
     if message is not None and not is_placed:
         return message
     topic = message.topic if message is not None else f"$stream/{partition.topic.name}/{partition.index}".encode()
-    rich = _convert_all(topic, record)
-    if is_placed:
-        place = (
-            ("stream-partition", str(partition.index)),
-            ("stream-offset", str(record.offset)),
-            ("stream-timestamp", str(record.timestamp)),
-        )
-        rich.properties = msgspec.structs.replace(rich.properties, user=(*rich.properties.user, *place))
-    return rich
+    place = (
+        ("stream-partition", str(partition.index)),
+        ("stream-offset", str(record.offset)),
+        ("stream-timestamp", str(record.timestamp)),
+    )
+    return _convert_all(topic, record, place if is_placed else ())
 
 
 def _convert(record: Record, text: str, known: Container[bytes]) -> OutgoingMessage | None:
@@ -168,7 +170,7 @@ def _convert(record: Record, text: str, known: Container[bytes]) -> OutgoingMess
         len(headers) == PLAIN_HEADERS and headers[0][0] == CLIENT_HEADER and headers[1][0] == QOS_HEADER
     ):  # a plain message of ours
         return OutgoingMessage(key, record.value or b"", _QOS.get(headers[1][1], 1), headers[0][1])
-    return _convert_all(key, record) if headers else OutgoingMessage(key, record.value or b"", 1, None)
+    return _convert_rich(key, record) if headers else OutgoingMessage(key, record.value or b"", 1, None)
 
 
 def _is_topic_name(key: bytes, text: str) -> bool:
@@ -177,8 +179,20 @@ def _is_topic_name(key: bytes, text: str) -> bool:
     return text.isascii() or text.encode(errors="replace") == key  # text that is none has surrogates
 
 
-def _convert_all(key: bytes, record: Record) -> RichMessage:
-    """A message with more headers than the plain ones."""
+def _convert_rich(key: bytes, record: Record) -> RichMessage:
+    """A message with more headers than the plain ones; if these are user properties, their bytes are passed on."""
+    headers = record.headers
+    if len(headers) > PLAIN_HEADERS and headers[0][0] == CLIENT_HEADER and headers[1][0] == QOS_HEADER:
+        packed = pack_headers(headers[PLAIN_HEADERS:])
+        if packed is not None:
+            qos = _QOS.get(headers[1][1], 1)
+            packed = variable_integer(len(packed)) + packed
+            return RichMessage(key, record.value or b"", qos, headers[0][1], packed=packed)
+    return _convert_all(key, record)
+
+
+def _convert_all(key: bytes, record: Record, more: UserProperties = ()) -> RichMessage:
+    """What any headers say, and ``more`` user properties."""
     ours: dict[str, bytes] = {}
     found: dict[str, Any] = {}
     user = []
@@ -189,8 +203,8 @@ def _convert_all(key: bytes, record: Record) -> RichMessage:
             ours[name] = value
         elif (pair := _user_property(name, value)) is not None:
             user.append(pair)
-    if user:
-        found["user"] = tuple(user)
+    if user or more:
+        found["user"] = (*user, *more)
     if (payload_format := ours.get(FORMAT_HEADER)) in (b"0", b"1"):
         found["payload_format"] = int(payload_format)
     if (text := _text(ours.get(CONTENT_TYPE_HEADER))) is not None:

@@ -77,11 +77,16 @@ def publish_head(first: int, topic: bytes, rest_bytes: int) -> bytes:
         length += 2
     if length < 128:
         return b"%c%c\0%c%b" % (first, length, len(topic), topic)  # a short packet has a short topic
+    if length < 16_384:
+        size = len(topic)
+        return b"%c%c%c%c%c%b" % (first, length & 127 | 128, length >> 7, size >> 8, size & 255, topic)
     return bytes((first,)) + variable_integer(length) + len(topic).to_bytes(2) + topic
 
 
 def variable_integer(value: int) -> bytes:
     """MQTT 3.1.1, 2.2.3; 5.0, 1.5.5."""
+    if 0 <= value < 128:
+        return bytes((value,))
     if value > MAX_REMAINING_LENGTH:
         raise LocalProtocolError(f"{value} is over MQTT's limit of {MAX_REMAINING_LENGTH} for a length")
     encoded = bytearray()

@@ -7,14 +7,12 @@ from typing import Any, Final
 from trunkline.errors import RemoteProtocolError
 from trunkline_mqtt.properties import BY_IDENTIFIER, NO_PROPERTIES, Kind, Properties, Property
 from trunkline_mqtt.reasons import ALLOWED, Reason
+from trunkline_mqtt.user_properties import MAX_USER_PROPERTIES, USER_PROPERTY, read_pairs
 
 __all__ = ["Fields", "TopicNames", "decode_utf8", "malformed", "topic_name_problem"]
 
 CACHED_NAMES: Final = 8192
 CACHED_NAME_BYTES: Final = 256  # so the cache stays under about 5 MB whatever is published
-
-MAX_USER_PROPERTIES: Final = 1000
-"""In one packet. A packet of a megabyte could hold 200,000, which are 50 MB of objects; real ones have a few."""
 
 
 def malformed(
@@ -198,20 +196,31 @@ class Fields:
 
     def properties(self, owner: str | None = None) -> Properties:
         """The properties of the packet, or of ``owner`` (the will) in it. MQTT 5.0, 2.2.2."""
-        length = self.variable_integer("property length")
+        at = self._position
+        if at < self._end and self._data[at] < 128:  # in line, as nearly always
+            length = self._data[at]
+            self._position = at + 1
+        else:
+            length = self.variable_integer("property length")
         if not length:
             return NO_PROPERTIES
         end = self._position + length
         if end > self._end:
             left = self._end - self._position
             raise self.malformed("properties", f"need {length} bytes, but {left} are left in the packet", None, "2.2.2")
-        inner = Fields(self.packet, self._data, self._position, end, self.level)
-        self._position = end
-        return inner._properties(owner or self.packet)
+        whole, self._end = self._end, end
+        properties = self._properties(owner or self.packet)
+        self._end = whole
+        return properties
 
     def _properties(self, owner: str) -> Properties:
         found: dict[str, Any] = {}
         while self._position < self._end:
+            if self._data[self._position] == USER_PROPERTY:
+                pairs = found.setdefault("user", [])
+                self._position = read_pairs(self._data, self._position, self._end, pairs)
+                if self._position == self._end:
+                    break
             identifier = self.byte("property identifier")
             entry = BY_IDENTIFIER.get(identifier)
             if entry is None or owner not in entry.packets:

@@ -18,6 +18,8 @@ from trunkline_mqtt.encoder import (
     publish_head,
     variable_integer,
 )
+from trunkline_mqtt.fields import Fields
+from trunkline_mqtt.packets import MQTT_5
 from trunkline_mqtt.properties import NO_PROPERTIES, Properties
 
 __all__ = ["OutgoingMessage", "RichMessage"]
@@ -34,13 +36,11 @@ class OutgoingMessage:
       client: the identifier of the client that published it, or None.
       is_retained: it was published with RETAIN.
       expires_ms: when it is of no more use, ms since the epoch; 0: never.
-      properties: those of the PUBLISH, apart from what differs from subscriber to subscriber.
     """
 
     __slots__ = ("_forms", "_head", "_packet", "_packet_5", "client", "expires_ms", "payload", "qos", "topic")
 
     is_retained: bool = False
-    properties: Properties = NO_PROPERTIES
 
     def __init__(self, topic: bytes, payload: bytes, qos: int, client: bytes | None) -> None:
         self.topic = topic
@@ -52,6 +52,11 @@ class OutgoingMessage:
         self._packet_5: bytes | None = None
         self._head: bytes | None = None
         self._forms: dict[int, tuple[bytes, bytes]] | None = None
+
+    @property
+    def properties(self) -> Properties:
+        """Those of the PUBLISH, apart from what differs from subscriber to subscriber."""
+        return NO_PROPERTIES
 
     def qos_0(self) -> bytes:
         """The whole packet for QoS 0 before MQTT 5.0."""
@@ -115,9 +120,13 @@ class OutgoingMessage:
 
 
 class RichMessage(OutgoingMessage):
-    """One of the few that say more than topic and payload; the others are smaller and quicker to make without."""
+    """One of the few that say more than topic and payload; the others are smaller and quicker to make without.
 
-    __slots__ = ("_packed", "is_retained", "properties")
+    Args:
+      properties, packed: the same, and as ``packed()`` gives it; at least one of them.
+    """
+
+    __slots__ = ("_packed", "_properties", "is_retained")
 
     def __init__(
         self,
@@ -126,16 +135,23 @@ class RichMessage(OutgoingMessage):
         qos: int,
         client: bytes | None,
         *,
-        is_retained: bool,
-        expires_ms: int,
-        properties: Properties,
+        is_retained: bool = False,
+        expires_ms: int = 0,
+        properties: Properties | None = None,
         packed: bytes | None = None,
     ) -> None:
         super().__init__(topic, payload, qos, client)
         self.is_retained = is_retained
         self.expires_ms = expires_ms
-        self.properties = properties
+        self._properties = properties
         self._packed = packed
+
+    @property
+    def properties(self) -> Properties:
+        if self._properties is None:
+            assert self._packed is not None
+            self._properties = Fields("PUBLISH", self._packed, 0, len(self._packed), MQTT_5).properties()
+        return self._properties
 
     def packed(self) -> bytes:
         if self._packed is None:

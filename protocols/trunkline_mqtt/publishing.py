@@ -63,8 +63,7 @@ class PublishingConnection(ReleasingConnection):
         server = self._server
         server.received += 1
         if not self._headers:
-            self._plain = tuple([tuple(headers_of(self.client_id, qos)) for qos in (0, 1, 2)])
-            self._headers = tuple([encode_headers(headers) for headers in self._plain])
+            self._make_plain()
         qos = packet.qos
         if qos == 2 or packet.retain or packet.properties is not NO_PROPERTIES:
             self._publish_with(packet, now)
@@ -94,6 +93,10 @@ class PublishingConnection(ReleasingConnection):
             behind.append(ack)
         else:
             self._promise(ack)
+
+    def _make_plain(self) -> None:
+        self._plain = tuple([tuple(headers_of(self.client_id, qos)) for qos in (0, 1, 2)])
+        self._headers = tuple([encode_headers(headers) for headers in self._plain])
 
     def _expect_again(self, destination: Destination) -> None:
         """Be ready for more messages to this topic, if this is the second one in a row."""
@@ -197,7 +200,10 @@ class PublishingConnection(ReleasingConnection):
         """What a message says besides topic and payload; the last one's, if it said the same."""
         said = self._said
         if said is None or not said.is_of(qos, properties, now, is_retained=is_retained):
-            said = self._said = Said(self.client_id, qos, properties, now, is_retained=is_retained)
+            if not self._headers:
+                self._make_plain()
+            plain, block = self._plain[qos], self._headers[qos]
+            said = self._said = Said(plain, block, qos, properties, now, is_retained=is_retained)
         return said
 
     def _staged_qos_0(self, packet: Publish, destination: Destination, now: int, headers: Headers) -> None:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import msgspec
 
 from trunkline.records import Header, encode_headers
-from trunkline_mqtt.bridge import expiry_of, headers_of
+from trunkline_mqtt.bridge import expiry_of, more_headers
 from trunkline_mqtt.encoder import PUBLISH_QOS_0, encode_publish_properties, publish_head
 from trunkline_mqtt.message import OutgoingMessage, RichMessage
 from trunkline_mqtt.packets import MQTT_5
@@ -25,6 +25,7 @@ class Said:
     """Of messages of one client.
 
     Args:
+      plain, plain_block: headers of a plain message of this client and QoS, and the same as the log stores them.
       properties: of the PUBLISH.
       now_ms: when it came, from which its expiry is counted.
 
@@ -41,15 +42,24 @@ class Said:
         "properties", "qos",
     )  # fmt: skip
 
-    def __init__(self, client_id: str, qos: int, properties: Properties, now_ms: int, *, is_retained: bool) -> None:
+    def __init__(
+        self,
+        plain: tuple[Header, ...],
+        plain_block: bytes,
+        qos: int,
+        properties: Properties,
+        now_ms: int,
+        *,
+        is_retained: bool,
+    ) -> None:
         self.of = properties
         self.qos = qos
         self.is_retained = is_retained
         self._now_ms = now_ms
-        found = headers_of(client_id, qos, is_retained=is_retained, properties=properties, now_ms=now_ms)
-        self.headers: tuple[Header, ...] = tuple(found)
-        self.block = encode_headers(found)
-        self.client = found[0][1]
+        more = more_headers(properties, now_ms, is_retained=is_retained)
+        self.headers: tuple[Header, ...] = (*plain, *more)
+        self.block = encode_headers(more, plain_block)
+        self.client = plain[0][1]
         self.expires_ms = expiry_of(properties, now_ms)
         self.is_passed_on = properties.topic_alias is None and properties.message_expiry_s is None
         if not self.is_passed_on:

@@ -256,7 +256,11 @@ def _read_records(
 
 
 def read_record_headers(data: bytes, position: int, end: int, offset: int, room: int) -> tuple[tuple[Header, ...], int]:
-    folded, position = read_varint(data, position)
+    folded = data[position]
+    if folded < 128:
+        position += 1
+    else:
+        folded, position = read_varint(data, position)
     count = folded >> 1
     if folded & 1 or count * _MIN_HEADER_BYTES > end - position:
         raise CorruptBatch(f"the record at offset {offset} has no room for the {count} headers it counts")

@@ -39,10 +39,16 @@ _RUN_OVERHEAD = 24  # varints and attributes of one record: at most so many byte
 _FIELD_BYTES = [len(length) + size for size, length in enumerate(SMALL)]  # of a field of that size with its length
 
 
-def encode_headers(headers: Iterable[Header]) -> bytes:
-    """Encode a record's headers with their count in front, as :meth:`BatchBuilder.append` takes them."""
+def encode_headers(headers: Iterable[Header], begun: bytes = EMPTY_HEADERS) -> bytes:
+    """Encode a record's headers with their count in front, as :meth:`BatchBuilder.append` takes them.
+
+    Args:
+      begun: what this made of the headers before, fewer than 64.
+    """
     headers = tuple(headers)
-    parts = [encode_varint(len(headers))]
+    assert begun[0] < 128, "a count of 64 headers has two bytes"
+    count = (begun[0] >> 1) + len(headers)
+    parts = [SMALL[count] if count < _SMALL_END else encode_varint(count), begun[1:]]
     for name, value in headers:
         encoded = name.encode()
         length = len(encoded)
