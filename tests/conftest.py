@@ -6,8 +6,13 @@ import os
 from collections.abc import Iterable
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 os.environ.pop("PYTEST_ADDOPTS", None)  # it was for this run, not for those that tests begin
+
+if not os.environ.get("CI"):  # there hypothesis has such a profile of its own, with the same examples each time
+    settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    settings.load_profile("any machine")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: Iterable[pytest.Item]) -> None:
