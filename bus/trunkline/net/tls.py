@@ -44,7 +44,7 @@ class TlsTransport(SocketTransport):
         self._plain_bytes += len(data)
         if self._plain_bytes >= RECORD_BYTES and self._is_ready:
             self._encrypt()
-        elif not self._is_touched:
+        else:
             self._touch()
 
     def _encrypt(self) -> None:

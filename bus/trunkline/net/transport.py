@@ -78,18 +78,18 @@ class SocketTransport(ReceivingTransport):
             self.outbound_bytes = len(data)
         else:
             self.put(data)
-        if not self._is_touched:
-            self._touch()
+        self._touch()
         if self.outbound_bytes > self._reactor.limits.max_outbound_bytes and not self.is_congested:
             self.is_congested = True
             self._update_mask()
 
     def _touch(self) -> None:
-        """Have this round end with a ``flush``."""
-        self._is_touched = True
-        self._reactor.touched.append(self)
-        if not self._reactor.is_in_round:
-            self._reactor.rounds.request()
+        """Have this round end with a ``flush``, or the next one."""
+        if not self._is_touched:
+            self._is_touched = True
+            self._reactor.touched.append(self)
+            if not self._reactor.is_in_round:
+                self._reactor.rounds.request()
 
     def pause(self) -> None:
         if not self._is_paused:
@@ -106,16 +106,14 @@ class SocketTransport(ReceivingTransport):
             self.is_closing = True
             self._is_flowing = False
             self.deadline = self._reactor.now + CLOSE_TIMEOUT_S
-            self._reactor.touched.append(self)
-            self._reactor.rounds.request()
+            self._touch()
 
     def abort(self) -> None:
         self.is_closing = True
         self._is_flowing = False
         self._is_lingering = False
         self.clear()
-        self._reactor.touched.append(self)  # with nothing left to send it is over at the end of this round
-        self._reactor.rounds.request()
+        self._touch()  # with nothing left to send it is over at the end of this round
 
     # -- for the reactor ---------------------------------------------------------------------------
 
