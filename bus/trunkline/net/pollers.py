@@ -18,6 +18,8 @@ from typing import Final, Protocol
 
 import trio
 
+from trunkline.changes import Changes
+
 __all__ = ["EDGE", "END", "READ", "WRITE", "EpollPoller", "Handler", "Poller", "TaskPoller", "open_poller"]
 
 READ: Final = 1
@@ -150,7 +152,7 @@ class _Watched:
         self.handler = handler
         self.scopes: list[trio.CancelScope] = []
         self.is_over = False
-        self.resumed = trio.Event()
+        self.resumed = Changes()
 
     def end(self) -> None:
         self.is_over = True
@@ -230,8 +232,7 @@ class TaskPoller(Poller):
         for sock, mask in self._collected.items():
             watched = self._watched.get(sock)
             if watched is not None:
-                watched.resumed.set()
-                watched.resumed = trio.Event()
+                watched.resumed.tell()
                 watched.handler.on_ready(mask)
         self._collected = {}
 

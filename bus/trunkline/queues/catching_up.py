@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final
 
 import trio
 
+from trunkline.changes import Changes
 from trunkline.errors import OffsetOutOfRange, TrunklineError
 from trunkline.queues.blocks import READ_BYTES, StoredBatch
 from trunkline.records import iter_headers
@@ -40,7 +41,7 @@ class CatchingUp:
         self._waiting: deque[Member] = deque()
         self._is_running = False
         self._is_failing = False  # the last attempt to read
-        self._changed = trio.Event()
+        self._changed = Changes()
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -58,21 +59,17 @@ class CatchingUp:
     def remove(self, member: Member) -> None:
         if member in self._waiting:
             self._waiting.remove(member)
-            self._wake()
+            self._changed.tell()
 
     def stop(self) -> None:
         """Nothing more can be read."""
         self._waiting.clear()
-        self._wake()
+        self._changed.tell()
 
     async def wait(self) -> None:
         """Wait until nobody is behind, or the log cannot be read for now."""
         while self._waiting and not self._is_failing:
             await self._changed.wait()
-
-    def _wake(self) -> None:
-        self._changed.set()
-        self._changed = trio.Event()
 
     async def _run(self) -> None:
         partition = self._feed.partition
@@ -89,7 +86,7 @@ class CatchingUp:
                         self.stop()
                         return
                     self._is_failing = True
-                    self._wake()
+                    self._changed.tell()
                     logger.error(
                         "%s: its records cannot be looked at, so queues do not get them; trying again in %.0f s: %s",
                         partition.name, pause_s, error,
@@ -138,4 +135,4 @@ class CatchingUp:
                 self._feed.caught_up(member)
             self._feed.context.serve(member.queue)
         self._feed.passed(sum(len(batch.data) for batch in batches))
-        self._wake()
+        self._changed.tell()
