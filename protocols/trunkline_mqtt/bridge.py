@@ -34,13 +34,13 @@ from trunkline.records import Header, Record
 from trunkline_mqtt.encoder import variable_integer
 from trunkline_mqtt.fields import topic_name_problem
 from trunkline_mqtt.message import OutgoingMessage, RichMessage
-from trunkline_mqtt.properties import NO_PROPERTIES, Properties, UserProperties
-from trunkline_mqtt.user_properties import pack_headers
+from trunkline_mqtt.properties import MAX_STRING_BYTES, NO_PROPERTIES, Properties, UserProperties
+from trunkline_mqtt.user_properties import OURS, pack_headers
 
 __all__ = [
     "CACHED", "CLIENT_HEADER", "EXPIRES_HEADER", "MAX_CLIENT_ID_BYTES", "PACKET_ID_HEADER", "PLAIN_HEADERS",
-    "RECORD_OVERHEAD_BYTES", "RETAIN_HEADER", "WILL_HEADER", "expires_ms", "expiry_of", "headers_of",
-    "message_of", "more_headers", "outgoing", "replayed",
+    "RECORD_OVERHEAD_BYTES", "RETAINED", "RETAIN_HEADER", "WILL_HEADER", "expires_ms", "expiry_of", "headers_of",
+    "message_of", "outgoing", "property_headers", "replayed",
 ]  # fmt: skip
 
 CLIENT_HEADER: Final = "mqtt.client"
@@ -58,10 +58,11 @@ WILL_HEADER: Final = "mqtt.will"
 PLAIN_HEADERS: Final = 2
 """A message of ours with so many has only the client and the QoS."""
 
+RETAINED: Final[Header] = (RETAIN_HEADER, b"1")
+
 CACHED: Final = "mqtt"
 """Under this a delivery keeps its :class:`~trunkline_mqtt.message.OutgoingMessage`, or None."""
 
-_OURS: Final = "mqtt."
 _NOT_OURS: Final = "mqtt.."
 
 MAX_CLIENT_ID_BYTES: Final = 1024
@@ -73,7 +74,6 @@ RECORD_OVERHEAD_BYTES: Final = MAX_CLIENT_ID_BYTES + 3072
 Batch header 61, names of headers under 200, and for each of at most 1,000 user properties two bytes of lengths.
 """
 
-_MAX_TEXT_BYTES: Final = 65_535
 _MAX_EXPIRES_MS: Final = 2**53
 
 
@@ -88,11 +88,10 @@ def headers_of(
 ) -> list[Header]:
     """The headers of a message as the log stores them; the same for all plain ones of this client and QoS."""
     headers: list[Header] = [(CLIENT_HEADER, client_id.encode()), (QOS_HEADER, b"%d" % qos)]
-    found = more_headers(properties, now_ms, is_retained=is_retained)
     if is_retained:
-        headers.append(found.pop(0))
+        headers.append(RETAINED)
     headers += more
-    headers += found
+    headers += property_headers(properties, now_ms)
     return headers
 
 
@@ -102,11 +101,9 @@ def expiry_of(properties: Properties, now_ms: int) -> int:
     return 0 if expiry_s is None else min(now_ms + 1000 * expiry_s, _MAX_EXPIRES_MS)
 
 
-def more_headers(properties: Properties, now_ms: int, *, is_retained: bool) -> list[Header]:
-    """Those that not every message has, RETAIN first."""
+def property_headers(properties: Properties, now_ms: int) -> list[Header]:
+    """What properties say that came now, as headers."""
     headers: list[Header] = []
-    if is_retained:
-        headers.append((RETAIN_HEADER, b"1"))
     if properties is NO_PROPERTIES:
         return headers
     if properties.message_expiry_s is not None:
@@ -120,7 +117,7 @@ def more_headers(properties: Properties, now_ms: int, *, is_retained: bool) -> l
     if properties.correlation is not None:
         headers.append((CORRELATION_HEADER, properties.correlation))
     for name, value in properties.user:
-        headers.append((_NOT_OURS + name[len(_OURS) :] if name.startswith(_OURS) else name, value.encode()))
+        headers.append((_NOT_OURS + name[len(OURS) :] if name.startswith(OURS) else name, value.encode()))
     return headers
 
 
@@ -174,7 +171,7 @@ def _convert(record: Record, text: str, known: Container[bytes]) -> OutgoingMess
 
 
 def _is_topic_name(key: bytes, text: str) -> bool:
-    if len(key) > _MAX_TEXT_BYTES or topic_name_problem(text) is not None or text.startswith("$share/"):
+    if len(key) > MAX_STRING_BYTES or topic_name_problem(text) is not None or text.startswith("$share/"):
         return False  # the filters of members of shares are there in the core, and must match nothing
     return text.isascii() or text.encode(errors="replace") == key  # text that is none has surrogates
 
@@ -199,7 +196,7 @@ def _convert_all(key: bytes, record: Record, more: UserProperties = ()) -> RichM
     for name, value in record.headers:
         if value is None:
             continue
-        if name.startswith(_OURS) and not name.startswith(_NOT_OURS):
+        if name.startswith(OURS) and not name.startswith(_NOT_OURS):
             ours[name] = value
         elif (pair := _user_property(name, value)) is not None:
             user.append(pair)
@@ -212,7 +209,7 @@ def _convert_all(key: bytes, record: Record, more: UserProperties = ()) -> RichM
     if (text := _text(ours.get(RESPONSE_TOPIC_HEADER))) is not None and topic_name_problem(text) is None:
         found["response_topic"] = text
     correlation = ours.get(CORRELATION_HEADER)
-    if correlation is not None and len(correlation) <= _MAX_TEXT_BYTES:
+    if correlation is not None and len(correlation) <= MAX_STRING_BYTES:
         found["correlation"] = correlation
     return RichMessage(
         key,
@@ -229,7 +226,7 @@ _QOS: Final[dict[bytes | None, int]] = {b"0": 0, b"1": 1, b"2": 2}
 
 
 def _text(value: bytes | None) -> str | None:
-    if value is None or len(value) > _MAX_TEXT_BYTES or b"\0" in value:
+    if value is None or len(value) > MAX_STRING_BYTES or b"\0" in value:
         return None
     try:
         return value.decode()
@@ -239,9 +236,9 @@ def _text(value: bytes | None) -> str | None:
 
 def _user_property(name: str, value: bytes) -> tuple[str, str] | None:
     text = _text(value)
-    if text is None or "\0" in name or len(name.encode()) > _MAX_TEXT_BYTES:
+    if text is None or "\0" in name or len(name.encode()) > MAX_STRING_BYTES:
         return None
-    return (_OURS + name[len(_NOT_OURS) :] if name.startswith(_NOT_OURS) else name), text
+    return (OURS + name[len(_NOT_OURS) :] if name.startswith(_NOT_OURS) else name), text
 
 
 def expires_ms(value: bytes | None) -> int:

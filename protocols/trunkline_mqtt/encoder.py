@@ -29,7 +29,7 @@ from trunkline_mqtt.packets import (
     Unsuback,
     Unsubscribe,
 )
-from trunkline_mqtt.properties import NO_PROPERTIES, PROPERTIES, Kind, Properties
+from trunkline_mqtt.properties import MAX_STRING_BYTES, NO_PROPERTIES, PROPERTIES, Kind, Properties
 
 __all__ = [
     "PINGRESP", "PUBLISH_QOS_0", "PUBLISH_QOS_1", "PUBLISH_QOS_2", "encode", "encode_properties",
@@ -37,7 +37,6 @@ __all__ = [
     "variable_integer",
 ]  # fmt: skip
 
-MAX_STRING_BYTES: Final = 65_535  # MQTT 3.1.1, 1.5.3; 5.0, 1.5.4
 
 PUBLISH_QOS_0: Final = 0x30
 PUBLISH_QOS_1: Final = 0x32

@@ -15,7 +15,13 @@ from typing import Any, Final, NamedTuple
 
 import msgspec
 
-__all__ = ["BY_IDENTIFIER", "NO_PROPERTIES", "PROPERTIES", "Kind", "Properties", "Property", "UserProperties"]
+__all__ = [
+    "BY_IDENTIFIER", "MAX_STRING_BYTES", "NO_PROPERTIES", "PROPERTIES", "Kind", "Properties", "Property",
+    "UserProperties",
+]  # fmt: skip
+
+MAX_STRING_BYTES: Final = 65_535
+"""Of any text or binary data in a packet. MQTT 3.1.1, 1.5.3; 5.0, 1.5.4 and 1.5.6."""
 
 UserProperties = tuple[tuple[str, str], ...]
 

@@ -126,9 +126,8 @@ class PublishingConnection(ReleasingConnection):
 
     def _publish_run(self, run: PublishRun, now: int) -> None:
         """As ``_publish`` for each of them."""
-        server, payloads, properties, said = self._server, run.payloads, run.properties, self._said
-        if said is None or not said.is_of(0, properties, now, is_retained=False):
-            said = self._say(0, properties, now)
+        server, payloads, properties = self._server, run.payloads, run.properties
+        said = self._say(0, properties, now)
         if properties is not NO_PROPERTIES and (properties.subscription_identifiers or properties.payload_format):
             self._publish_singly(run, now)  # there may be something wrong with one of them
             return
@@ -164,7 +163,7 @@ class PublishingConnection(ReleasingConnection):
         while at < count:
             end = tail.alike(topics, at) if len(found) > 1 else count
             record = Record(offset + at, now, keys[at], payloads[at], said.headers)
-            delivery = Delivery(record, topics[at] if len(found) > 1 else topics[0], partition, end - at)
+            delivery = Delivery(record, topics[at], partition, end - at)
             packets = run.data[run.ends[at - 1] if at else 0 : run.ends[end - 1]] if said.is_passed_on else None
             delivery.cache[CACHED] = OutgoingRun(keys[at:end], payloads[at:end], said, packets, self._terms.level)
             self._offer(tail, delivery)

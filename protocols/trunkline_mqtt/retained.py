@@ -30,8 +30,9 @@ from trunkline.errors import BrokerClosing, TrunklineError
 from trunkline.partition import Partition
 from trunkline.records import EMPTY_HEADERS, Record, encode_headers, iter_headers
 from trunkline.topic import Topic
-from trunkline_mqtt.bridge import RETAIN_HEADER
+from trunkline_mqtt.bridge import RETAIN_HEADER, RETAINED
 from trunkline_mqtt.fields import topic_name_problem
+from trunkline_mqtt.properties import MAX_STRING_BYTES
 from trunkline_mqtt.retained_index import RetainedIndex
 from trunkline_mqtt.retained_said import SOURCE_HEADER, SaidInLog, expires_of
 from trunkline_mqtt.retained_snapshot import LatestChunk, RetainedEntry, RetainedSnapshot, decode_each
@@ -45,7 +46,6 @@ POSITION_BYTES: Final = 16 * 1024 * 1024
 
 _READ_BYTES: Final = 1024 * 1024
 _REMOVED: Final = SaidInLog(())
-_MAX_TOPIC_BYTES: Final = 65_535
 _MARK: Final = RETAIN_HEADER.encode()
 _ATTRIBUTES_AT: Final = 22  # of a batch: the low byte of its attributes; its low three bits are the compression
 _COMPRESSED: Final = 7
@@ -159,7 +159,7 @@ class RetainedView:
         label, said = self._labels[partition], self._said
         for record in decode_each(batches, offset):
             if said is None or record.headers is not said.headers:  # the decoder gives the same ones again where it can
-                if (RETAIN_HEADER, b"1") not in record.headers:
+                if RETAINED not in record.headers:
                     continue
                 said = self._said = SaidInLog(record.headers)
             topic = _topic_of(record)
@@ -247,7 +247,7 @@ def _end_of(batches: bytes) -> int:
 
 def _topic_of(record: Record) -> str | None:
     key = record.key
-    if key is None or len(key) > _MAX_TOPIC_BYTES or key[:1] == b"$":
+    if key is None or len(key) > MAX_STRING_BYTES or key[:1] == b"$":
         return None
     try:
         topic = key.decode()

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import msgspec
 
 from trunkline.records import Header, encode_headers
-from trunkline_mqtt.bridge import expiry_of, more_headers
+from trunkline_mqtt.bridge import RETAINED, expiry_of, property_headers
 from trunkline_mqtt.encoder import PUBLISH_QOS_0, encode_publish_properties, publish_head
 from trunkline_mqtt.message import OutgoingMessage, RichMessage
 from trunkline_mqtt.packets import MQTT_5
@@ -56,7 +56,7 @@ class Said:
         self.qos = qos
         self.is_retained = is_retained
         self._now_ms = now_ms
-        more = more_headers(properties, now_ms, is_retained=is_retained)
+        more = [*((RETAINED,) if is_retained else ()), *property_headers(properties, now_ms)]
         self.headers: tuple[Header, ...] = (*plain, *more)
         self.block = encode_headers(more, plain_block)
         self.client = plain[0][1]

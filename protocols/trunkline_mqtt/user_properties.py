@@ -14,18 +14,21 @@ from collections.abc import Sequence
 from typing import Final
 
 from trunkline.records import Header
+from trunkline_mqtt.properties import MAX_STRING_BYTES
 
-__all__ = ["MAX_USER_PROPERTIES", "USER_PROPERTY", "pack_headers", "read_pairs"]
+__all__ = ["MAX_USER_PROPERTIES", "OURS", "USER_PROPERTY", "pack_headers", "read_pairs"]
 
 USER_PROPERTY: Final = 0x26
+_IDENTIFIER: Final = bytes([USER_PROPERTY])
+
+OURS: Final = "mqtt."
+"""What headers begin with that are no user properties; see :mod:`trunkline_mqtt.bridge`."""
 
 MAX_USER_PROPERTIES: Final = 1000
 """In one packet. A packet of a megabyte could hold 200,000, which are 50 MB of objects; real ones have a few."""
 
 KNOWN_NAMES: Final = 1024
 KNOWN_NAME_BYTES: Final = 64  # 200 KB at most, both ways
-
-_MAX_TEXT_BYTES: Final = 65_535
 
 _names: dict[bytes, str] = {}  # by their bytes; none has U+0000
 _heads: dict[str, bytes] = {}  # what comes before the value in a block of properties; by the header's name
@@ -86,7 +89,7 @@ def pack_headers(headers: Sequence[Header]) -> bytes | None:
         if value is None or not value.isascii() or 0 in value:
             return None
         size = len(value)
-        if size > _MAX_TEXT_BYTES:
+        if size > MAX_STRING_BYTES:
             return None
         parts += (head, size.to_bytes(2), value)
     return b"".join(parts)
@@ -94,12 +97,12 @@ def pack_headers(headers: Sequence[Header]) -> bytes | None:
 
 def _head(name: str) -> bytes | None:
     """``_heads[name]``; None for what a header that is a user property is not called, or not as it is."""
-    if name.startswith("mqtt.") or "\0" in name:
+    if name.startswith(OURS) or "\0" in name:
         return None
     raw = name.encode()
-    if len(raw) > _MAX_TEXT_BYTES:
+    if len(raw) > MAX_STRING_BYTES:
         return None
-    head = b"\x26" + len(raw).to_bytes(2) + raw
+    head = _IDENTIFIER + len(raw).to_bytes(2) + raw
     if len(raw) <= KNOWN_NAME_BYTES:
         if len(_heads) >= KNOWN_NAMES:
             _heads.clear()
