@@ -17,6 +17,7 @@ same to everybody. What the brokers may do differently is not compared, or not d
 from __future__ import annotations
 
 import random
+import select
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -73,19 +74,19 @@ class Peer:
         self._aliases: dict[int, str] = {}
         self._decoder = Decoder()
         self._decoder.protocol_level = self.level
-        self._socket = socket.create_connection(address, AGREE_S)
-        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.socket = socket.create_connection(address, AGREE_S)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.send(connect)
 
     def send(self, packet: Packet) -> None:
         """Nothing happens on a connection that is closed."""
         if not self.is_open:
             return
-        self._socket.settimeout(AGREE_S)
-        self._socket.sendall(encode(packet, self.level))
+        self.socket.settimeout(AGREE_S)
+        self.socket.sendall(encode(packet, self.level))
 
     def close(self) -> None:
-        self._socket.close()
+        self.socket.close()
         self.is_open = False
 
     def ping(self) -> None:
@@ -100,9 +101,9 @@ class Peer:
         """Take what has come."""
         if not self.is_open:
             return
-        self._socket.settimeout(timeout_s)
+        self.socket.settimeout(timeout_s)
         try:
-            data = self._socket.recv(65536)
+            data = self.socket.recv(65536)
         except (BlockingIOError, TimeoutError):
             return
         except OSError:
@@ -366,11 +367,16 @@ class Story:
                 break
             if time.monotonic() > deadline:
                 raise Difference("\n".join([*self.done, *self._differences(views)]))
-            time.sleep(0.0005)
+            self._wait_for_more()
         for peers in self._peers:
             for peer in peers.values():
                 peer.ping()
                 peer.seen.clear()
+
+    def _wait_for_more(self) -> None:
+        """Until somebody says something, or for a moment, since the limit is to be kept."""
+        sockets = [peer.socket for peers in self._peers for peer in peers.values() if peer.is_open]
+        select.select(sockets, [], [], 0.1)
 
     def _differences(self, views: dict[str, list[list[Event]]]) -> Iterator[str]:
         for name, (theirs, ours) in views.items():
