@@ -13,6 +13,8 @@ import trio
 
 from trunkline.broker import Broker, open_broker
 from trunkline.door import Transport
+from trunkline.log import TopicPartition
+from trunkline.records import encode as encode_batch
 from trunkline_mqtt.decoder import Decoder
 from trunkline_mqtt.encoder import encode
 from trunkline_mqtt.packets import MQTT_3_1_1, MQTT_5, Connack, Connect, Packet, Publish
@@ -138,6 +140,21 @@ async def left_alone(broker: Broker) -> None:
     """The broker has noticed that all clients are gone."""
     while broker.statistics().net.connections:
         await broker._reactor.wait_round()
+
+
+async def open_transaction(broker: Broker) -> None:
+    """A Kafka client's, ``tx``, that has written to the topic ``mqtt`` and holds back what readers see behind it."""
+    place = TopicPartition("mqtt", 0)
+    producer = await broker.transactions.initialise("tx", 60_000)
+    await broker.transactions.add_partitions("tx", producer, [place])
+    batch = encode_batch(
+        [(1, b"t", b"undecided", ())],
+        producer_id=producer.producer_id,
+        producer_epoch=producer.epoch,
+        base_sequence=0,
+        is_transactional=True,
+    )
+    broker.partition(*place).stage_batch(batch, in_transaction=True)
 
 
 async def messages(peer: RawClient, count: int) -> list[Publish]:

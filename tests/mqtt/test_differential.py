@@ -39,7 +39,7 @@ def mosquitto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Address]:
                 except OSError:
                     assert process.poll() is None, "Mosquitto ended"
                     assert time.monotonic() < deadline, "Mosquitto does not listen"
-                    time.sleep(0.02)
+                    time.sleep(0.02)  # it says nothing when it begins to listen
             yield address
         finally:
             process.terminate()

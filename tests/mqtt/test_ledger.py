@@ -8,12 +8,10 @@ from pathlib import Path
 
 import pytest
 import trio
-from tests.mqtt.conftest import WAIT_S, RawClient
+from tests.mqtt.conftest import WAIT_S, RawClient, open_transaction
 
 from trunkline.broker import Broker, open_broker
 from trunkline.demo.broker_process import BrokerProcess
-from trunkline.log import TopicPartition
-from trunkline.records import encode
 from trunkline.testing import SimulatedDisk
 from trunkline_mqtt.packets import (
     MQTT_5,
@@ -106,19 +104,9 @@ async def test_a_message_behind_an_open_transaction_is_known_again_after_a_loss_
 ) -> None:
     """A transaction of a Kafka client holds back those who read the log, but not what was promised to this one."""
     disk = SimulatedDisk(1)
-    place = TopicPartition("mqtt", 0)
     with suppress(OSError):
         async with open_broker(tmp_path, disk=disk, listen={"mqtt": "127.0.0.1:0"}) as broker:
-            producer = await broker.transactions.initialise("tx", 60_000)
-            await broker.transactions.add_partitions("tx", producer, [place])
-            batch = encode(
-                [(1, b"t", b"undecided", ())],
-                producer_id=producer.producer_id,
-                producer_epoch=producer.epoch,
-                base_sequence=0,
-                is_transactional=True,
-            )
-            broker.partition(*place).stage_batch(batch, in_transaction=True)
+            await open_transaction(broker)
             assert await (await dial(broker.addresses["mqtt"])).ask(FIRST) == Pubrec(7)
             assert await stored(broker) == []
             disk.cut_power()

@@ -506,8 +506,8 @@ def test_messages_read_together_are_what_each_would_be_alone() -> None:
         assert found.is_retained == alone.is_retained
 
 
-@pytest.mark.trio
-async def test_filters_that_want_neighbours_read_them_once(broker: Broker) -> None:
+async def view_of_four(broker: Broker) -> RetainedView:
+    """With ``t/0`` to ``t/3`` retained, and copied."""
     copies = await broker.create_topic("copies", partitions=1, settings={"cleanup.policy": "compact"})
     log = await broker.create_topic("log", partitions=1)
     view = RetainedView((log,), copies, broker.now_ms)
@@ -515,6 +515,12 @@ async def test_filters_that_want_neighbours_read_them_once(broker: Broker) -> No
     for number in range(4):
         await broker.publish("log", b"%d" % number, key=b"t/%d" % number, headers=[("mqtt.retain", b"1")])
     await broker.publish("copies", b"0", key=b"\0" + b"9")  # behind the copies
+    return view
+
+
+@pytest.mark.trio
+async def test_filters_that_want_neighbours_read_them_once(broker: Broker) -> None:
+    view = await view_of_four(broker)
     found: list[object] = []
     chunks = set()
     for number in range(4):
@@ -532,13 +538,7 @@ async def test_filters_that_want_neighbours_read_them_once(broker: Broker) -> No
 @pytest.mark.trio
 async def test_the_one_before_what_was_read_last_is_found_too(broker: Broker) -> None:
     """Chunks that were read for others begin and end anywhere."""
-    copies = await broker.create_topic("copies", partitions=1, settings={"cleanup.policy": "compact"})
-    log = await broker.create_topic("log", partitions=1)
-    view = RetainedView((log,), copies, broker.now_ms)
-    await view.open()
-    for number in range(4):
-        await broker.publish("log", b"%d" % number, key=b"t/%d" % number, headers=[("mqtt.retain", b"1")])
-    await broker.publish("copies", b"0", key=b"\0" + b"9")
+    view = await view_of_four(broker)
     ahead, whole = view.snapshot("t/2"), view.snapshot("#")
     assert ahead is not None
     assert whole is not None

@@ -6,13 +6,11 @@ from pathlib import Path
 
 import pytest
 import trio
-from tests.mqtt.conftest import WAIT_S, ConnectRaw, Dial, RawClient, hello
+from tests.mqtt.conftest import WAIT_S, ConnectRaw, Dial, RawClient, hello, open_transaction
 
 from trunkline.broker import Broker, open_broker
 from trunkline.errors import StoreFull
-from trunkline.log import TopicPartition
 from trunkline.plugins import PluginHost
-from trunkline.records import encode
 from trunkline.testing.scripted_store import ScriptedStore
 from trunkline_mqtt.packets import (
     MQTT_3_1_1,
@@ -148,18 +146,8 @@ async def test_what_was_published_before_a_subscription_is_not_new_to_it(
 
 async def test_a_subscription_waits_for_no_transaction(broker: Broker, connect: ConnectRaw) -> None:
     """One of another door may be open for minutes, and holds back what readers see behind it."""
-    place = TopicPartition("mqtt", 0)
     publisher, peer = await connect("p"), await connect("c")
-    producer = await broker.transactions.initialise("tx", 60_000)
-    await broker.transactions.add_partitions("tx", producer, [place])
-    batch = encode(
-        [(1, b"x", b"undecided", ())],
-        producer_id=producer.producer_id,
-        producer_epoch=producer.epoch,
-        base_sequence=0,
-        is_transactional=True,
-    )
-    broker.partition(*place).stage_batch(batch, in_transaction=True)
+    await open_transaction(broker)
     assert await publisher.ask(retained("a", b"1", 1)) == Puback(9)
     assert isinstance(await peer.ask(subscribe("a")), Suback)
     assert await broker.transactions.abort("tx")
