@@ -78,7 +78,7 @@ def wait_for_port(port: int, running: subprocess.Popen[bytes], log: Path) -> Non
         try:
             socket.create_connection(("127.0.0.1", port), timeout=1).close()
             return
-        except ConnectionRefusedError:
+        except OSError:  # refused; or nobody took it in time, or it ended while it was taken
             if running.poll() is not None or time.monotonic() > deadline:
                 raise ChildProcessError(f"{running.args!r} is not ready: {log.read_text()[-800:]}") from None
         time.sleep(0.02)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager
@@ -15,6 +16,12 @@ from tests.rabbitmq.world import OpenBridge, Users
 from rabbitmq_server import RabbitmqServer, rabbitmq_script
 from trunkline.broker import Broker, open_broker
 from trunkline.config import BrokerConfig
+
+
+@pytest.fixture(autouse=True, scope="session")
+def quiet_pika() -> None:
+    """It logs each error that it raises with five lines, under which the report of a failed test is not to be found."""
+    logging.getLogger("pika").setLevel(logging.CRITICAL)
 
 
 @pytest.fixture(scope="session")

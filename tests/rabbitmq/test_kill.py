@@ -94,7 +94,8 @@ class Publisher:
                         body = b"%d" % self.confirmed
                         channel.basic_publish("", self._queue, body, pika.BasicProperties(delivery_mode=2))
                         self.confirmed += 1
-            except (pika.exceptions.AMQPError, OSError):
+            except Exception as error:  # pika's own, the system's, or what pika meets in a half-open connection
+                print(f"after {self.confirmed} confirmed: {error!r}")
                 threading.Event().wait(0.1)  # as a program does before it tries again
 
     def end(self) -> None:
