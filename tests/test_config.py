@@ -158,10 +158,17 @@ def test_a_file_that_is_not_utf8_is_named(tmp_path: Path) -> None:
     assert "is not UTF-8 (byte 5)" in error_of(tmp_path / "x.toml")
 
 
+class Lane(msgspec.Struct, forbid_unknown_fields=True):
+    """One of a list of tables."""
+
+    to: str
+
+
 class Ward(msgspec.Struct, forbid_unknown_fields=True):
     """A plugin's settings."""
 
     routes: list[dict[str, str]] = []
+    lanes: tuple[Lane, ...] = ()
     retries: Annotated[int, msgspec.Meta(ge=0, le=9)] = 3
     mode: Literal["a", "b"] = "a"
     file: Path | None = None
@@ -183,14 +190,20 @@ def test_a_plugin_without_a_table_gets_its_defaults() -> None:
     [
         ("[door.ward]\nretries = 10", "door.ward.retries: 10 is not allowed; use an integer, 0 to 9"),
         ("[door.ward]\nretry = 1", "door.ward.retry: unknown key (value 1); did you mean retries?"),
-        ("[[door.ward.routes]]\nx = 1", "door.ward.routes: [{'x': 1}] is not allowed; use a list of: a table"),
+        ("[[door.ward.routes]]\n[[door.ward.routes]]\nx = 1", "door.ward.routes #2.x: 1 is not allowed; use text"),
+        ("[door.ward]\nroutes = 1", "door.ward.routes: 1 is not allowed; use a list of: a table"),
+        (
+            "[[door.ward.lanes]]\nx = 1",
+            "door.ward.lanes #1.x: unknown key (value 1); known keys: to; "
+            "{file}: door.ward.lanes #1.to: missing; use text",
+        ),
     ],
 )
 def test_an_error_in_a_plugins_table_names_file_and_key(tmp_path: Path, text: str, says: str) -> None:
     file = write(tmp_path, text)
     with pytest.raises(ConfigurationError) as caught:
         load_config(file).plugin_settings("door", "ward", Ward)
-    assert str(caught.value) == f"{file}: {says}"
+    assert str(caught.value) == f"{file}: {says.format(file=file)}"
 
 
 def test_a_table_for_a_plugin_without_settings_is_an_error() -> None:

@@ -146,7 +146,7 @@ def _item_type(kind: Any) -> Any:
 
 
 def _problems(raw: object, kind: Any, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str]]:
-    """Everything in ``raw`` that does not fit ``kind``, by path."""
+    """Everything in ``raw`` that does not fit ``kind``, by path; the first of a list ``x`` is called ``x #1``."""
     table = _member(kind, dict)
     if isinstance(raw, dict) and table is not None:
         if _is_struct(table):
@@ -156,6 +156,10 @@ def _problems(raw: object, kind: Any, path: tuple[str, ...]) -> Iterator[tuple[t
             for key, value in raw.items():
                 yield from _leaf_problems(key, key_type, (*path, str(key)))
                 yield from _problems(value, value_type, (*path, str(key)))
+    elif isinstance(raw, list) and _member(kind, list) is not None:
+        item_type, name = _item_type(kind), path[-1] if path else ""
+        for number, value in enumerate(raw, 1):
+            yield from _problems(value, item_type, (*path[:-1], f"{name} #{number}"))
     else:
         yield from _leaf_problems(raw, kind, path)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Final
 
 import trio
@@ -11,6 +11,7 @@ import trio
 from trunkline import __version__
 from trunkline.door import Connection, Door, DoorContext, Transport
 from trunkline.errors import ConfigurationError
+from trunkline.filters import depth_problem, filter_problem
 from trunkline.settings import TOPIC_SETTINGS
 from trunkline.topic import Topic
 from trunkline_mqtt.admin import Admin
@@ -49,6 +50,7 @@ class MqttDoor(Door):
     async def open(self) -> None:
         """Make log topics that are missing. Raises ConfigurationError: a rule is wrong, or a topic is too small."""
         settings = self._settings
+        _check_refused_filters(settings.refused_filters)
         default = RouteSettings(filter="#", topic=settings.topic, partitions=settings.partitions)
         routes = compile_routes(settings.routes, default, taken=(f"{settings.topic}{RETAINED}",))
         counts: dict[str, int] = {settings.topic: settings.partitions}
@@ -151,3 +153,12 @@ class MqttDoor(Door):
 
     def statistics(self) -> dict[str, int | float]:
         return {} if self._server is None else self._server.statistics()
+
+
+def _check_refused_filters(filters: Iterable[str]) -> None:
+    """Raise ConfigurationError for one that nobody could subscribe to anyway: it is a slip, and guards nothing."""
+    for number, topic_filter in enumerate(filters, 1):
+        problem = filter_problem(topic_filter) or depth_problem(topic_filter)
+        if problem is not None:
+            key = f"door.mqtt.refused_filters #{number}"
+            raise ConfigurationError(f"{key}: {topic_filter[:100]!r}: {problem}; use an MQTT filter", keys=[key])

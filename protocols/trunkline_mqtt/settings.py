@@ -40,7 +40,7 @@ class MqttSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         before MQTT 5.0 are; 0: as the client wishes, without end before 5.0.
     """
 
-    topic: str = "mqtt"
+    topic: Annotated[str, msgspec.Meta(min_length=1)] = "mqtt"
     routes: tuple[RouteSettings, ...] = ()
     partitions: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 1
     max_packet_bytes: Annotated[int, msgspec.Meta(ge=1024, le=64 * 1024 * 1024)] = 1_000_000

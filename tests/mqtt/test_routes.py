@@ -119,6 +119,13 @@ async def test_the_doors_own_topic_must_have_a_name_of_the_log() -> None:
         compile_routes((), default, taken=())
 
 
+async def test_a_refused_filter_that_is_none_is_named(tmp_path: Path) -> None:
+    config = BrokerConfig(listen={"mqtt": "127.0.0.1:0"}, door={"mqtt": {"refused_filters": ["#", "a/#/b"]}})
+    with pytest.raises(ConfigurationError, match=r"^door\.mqtt\.refused_filters #2: 'a/#/b': # is allowed as the last"):
+        async with open_broker(tmp_path, config=config, store="memory"):
+            raise AssertionError("it was taken")
+
+
 async def test_messages_go_where_rules_say_and_devices_stay_together(routed: Broker, dial: Dial) -> None:
     peer = await dial(routed.addresses["mqtt"], Connect("c"))
     for number, topic in enumerate(("dev/7/temp", "dev/7/cfg/a", "dev/8/temp", "other"), 1):

@@ -25,6 +25,7 @@ def test_the_documentation_names_every_setting_with_its_default(pytestconfig: py
 @pytest.mark.parametrize(
     "table",
     [
+        {"topic": ""},
         {"partitions": 0},
         {"max_packet_bytes": 100},
         {"max_packet_bytes": 2**30},
