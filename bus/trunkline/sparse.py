@@ -13,10 +13,9 @@ from typing import Final
 import msgspec
 import trio
 
-from trunkline.errors import TrunklineError
 from trunkline.filters import SEPARATORS, Syntax, is_wild, key_text, matches
 from trunkline.partition import Partition
-from trunkline.records import Record, decode_all
+from trunkline.records import Record, decode_readable
 from trunkline.subscriptions import SubscriptionIndex
 
 __all__ = ["FAR_BEHIND", "Found", "is_selective", "literal_beginning", "look_ahead", "wanted_keys"]
@@ -106,17 +105,11 @@ async def look_ahead(
             continue
         if max_bytes <= 0:
             return Found(records, place, is_dense)
-        found = _decoded(await partition.read(place, 1), place)
+        # It may be damaged since its keys were read, or too large: plain reading would pass over it too.
+        found = [*decode_readable(partition.name, await partition.read(place, 1), from_offset=place)]
         kept = [record for record in found if record.offset in wanted]
         max_bytes -= sum(len(record.key or b"") + len(record.value or b"") for record in kept)
         records += kept
         read_to = found[-1].offset + 1 if found else place + 1
         await trio.lowlevel.checkpoint()  # batches may be large, and have little that is wanted
     return Found(records, following, is_dense)
-
-
-def _decoded(batch: bytes, offset: int) -> list[Record]:
-    try:
-        return decode_all(batch, from_offset=offset)
-    except TrunklineError:  # damaged since its keys were read, or too large: plain reading would pass over it too
-        return []

@@ -28,10 +28,9 @@ import msgspec
 
 from trunkline.errors import TrunklineError
 from trunkline.partition import AppendReceiver, Partition
-from trunkline.records import iter_headers
+from trunkline.records import decode_readable, iter_headers
 from trunkline.state_topic import StateTopic
 from trunkline_mqtt.bridge import CLIENT_HEADER, PACKET_ID_HEADER, WILL_HEADER
-from trunkline_mqtt.retained_snapshot import decode_each
 from trunkline_mqtt.wills import PendingWill
 
 if TYPE_CHECKING:
@@ -228,7 +227,7 @@ class Ledger:
         """Find identifiers and wills in batches of the log."""
         if not _may_matter(batches):
             return
-        for record in decode_each(batches, offset):
+        for record in decode_readable(partition.name, batches, from_offset=offset):
             headers = dict(record.headers)
             client_id = (headers.get(CLIENT_HEADER) or b"").decode(errors="replace")
             packet_id, will_id = headers.get(PACKET_ID_HEADER), headers.get(WILL_HEADER)

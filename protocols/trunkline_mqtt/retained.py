@@ -28,14 +28,14 @@ from typing import Final
 
 from trunkline.errors import BrokerClosing, TrunklineError
 from trunkline.partition import Partition
-from trunkline.records import EMPTY_HEADERS, Record, encode_headers, iter_headers
+from trunkline.records import EMPTY_HEADERS, Record, decode_readable, encode_headers, iter_headers
 from trunkline.topic import Topic
 from trunkline_mqtt.bridge import RETAIN_HEADER, RETAINED
 from trunkline_mqtt.fields import topic_name_problem
 from trunkline_mqtt.properties import MAX_STRING_BYTES
 from trunkline_mqtt.retained_index import RetainedIndex
 from trunkline_mqtt.retained_said import SOURCE_HEADER, SaidInLog, expires_of
-from trunkline_mqtt.retained_snapshot import LatestChunk, RetainedEntry, RetainedSnapshot, decode_each
+from trunkline_mqtt.retained_snapshot import LatestChunk, RetainedEntry, RetainedSnapshot
 
 __all__ = ["RetainedView"]
 
@@ -99,7 +99,7 @@ class RetainedView:
             batches = await copies.read(offset, _READ_BYTES)
             if not batches:
                 break
-            for record in decode_each(batches, offset):
+            for record in decode_readable(copies.name, batches, from_offset=offset):
                 self._replayed(record)
             offset = _end_of(batches)
 
@@ -157,7 +157,7 @@ class RetainedView:
 
     def _take(self, partition: Partition, offset: int, batches: bytes) -> None:
         label, said = self._labels[partition], self._said
-        for record in decode_each(batches, offset):
+        for record in decode_readable(partition.name, batches, from_offset=offset):
             if said is None or record.headers is not said.headers:  # the decoder gives the same ones again where it can
                 if RETAINED not in record.headers:
                     continue

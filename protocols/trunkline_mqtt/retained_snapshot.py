@@ -3,28 +3,25 @@
 A snapshot is a list of entries. An entry that is replaced while the snapshot is being sent is left out: its successor
 was committed after the subscription, so it is on its way as a live message.
 
-A chunk that was read is decoded once. The last one is kept for whoever asks next: a client that subscribes to a
+What was read is decoded once. The last chunk is kept for whoever asks next: a client that subscribes to a
 thousand filters often wants a thousand messages that lie side by side.
 """
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator
 from typing import Final
 
-from trunkline.errors import OffsetOutOfRange, TrunklineError
+from trunkline.errors import OffsetOutOfRange
+from trunkline.live import Chunk
 from trunkline.partition import Partition
-from trunkline.records import Record, decode_all, iter_headers
+from trunkline.records import Record
 from trunkline_mqtt.message import OutgoingMessage
 from trunkline_mqtt.retained_said import Meanings
 
-__all__ = ["NEEDS_READ", "LatestChunk", "NeedsRead", "RetainedEntry", "RetainedSnapshot", "decode_each"]
-
-logger = logging.getLogger("trunkline.mqtt")
+__all__ = ["NEEDS_READ", "LatestChunk", "NeedsRead", "RetainedEntry", "RetainedSnapshot"]
 
 _CHUNK_BYTES: Final = 64 * 1024
-_KEPT_BYTES: Final = 256 * 1024  # a batch is read whole, and may be larger than what was asked for
+_KEPT_BYTES: Final = 256 * 1024  # decoded; a batch is read whole, and may be larger than what was asked for
 
 
 class RetainedEntry:
@@ -46,18 +43,13 @@ class RetainedEntry:
         self.is_current = True
 
 
-class _Chunk:
-    """Copies that were read together.
+class _Copies(Chunk):
+    """Some that were read together, and what they say."""
 
-    Args:
-      looked: whatever has an offset in here is in the chunk, if it is there at all.
-    """
+    __slots__ = ("meanings",)
 
-    __slots__ = ("looked", "meanings", "records")
-
-    def __init__(self, records: dict[int, Record], looked: range) -> None:
-        self.records = records
-        self.looked = looked
+    def __init__(self, start: int, end: int, records: list[Record]) -> None:
+        super().__init__(start, end, records)
         self.meanings = Meanings()
 
 
@@ -67,7 +59,7 @@ class LatestChunk:
     __slots__ = ("chunk",)
 
     def __init__(self) -> None:
-        self.chunk = _Chunk({}, range(0))
+        self.chunk = _Copies(0, 0, [])
 
 
 class RetainedSnapshot:
@@ -88,9 +80,9 @@ class RetainedSnapshot:
         while entries:
             entry = entries[-1]
             if entry.is_current and entry.record is None:
-                record = self._chunk.records.get(entry.offset)
-                if record is None and entry.offset not in self._chunk.looked:
-                    if entry.offset in self._latest.chunk.looked:
+                record = self._chunk.at(entry.offset)
+                if record is None and not self._chunk.covers(entry.offset):
+                    if self._latest.chunk.covers(entry.offset):
                         self._chunk = self._latest.chunk
                         continue
                     try:
@@ -119,10 +111,8 @@ class RetainedSnapshot:
         self._take(offset, await self._copies.read_stored(offset, _CHUNK_BYTES, self._copies.acknowledged_offset))
 
     def _take(self, offset: int, batches: bytes) -> None:
-        records = [*decode_each(batches, offset)]
-        looked = range(offset, (records[-1].offset if records else offset) + 1)
-        self._chunk = _Chunk({record.offset: record for record in records}, looked)
-        if len(batches) <= _KEPT_BYTES and not any(header.compression for _, header in iter_headers(batches)):
+        self._chunk = _Copies.decode(self._copies.name, offset, batches)
+        if self._chunk.size_bytes <= _KEPT_BYTES:
             self._latest.chunk = self._chunk
 
 
@@ -131,22 +121,3 @@ class NeedsRead:
 
 
 NEEDS_READ: Final = NeedsRead()
-
-
-def decode_each(batches: bytes, offset: int) -> Iterator[Record]:
-    """The records from ``offset`` on, of the batches that can be read.
-
-    A client may send a batch with an intact CRC around nonsense; it must not keep the door from opening.
-    """
-    try:
-        records = decode_all(batches, from_offset=offset)
-    except TrunklineError:
-        pass
-    else:
-        yield from records
-        return
-    for position, header in iter_headers(batches):
-        try:
-            yield from decode_all(batches[position : position + header.size_bytes], from_offset=offset)
-        except TrunklineError as error:
-            logger.warning("records from offset %d cannot be read: %s", header.base_offset, error)

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.core.test_live import LiveBench, Subscriber
+from tests.core.test_live import LiveBench, Subscriber, nonsense
 
 from trunkline.filters import matches
 from trunkline.live.chunks import MAX_KEPT_BYTES, Chunk, Chunks
-from trunkline.records import Record
+from trunkline.records import Record, assign, encode
 from trunkline.sparse import literal_beginning
 from trunkline.testing.scripted_store import ScriptedStore
 
@@ -153,6 +153,27 @@ def test_a_chunk_gives_all_that_filters_want_in_order_from_an_offset_on(
         and any(matches(pattern, (record.key or b"").decode()) for pattern in patterns)
     ]
     assert [record for record in wanted if record not in found] == []
+
+
+def test_a_chunk_of_batches_that_cannot_be_read_together_is_the_first_alone() -> None:
+    good, bad = encode([(0, b"a", None, ()), (0, b"b", None, ())]), nonsense()
+    run = assign(good, 0, 0) + assign(bad, 2, 0) + assign(good, 3, 0)
+    bad_at = len(good)
+
+    first, second = Chunk.decode("t/0", 1, run), Chunk.decode("t/0", 2, run[bad_at:])
+
+    assert (first.start, first.end, [record.offset for record in first.records]) == (1, 2, [1])
+    assert (second.start, second.end, second.records) == (2, 3, [])
+
+
+def test_a_chunk_knows_what_is_missing_from_what_it_does_not_cover() -> None:
+    chunk = Chunk.decode("t/0", 0, encode([(0, b"a", None, ()), (0, b"b", None, ())]))
+    found = [record and record.key for record in map(chunk.at, (0, 1, 2))]
+    assert found == [b"a", b"b", None]
+    assert [chunk.covers(offset) for offset in (0, 1, 2)] == [True, True, False]
+
+    nothing = Chunk.decode("t/0", 7, b"")
+    assert (nothing.at(7), nothing.covers(7), nothing.covers(8)) == (None, True, False)
 
 
 def test_a_chunk_passes_over_keys_that_begin_otherwise() -> None:

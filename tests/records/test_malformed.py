@@ -24,6 +24,7 @@ from trunkline.records import (
     check_batch,
     decode,
     decode_all,
+    decode_readable,
     encode,
     iter_headers,
 )
@@ -357,3 +358,21 @@ def test_the_limit_of_decode_all_is_for_the_whole_run() -> None:
     assert len(decode_all(run, max_bytes=12_000)) == 10
     with pytest.raises(DecompressionLimitExceeded):
         decode_all(run, max_bytes=11_000)
+
+
+def test_what_cannot_be_read_is_left_out_and_told_and_its_neighbours_are_not(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    good, bad = encode([(0, b"a", None, []), (0, b"b", None, [])]), batch_of(b"\xff" * 20)
+    run = assign(good, 0, 0) + assign(bad, 2, 0) + assign(good, 3, 0)
+
+    assert [found.offset for found in decode_readable("orders/0", run, from_offset=1)] == [1, 3, 4]
+    assert [line.startswith("orders/0: records from offset 2 cannot be read:") for line in caplog.messages] == [True]
+
+
+def test_nothing_is_left_out_that_is_too_large_only_together(caplog: pytest.LogCaptureFixture) -> None:
+    large = batch_of(compress(Compression.ZSTD, record(value=field(bytes(50 * MIB)))), attributes=Compression.ZSTD)
+    run = b"".join(assign(large, number, 0) for number in range(3))
+
+    assert [found.offset for found in decode_readable("orders/0", run)] == [0, 1, 2]
+    assert caplog.messages == []

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import pytest
 from tests.sessions.world import Machine, Peer, publish, settle
 
 from trunkline.broker import Broker
 from trunkline.errors import CoordinatorLoading, InvalidFilter, LocalProtocolError, SessionFenced
 from trunkline.live import Delivery
-from trunkline.records import Record, decode_all
+from trunkline.records import Record, decode_readable
 from trunkline.sessions import FilterName, Sessions
 
 pytestmark = pytest.mark.trio
@@ -148,11 +150,11 @@ async def test_what_came_in_one_batch_is_decoded_once_for_all_sessions(
 ) -> None:
     decoded = []
 
-    def count(data: bytes) -> list[Record]:
-        decoded.append(len(data))
-        return decode_all(data)
+    def count(name: str, batches: bytes, *, from_offset: int) -> Iterable[Record]:
+        decoded.append(len(batches))
+        return decode_readable(name, batches, from_offset=from_offset)
 
-    monkeypatch.setattr("trunkline.sessions.serving.decode_all", count)
+    monkeypatch.setattr("trunkline.live.chunks.decode_readable", count)
     peers = [Peer().attach(broker, f"dev{number}") for number in range(20)]
     for number, peer in enumerate(peers):
         peer.session.subscribe("mqtt", f"dev/{number}")

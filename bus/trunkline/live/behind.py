@@ -20,14 +20,13 @@ from trunkline.filters import key_text
 from trunkline.live.chunks import Chunk, Chunks
 from trunkline.live.member import GONE, Member, holds
 from trunkline.live.subscriber import Delivery
-from trunkline.records import Record, decode_all, iter_headers
 from trunkline.sparse import FAR_BEHIND, Found, is_selective, literal_beginning, look_ahead
 
 if TYPE_CHECKING:
     from trunkline.partition import Partition
     from trunkline.rounds import Rounds
 
-__all__ = ["Behind", "decode"]
+__all__ = ["Behind"]
 
 logger = logging.getLogger("trunkline.live")
 
@@ -225,23 +224,13 @@ class Behind:
         members = [member for member in members if member.filters]
         if not members:
             return
-        chunk = self._decoded(offset, batches)
+        assert batches, "a read below the high watermark gives at least one batch"
+        chunk = Chunk.decode(self._partition.name, offset, batches)
         self._left -= len(chunk.records)
         self._chunks.put(chunk)
         for member in members:
             _take(member, chunk)
             self.ask(member)
-
-    def _decoded(self, offset: int, batches: bytes) -> Chunk:
-        headers = [header for _, header in iter_headers(batches)]
-        assert headers, "a read below the high watermark gives at least one batch"
-        try:
-            records = decode_all(batches, from_offset=offset)
-        except TrunklineError:  # one batch is at fault, or all are too much at once: take the first alone
-            del headers[1:]
-            records = decode(self._partition, batches[: headers[0].size_bytes], offset)
-        assert headers[-1].next_offset > offset
-        return Chunk(offset, headers[-1].next_offset, records)
 
     def _skip_to_start(self, member: Member) -> None:
         if not member.filters:
@@ -284,12 +273,3 @@ def _take(member: Member, chunk: Chunk) -> None:
     beginnings = [literal_beginning(pattern, syntax) for pattern, syntax in member.filters]
     member.leftover = chunk.last_first(beginnings, member.cursor)
     member.cursor = chunk.end
-
-
-def decode(partition: Partition, batches: bytes, from_offset: int) -> list[Record]:
-    """The records of batches from an offset on; none, and a line in the log, if they cannot be read."""
-    try:
-        return decode_all(batches, from_offset=from_offset)
-    except TrunklineError as error:  # a client's batch with an intact CRC around nonsense
-        logger.warning("%s: records from offset %d cannot be delivered: %s", partition.name, from_offset, error)
-        return []

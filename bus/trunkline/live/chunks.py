@@ -16,10 +16,10 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Iterable
-from operator import attrgetter
-from typing import Final
+from typing import Final, Self
 
-from trunkline.records import Record
+from trunkline.errors import TrunklineError
+from trunkline.records import Record, decode_all, decode_readable, iter_headers
 
 __all__ = ["Chunk", "Chunks"]
 
@@ -40,21 +40,51 @@ class Chunk:
       size_bytes: roughly, in memory.
     """
 
-    __slots__ = ("_by_key", "_keys", "end", "records", "size_bytes", "start")
+    __slots__ = ("_by_key", "_by_offset", "_keys", "end", "records", "size_bytes", "start")
 
     def __init__(self, start: int, end: int, records: list[Record]) -> None:
         self.start = start
         self.end = end
         self.records = records
         self.size_bytes = sum(len(record.value or b"") + len(record.key or b"") + _RECORD_BYTES for record in records)
+        self._by_offset: dict[int, Record] | None = None
         self._by_key: dict[bytes | None, list[int]] | None = None
         self._keys: list[bytes] = []
 
+    @classmethod
+    def decode(cls, name: str, offset: int, batches: bytes) -> Self:
+        """What a read at ``offset`` gave; the first batch of it, if they cannot be decoded together.
+
+        So one that cannot be read costs nobody its neighbours, and those that are large only together are taken one at
+        a time. A read that gave nothing says that what was asked for is not there.
+
+        Args:
+          name: of the partition, for the log.
+        """
+        headers = [header for _, header in iter_headers(batches)]
+        if not headers:
+            return cls(offset, offset + 1, [])
+        first, last = headers[0], headers[-1]
+        if first is last:
+            records = [*decode_readable(name, batches, from_offset=offset)]
+        else:
+            try:
+                records = decode_all(batches, from_offset=offset)
+            except TrunklineError:
+                return cls.decode(name, offset, batches[: first.size_bytes])
+        assert last.next_offset > offset
+        return cls(offset, last.next_offset, records)
+
+    def covers(self, offset: int) -> bool:
+        """It is in here, if it is there at all."""
+        return self.start <= offset < self.end
+
     def at(self, offset: int) -> Record | None:
         """The record with this offset."""
-        index = bisect_left(self.records, offset, key=_offset)
-        found = self.records[index : index + 1]
-        return found[0] if found and found[0].offset == offset else None
+        by_offset = self._by_offset
+        if by_offset is None:
+            by_offset = self._by_offset = {record.offset: record for record in self.records}
+        return by_offset.get(offset)
 
     def last_first(self, beginnings: Iterable[bytes], offset: int) -> list[Record]:
         """From ``offset`` on, the records without a key and those whose keys begin in one of these ways, last first."""
@@ -83,9 +113,6 @@ class Chunk:
                     by_key[record.key] = [index]
             self._keys = sorted(key for key in by_key if key is not None)
         return by_key
-
-
-_offset = attrgetter("offset")
 
 
 class Chunks:

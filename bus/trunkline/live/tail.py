@@ -10,12 +10,12 @@ import msgspec
 
 from trunkline.errors import CorruptLog, LocalProtocolError, TrunklineError
 from trunkline.filters import Syntax, key_text
-from trunkline.live.behind import Behind, decode
+from trunkline.live.behind import Behind
 from trunkline.live.member import GONE, Member, holds
 from trunkline.live.subscriber import Delivery, LiveSubscriber
 from trunkline.live.watcher import Watcher
 from trunkline.partition import Partition
-from trunkline.records import Record
+from trunkline.records import Record, decode_readable
 from trunkline.rounds import Rounds
 from trunkline.subscriptions import SubscriptionIndex
 
@@ -166,7 +166,7 @@ class LiveTail:
         early = self._early
         if self._online and not (early and self._all_took(base_offset, next_offset)):
             for batch in batches:
-                for record in decode(partition, batch, base_offset):
+                for record in decode_readable(partition.name, batch, from_offset=base_offset):
                     self._offer(record, was_early=bool(early) and holds(early, record.offset, record.offset + 1))
         if early:
             self._early = [(max(start, next_offset), end) for start, end in early if end > next_offset]

@@ -4,6 +4,7 @@
 * :mod:`~trunkline.records.batch`: a batch as a broker treats it: header, CRC, offset; the stored format.
 * :mod:`~trunkline.records.encoding`: records into a batch.
 * :mod:`~trunkline.records.decoding`: a batch into records, within a bound on memory.
+* :mod:`~trunkline.records.readable`: likewise, leaving out what cannot be read.
 """
 
 from trunkline.compression import Buffer, Compression
@@ -25,6 +26,7 @@ from trunkline.records.decoding import (
     decode_all,
 )
 from trunkline.records.encoding import EMPTY_HEADERS, BatchBuilder, NewRecord, encode, encode_headers
+from trunkline.records.readable import decode_readable
 from trunkline.records.record import ConsumerRecord, Header, Record
 
 __all__ = [
@@ -46,6 +48,7 @@ __all__ = [
     "encode_headers",
     "decode",
     "decode_all",
+    "decode_readable",
     "DEFAULT_MAX_DECODED_BYTES",
     "EMPTY_HEADERS",
     "HEADER_BYTES",

@@ -14,7 +14,7 @@ from trunkline.errors import BrokerClosing, CorruptLog, OffsetOutOfRange, Sessio
 from trunkline.filters import key_text
 from trunkline.live import Chunk, Delivery
 from trunkline.partition import Partition
-from trunkline.records import Record, decode_all, iter_headers
+from trunkline.records import Record, read_header
 from trunkline.sessions.owner import SessionOwner
 
 if TYPE_CHECKING:
@@ -167,7 +167,7 @@ class Serving:
     def _find(self, partition: Partition, offset: int) -> Record | None:
         """The record at an offset; None if it is gone. Raises _NeedsRead, and what reading raises."""
         known = self._known
-        if known is not None and known[0] is partition and known[1].start <= offset < known[1].end:
+        if known is not None and known[0] is partition and known[1].covers(offset):
             return known[1].at(offset)
         chunk = self._home.chunks(partition).find(offset)  # read for another session, of the same batch
         if chunk is None:
@@ -205,14 +205,8 @@ class Serving:
 
 
 def _decoded(partition: Partition, offset: int, data: bytes) -> Chunk:
-    headers = [header for _, header in iter_headers(data)]
-    start = min((header.base_offset for header in headers), default=offset)
-    end = max((header.next_offset for header in headers), default=offset + 1)
-    try:
-        return Chunk(min(start, offset), end, decode_all(data))
-    except TrunklineError as error:  # a client's batch with an intact CRC around nonsense
-        logger.warning("%s: the record at offset %d cannot be delivered: %s", partition.name, offset, error)
-        return Chunk(offset, end, [])
+    """The whole batch that has the offset: other sessions want what is before it."""
+    return Chunk.decode(partition.name, min(offset, read_header(data).base_offset) if data else offset, data)
 
 
 def _delivery(partition: Partition, record: Record) -> Delivery:
