@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from trunkline.filters import matches
+from trunkline_mqtt.fields import is_reserved
 from trunkline_mqtt.properties import UserProperties
 from trunkline_mqtt_bridge.settings import LinkSettings
 
@@ -51,7 +52,9 @@ class Mapping:
 
 
 def covers(wide: str, narrow: str) -> bool:
-    """Whether a filter matches all that another one does. Both are valid, and of no topics that begin with $."""
+    """Whether a filter matches all that another one does. Both are valid."""
+    if narrow.startswith("$") and wide[:1] in ("+", "#"):
+        return False  # 4.7.2 of both standards
     levels = narrow.split("/")
     for number, level in enumerate(wide.split("/")):
         if level == "#":
@@ -75,7 +78,7 @@ def _exchange(topic: str, prefix: str, other: str) -> str | None:
     if not topic.startswith(prefix):
         return None
     found = other + topic[len(prefix) :]
-    if not found or found.startswith("$") or len(found.encode()) > MAX_TEXT_BYTES:
+    if not found or is_reserved(found) or len(found.encode()) > MAX_TEXT_BYTES:
         return None
     return found
 

@@ -13,6 +13,7 @@ import msgspec
 from trunkline.errors import ConfigurationError, InvalidTopicName
 from trunkline.filters import filter_problem
 from trunkline.settings import check_topic_name
+from trunkline_mqtt.fields import is_reserved
 from trunkline_mqtt_bridge.addresses import parse_url
 
 __all__ = ["LinkSettings", "MqttBridgeSettings", "UpstreamSettings", "wrong"]
@@ -127,8 +128,9 @@ class MqttBridgeSettings(_Table, frozen=True, kw_only=True):
         self._check_names()
         for name, link in self.links.items():
             self.broker_of(name)
-            for key, prefix in (("local_prefix", link.local_prefix), ("remote_prefix", link.remote_prefix)):
-                _check_filter(f"links.{name}", key, prefix, link.filter)
+            _check_filter(f"links.{name}", "local_prefix", link.local_prefix, link.filter)
+            own = link.direction == "in" and f"{link.remote_prefix}{link.filter}".startswith("$SYS/")
+            _check_filter(f"links.{name}", "remote_prefix", link.remote_prefix, link.filter, may_be_reserved=own)
             _check_topic(f"links.{name}.topic", link.topic)
             _check_topic(f"links.{name}.dead_letter_topic", link.dead_letter_topic)
 
@@ -169,13 +171,13 @@ def _check_topic(where: str, topic: str) -> None:
             raise wrong(where, str(error)) from None
 
 
-def _check_filter(where: str, key: str, prefix: str, filter: str) -> None:
+def _check_filter(where: str, key: str, prefix: str, filter: str, *, may_be_reserved: bool = False) -> None:
     if "+" in prefix or "#" in prefix:
         raise wrong(f"{where}.{key}", "a prefix is plain text, without + and #")
     whole = prefix + filter
     problem = filter_problem(whole)
-    if problem is None and whole.startswith("$"):
-        problem = "topics that begin with $ are a broker's own and stay there"
+    if problem is None and is_reserved(whole) and not may_be_reserved:
+        problem = f"topics that begin with {whole.partition('/')[0]} are a broker's own and stay there"
     if problem is not None:
         raise wrong(f"{where}.filter", f"with its prefix it is {whole[:100]!r}: {problem}")
 

@@ -14,7 +14,7 @@ from trunkline.door import Transport
 from trunkline.errors import TrunklineError
 from trunkline_mqtt.decoder import Decoder
 from trunkline_mqtt.encoder import encode
-from trunkline_mqtt.fields import malformed
+from trunkline_mqtt.fields import is_reserved, malformed
 from trunkline_mqtt.gate import Gate
 from trunkline_mqtt.packets import MQTT_3_1, MQTT_5, Connack, Connect, Will
 from trunkline_mqtt.publishing import PublishingConnection
@@ -89,7 +89,7 @@ class ConnectingConnection(PublishingConnection):
         """What holds the answers back until everything that this CONNECT leaves behind is stored, if anything."""
         server = self._server
         keeps_session = self._is_stored(packet, terms)
-        keeps_will = server.ledger is not None and packet.will is not None and not packet.will.topic.startswith("$")
+        keeps_will = server.ledger is not None and packet.will is not None and not is_reserved(packet.will.topic)
         if not keeps_session and not keeps_will:
             return None
         self._transport = gate = Gate(self._transport, keeps_session + keeps_will, self.writable)
@@ -114,7 +114,7 @@ class ConnectingConnection(PublishingConnection):
     def _keep_what_lasts(self, will: Will | None, gate: Gate | None, *, is_present: bool) -> None:
         """See to it that the will, and QoS 2 in progress, outlive connection and broker as they must."""
         server, expiry_s = self._server, self._terms.session_expiry_s
-        if will is not None and not will.topic.startswith("$"):
+        if will is not None and not is_reserved(will.topic):
             delay_s = will.properties.will_delay_s or 0
             self._will = PendingWill(
                 will.topic,
@@ -152,8 +152,8 @@ class ConnectingConnection(PublishingConnection):
     def _check_will(self, will: Will | None, level: int) -> None:
         if will is None:
             return
-        if will.topic.startswith("$") and level == MQTT_5:  # before, there is no word for it, and it is dropped
-            problem = f"is {will.topic[:40]!r}; topics that begin with $ are the server's own"
+        if is_reserved(will.topic) and level == MQTT_5:  # before, there is no word for it, and it is dropped
+            problem = f"is {will.topic[:40]!r}, which is the server's own"
             raise malformed("CONNECT, will topic", problem, None, "3.2.2.2", Reason.TOPIC_NAME_INVALID)
         if will.properties.payload_format:
             try:

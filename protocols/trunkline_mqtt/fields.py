@@ -9,7 +9,11 @@ from trunkline_mqtt.properties import BY_IDENTIFIER, NO_PROPERTIES, Kind, Proper
 from trunkline_mqtt.reasons import ALLOWED, Reason
 from trunkline_mqtt.user_properties import MAX_USER_PROPERTIES, USER_PROPERTY, read_pairs
 
-__all__ = ["Fields", "TopicNames", "decode_utf8", "malformed", "topic_name_problem"]
+__all__ = ["Fields", "TopicNames", "decode_utf8", "is_reserved", "malformed", "topic_name_problem"]
+
+RESERVED: Final = ("$SYS", "$share", "$stream")
+"""First levels of topics that are the server's own. 4.7.2 of both standards leaves all that begin with $ to servers,
+but clients of other systems meet on some ($aws/things/..., $iothub/...), and other brokers let them."""
 
 CACHED_NAMES: Final = 8192
 CACHED_NAME_BYTES: Final = 256  # so the cache stays under about 5 MB whatever is published
@@ -58,6 +62,11 @@ def topic_name_problem(name: str) -> str | None:
         if wildcard in name:
             return f"contains the wildcard {wildcard!r} in {name[:100]!r}"
     return None
+
+
+def is_reserved(topic: str) -> bool:
+    """Whether no client may publish to it."""
+    return topic[:1] == "$" and topic.partition("/")[0] in RESERVED
 
 
 class TopicNames(dict[bytes, str]):

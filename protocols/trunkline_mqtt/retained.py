@@ -31,7 +31,7 @@ from trunkline.partition import Partition
 from trunkline.records import EMPTY_HEADERS, Record, decode_readable, encode_headers, iter_headers
 from trunkline.topic import Topic
 from trunkline_mqtt.bridge import RETAIN_HEADER, RETAINED
-from trunkline_mqtt.fields import topic_name_problem
+from trunkline_mqtt.fields import is_reserved, topic_name_problem
 from trunkline_mqtt.properties import MAX_STRING_BYTES
 from trunkline_mqtt.retained_index import RetainedIndex
 from trunkline_mqtt.retained_said import SOURCE_HEADER, SaidInLog, expires_of
@@ -247,10 +247,10 @@ def _end_of(batches: bytes) -> int:
 
 def _topic_of(record: Record) -> str | None:
     key = record.key
-    if key is None or len(key) > MAX_STRING_BYTES or key[:1] == b"$":
+    if key is None or len(key) > MAX_STRING_BYTES:
         return None
     try:
         topic = key.decode()
     except UnicodeDecodeError:
         return None
-    return topic if topic_name_problem(topic) is None else None
+    return topic if topic_name_problem(topic) is None and not is_reserved(topic) else None

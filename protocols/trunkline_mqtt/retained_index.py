@@ -1,7 +1,7 @@
 """Which topics have a retained message, and where it is: a trie by topic levels, so that wildcards need no scan.
 
 A look-up walks only levels that its filter allows: ``a/+/c`` costs as many steps as ``a`` has children, whatever else
-there is. (MQTT 3.1.1 and 5.0, 4.7; topics that begin with ``$`` are never in here.)
+there is. (MQTT 3.1.1 and 5.0, 4.7; no wildcard matches a ``$`` that a topic begins with.)
 """
 
 from __future__ import annotations
@@ -94,11 +94,13 @@ class RetainedIndex(Generic[E]):
             if entry is not None:
                 yield entry
             return
-        levels = [self._root]
         names = topic_filter.split("/")
-        for name in names:
-            if name == _REST:
-                # "a/#" matches "a" too; but at the root there is no topic yet that could end.
+        levels = [*_step(self._root.children or {}, names[0], is_first=True)]
+        if names[0] == _REST:
+            yield from _below(levels)
+            return
+        for name in names[1:]:
+            if name == _REST:  # "a/#" matches "a" too
                 yield from _below(levels)
                 return
             levels = [child for level in levels if level.children is not None for child in _step(level.children, name)]
@@ -107,8 +109,10 @@ class RetainedIndex(Generic[E]):
                 yield level.entry
 
 
-def _step(children: dict[str, _Level[E]], name: str) -> Iterator[_Level[E]]:
-    if name == _ONE:
+def _step(children: dict[str, _Level[E]], name: str, *, is_first: bool = False) -> Iterator[_Level[E]]:
+    if is_first and name in (_ONE, _REST):
+        yield from [child for name, child in children.items() if name[:1] != "$"]
+    elif name == _ONE:
         yield from children.values()
     elif (child := children.get(name)) is not None:
         yield child

@@ -28,6 +28,7 @@ from trunkline.live import LiveTail
 from trunkline.partition import Partition
 from trunkline.settings import check_topic_name
 from trunkline.topic import Topic
+from trunkline_mqtt.fields import is_reserved
 from trunkline_mqtt.settings import RouteSettings
 
 __all__ = ["Destination", "Destinations", "Route", "compile_routes"]
@@ -71,6 +72,8 @@ class Route:
         wanted = self._levels
         if len(levels) < len(wanted) or (len(levels) > len(wanted) and not self._is_open):
             return False
+        if levels[0][:1] == "$" and (not wanted or wanted[0] is None):
+            return False  # 4.7.2 of both standards
         return all(want is None or want == level for want, level in zip(wanted, levels, strict=False))
 
     def hashed(self, topic: str, levels: list[str]) -> bytes:
@@ -119,8 +122,8 @@ def _problem(settings: RouteSettings, partitions: dict[str, int], taken: frozens
     problem = filter_problem(shape) or depth_problem(shape)
     if problem is not None:
         return f"{problem}; use an MQTT filter, with {{name}} for a + whose value partition_by wants"
-    if settings.filter.startswith("$"):
-        return "topics that begin with $ are the server's own and never logged"
+    if is_reserved(settings.filter):
+        return f"topics that begin with {settings.filter.partition('/')[0]} are the server's own and never logged"
     names = _CAPTURE.findall(settings.filter)
     if len(set(names)) < len(names):
         return "a name is captured twice"
@@ -199,10 +202,9 @@ class Destinations(dict[str, Destination]):
 
     def _find(self, name: str) -> Destination:
         levels = name.split("/")
-        is_own = name.startswith("$")
-        routes = self._routes
-        is_for_rest = is_own or len(routes) == 1
-        route = routes[-1] if is_for_rest else next(route for route in routes if route.match(levels))
+        is_own = is_reserved(name)
+        rules = () if is_own else self._routes[:-1]
+        route = next((route for route in rules if route.match(levels)), self._routes[-1])
         partition = self._topics[route.topic].partition_for(route.hashed(name, levels))
         key = b"" if is_own else name.encode()
         tail = self._tails.get(partition)

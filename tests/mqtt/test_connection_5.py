@@ -386,9 +386,16 @@ async def test_topics_of_the_server_s_own_are_refused(
     broker: Broker, serve: Serve, transport: RememberingTransport
 ) -> None:
     connection = open_client(serve(), transport)
-    say(connection, Publish("$SYS/x", b"", 1, packet_id=1), Publish("$SYS/x", b"", 2, packet_id=2), Publish("$a", b""))
+    say(
+        connection,
+        Publish("$SYS/x", b"", 1, packet_id=1),
+        Publish("$share/x", b"", 2, packet_id=2),
+        Publish("$stream", b""),
+    )
 
     assert transport.take() == [Puback(1, 0x90), Pubrec(2, 0x90)]
+    await settled(broker)
+    assert [record.key async for record in broker.read("mqtt", follow=False) if record.key] == []
 
 
 async def test_a_message_with_qos_2_is_stored_once_however_often_it_is_sent(

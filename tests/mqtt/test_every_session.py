@@ -242,10 +242,29 @@ async def test_what_is_too_large_now_is_not_sent_again(connect: ConnectRaw) -> N
 async def test_no_wildcard_matches_a_dollar_at_the_beginning(
     broker: Broker, connect: ConnectRaw, greeting: Connect, pattern: str
 ) -> None:
-    """[MQTT-4.7.2-1], 3.1.1: [MQTT-4.7.2-1]: MQTT clients cannot publish such a topic, but other doors can."""
+    """[MQTT-4.7.2-1], 3.1.1: [MQTT-4.7.2-1]."""
     await broker.publish("mqtt", b"before", key=b"$d/x", headers=[("mqtt.retain", b"1")])
     peer = await connect(greeting)
     await subscribe(peer, Subscription(pattern, 1))
     await broker.publish("mqtt", b"after", key=b"$d/x")
     await broker.publish("mqtt", b"last", key=b"d/x")
     assert [message.payload for message in await messages(peer, 1)] == [b"last"]
+
+
+@pytest.mark.parametrize("greeting", ALL)
+async def test_clients_meet_on_a_dollar_topic_that_is_not_the_servers_own(
+    connect: ConnectRaw, greeting: Connect
+) -> None:
+    """As on any other: live, retained, as a will, and what waited. Other brokers let them, 4.7.2 leaves it open."""
+    topic = "$aws/things/lamp/shadow/update"
+    await published(connect, Publish(topic, b"kept", 1, True, packet_id=1))
+    peer = await connect(greeting)
+    await subscribe(peer, Subscription("$aws/things/+/shadow/#", 1))
+    assert [message.payload for message in await messages(peer, 1)] == [b"kept"]
+    publisher = await connect(Connect("lamp", will=Will(topic, b"gone", 1)))
+    await publisher.send(Publish(topic, b"0"))
+    await publisher.ask(Publish(topic, b"1", 1, packet_id=1))
+    await trio.aclose_forcefully(publisher.stream)
+    assert [(message.topic, message.payload) for message in await messages(peer, 3)] == [
+        (topic, b"0"), (topic, b"1"), (topic, b"gone"),
+    ]  # fmt: skip

@@ -92,6 +92,17 @@ async def test_what_is_published_there_is_in_the_log_here(
         assert [(each.name, each.direction, each.counters["messages"]) for each in status.links] == [("up", "in", 3)]
 
 
+async def test_what_the_other_broker_says_of_itself_may_be_taken_under_another_name(
+    mosquitto: Mosquitto, bridged: OpenBridged
+) -> None:
+    link = {"direction": "in", "filter": "broker/version", "remote_prefix": "$SYS/", "local_prefix": "there/"}
+    async with bridged(mosquitto.address, {"up": link}) as broker:
+        (record,) = await stored(broker, 1)
+        assert record.key == b"there/broker/version"
+        assert record.value is not None
+        assert record.value.startswith(b"mosquitto version")
+
+
 @VERSIONS
 async def test_what_two_links_want_comes_once(
     mosquitto: Mosquitto, bridged: OpenBridged, connect_to: ConnectTo, version: str
@@ -442,7 +453,9 @@ async def test_links_that_the_configuration_names_no_more_are_forgotten(
         ({"direction": "in", "broker": "nobody"}, "there is no broker 'nobody'; there are: there"),
         ({"direction": "in", "filter": "a/#/b"}, "links.up.filter: with its prefix it is 'a/#/b'"),
         ({"direction": "in", "remote_prefix": "a/+/"}, "links.up.remote_prefix: a prefix is plain text"),
-        ({"direction": "in", "remote_prefix": "$SYS/"}, "topics that begin with"),
+        ({"direction": "in", "local_prefix": "$SYS/"}, "topics that begin with $SYS"),
+        ({"direction": "out", "remote_prefix": "$SYS/"}, "topics that begin with $SYS"),
+        ({"direction": "in", "remote_prefix": "$share/g/"}, "topics that begin with $share"),
         ({"direction": "in", "topic": "no/topic"}, "links.up.topic"),
         ({"direction": "sideways"}, "direction"),
         ({"direction": "both"}, "links.up.in: links.up goes both ways and has this name for one of them"),

@@ -40,6 +40,7 @@ def mapping(filter: str, local: str = "", remote: str = "") -> Mapping:
         (mapping("#", "b/", "a/"), "a", None),  # a/# matches it, but it has not got the prefix
         (mapping("#", "", "a/"), "a/", None),  # nothing would be left
         (mapping("#", "b", "a"), "ab", None),  # a# is no wildcard; such a link is refused at start
+        (mapping("$aws/#"), "$aws/things/lamp", "$aws/things/lamp"),
         (mapping("#"), "$SYS/uptime", None),
         (mapping("#", "", "a/"), "a/$SYS/uptime", None),  # here it would be the server's own
         (mapping("#", "", "a/"), "a/$share/x/b", None),
@@ -57,6 +58,7 @@ def test_topics(link: Mapping, there: str, here: str | None) -> None:
     [
         ("#", "a/b", True), ("#", "#", True), ("#", "+/#", True), ("a/#", "a", True), ("a/#", "a/b/+", True),
         ("+/b", "a/b", True), ("+/+", "+/b", True), ("a", "a", True), ("+", "", True),
+        ("#", "$aws/a", False), ("+/a", "$aws/a", False), ("$aws/#", "$aws/a", True),
         ("a/b", "#", False), ("a/+", "a/#", False), ("a/+", "a", False), ("a", "a/b", False), ("a", "a/#", False),
         ("+/b", "a/+", False), ("a/#", "b/a", False), ("+", "a/b", False), ("a/b", "+/b", False),
     ],
