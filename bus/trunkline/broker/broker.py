@@ -1,59 +1,39 @@
-"""The broker: topics, stores, doors and the reactor, put together.
-
-:func:`open_broker` is the one way to get one, in a program, a test, or ``trunkline serve``. It opens
-in the order lock, stores, topics, doors, sockets, bridges, and closes in the reverse order: nobody is accepted any
-more, bridges finish, what is staged is committed and acknowledged, connections are sent what
-they are due, logs are closed.
-"""
+"""What a running broker can be asked for, by doors, bridges and the program that it runs in."""
 
 from __future__ import annotations
 
-import logging
 import random
-import tempfile
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
-from pathlib import Path
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any
 
-import crc32c  # noqa: F401 - else trunkline.records.checksum imports it with the first batch, in the middle of a round
 import msgspec
-import trio
 
 from trunkline.bridge import BridgeStatus
 from trunkline.bridging import Bridges
 from trunkline.catalog import TopicCatalog
 from trunkline.config import BrokerConfig
-from trunkline.config_checks import check_config
-from trunkline.disk import Disk, RealDisk
 from trunkline.doors import Doors
-from trunkline.errors import BrokerClosing, TrunklineError, UnknownTopic
+from trunkline.errors import TrunklineError, UnknownTopic
 from trunkline.groups import GroupCoordinator
 from trunkline.housekeeping import Housekeeping
 from trunkline.live import LiveTail
-from trunkline.lock import lock_directory
-from trunkline.metadata import FileMetadata, MetadataStore
+from trunkline.metadata import MetadataStore
 from trunkline.net.reactor import Reactor, ReactorStatistics
 from trunkline.partition import Partition
-from trunkline.plugins import PluginHost
 from trunkline.producer_ids import ProducerIds
 from trunkline.publishing import PublishedRecord, append_record
 from trunkline.queues import Queues
 from trunkline.reading import RecordReader, Start
 from trunkline.records import ConsumerRecord, Header
-from trunkline.rounds import wall_clock_ms
 from trunkline.sessions import Sessions
 from trunkline.state_topic import StateTopic
-from trunkline.stores import OpenStores
 from trunkline.topic import Topic
 from trunkline.transactions.coordinator import TransactionCoordinator
 from trunkline.transactions.statistics import TransactionStatistics
 from trunkline.views import ViewServices
 
-__all__ = ["Broker", "BrokerStatistics", "PublishedRecord", "open_broker"]
-
-logger = logging.getLogger("trunkline.broker")
+__all__ = ["Broker", "BrokerStatistics"]
 
 
 class BrokerStatistics(msgspec.Struct, frozen=True):
@@ -304,180 +284,3 @@ class Broker:
             doors=self.doors.statistics(),
             bridges=tuple(self.bridges.statuses()),
         )
-
-    # -- opening and closing -----------------------------------------------------------------------
-
-    async def _open_views(self) -> None:
-        for view in (self.groups, self.transactions, self.queues, self.sessions):
-            await view.open()
-
-    async def _close_views(self) -> None:
-        for view in (self.transactions, self.groups, self.queues, self.sessions):
-            try:
-                await view.close()
-            except (OSError, TrunklineError):  # what it could not write is as after a crash
-                logger.exception("%s could not be closed cleanly", type(view).__name__)
-
-    async def _close(self, *, in_order: bool) -> None:
-        """Stop accepting; in order: commit what is staged, let connections take what they are due."""
-        self.is_closing = True
-        self._reactor.stop_listening()
-        if in_order:
-            for transport in self._reactor.connections:
-                transport.shutting_down()
-        await self.housekeeping.stop()
-        await self.bridges.close(in_order=in_order)
-        closing = BrokerClosing("the broker is shutting down; try again when it is back")
-        with trio.move_on_after(self.config.limits.shutdown_timeout_s if in_order else 0) as scope:
-            await self._catalog.refuse(closing)
-            await self._reactor.wait_settled()
-            for transport in self._reactor.connections:
-                transport.end()
-            while self._reactor.connection_count:
-                await self._reactor.wait_round()
-            await self._close_views()  # they have heard the last of their clients
-            self._catalog.refuse_internal(closing)
-            await self._reactor.wait_settled()
-        self._catalog.refuse_internal(closing)
-        if scope.cancelled_caught and in_order:
-            logger.warning(
-                "closing was not done in %g s (%d connections are left): the next start has more to read",
-                self.config.limits.shutdown_timeout_s, self._reactor.connection_count,
-            )  # fmt: skip
-        self._reactor.drop_connections()
-        await self.doors.close()
-
-
-async def _guarded(function: Callable[..., Awaitable[Any]], *args: Any) -> None:
-    """Run a door's or partition's own task; its failure is logged and ends nothing else."""
-    try:
-        await function(*args)
-    except Exception:  # the boundary for background work
-        logger.exception("background task %s failed", getattr(function, "__qualname__", function))
-
-
-@asynccontextmanager
-async def open_broker(
-    data: Path | str | None = None,
-    *,
-    store: str | None = None,
-    listen: Mapping[str, str] | None = None,
-    config: BrokerConfig | None = None,
-    plugins: PluginHost | None = None,
-    disk: Disk | None = None,
-    now_ms: Callable[[], int] = wall_clock_ms,
-    rng: random.Random | None = None,
-    poller: str = "auto",
-) -> AsyncIterator[Broker]:
-    """Run a broker inside the block.
-
-    Args:
-      data: the data directory. None: the configuration's if there is one, else a temporary one that is
-        removed at the end.
-      store: the store for topics that name none; None: the configuration's, which is ``segments`` by default.
-      listen: door names and ``HOST:PORT`` (port 0: any free one). None: what the configuration says; without a
-        configuration no door is opened.
-      config: see :func:`trunkline.config_sources.load_config`.
-      plugins: a host with plugins already added, for tests of plugins; None: installed ones.
-      disk, now_ms, rng: the outside world, for simulations.
-      poller: ``auto``, ``epoll`` or ``tasks``, see :mod:`trunkline.net.pollers`.
-
-    Raises:
-      ConfigurationError, InsecureListener, PluginError, ListenFailed, DataDirectoryLocked, CorruptLog: not opened.
-
-    Cancellation: closes the broker as the end of the block does, in at most ``limits.shutdown_timeout_s``.
-    """
-    failure: Exception | None = None
-    with ExitStack() as stack:
-        if config is None:
-            config = BrokerConfig(listen={})
-            if data is None:
-                data = stack.enter_context(tempfile.TemporaryDirectory(prefix="trunkline-"))
-        changes: dict[str, Any] = {"data": Path(data)} if data is not None else {}
-        if store is not None:
-            changes["storage"] = store
-        if listen is not None:
-            changes["listen"] = dict(listen)
-        config = msgspec.structs.replace(config, **changes)
-        host, disk, rng = plugins or PluginHost(), disk or RealDisk(), rng or random.Random()
-        closing = trio.Event()
-        async with _nursery_without_groups() as nursery:
-            broker = await nursery.start(_run_broker, config, host, disk, now_ms, rng, poller, closing)
-            try:
-                yield broker
-            except Exception as error:
-                failure = error  # raised below, as it is: the caller may have raised a group
-            finally:
-                closing.set()
-    if failure is not None:
-        raise failure
-
-
-@asynccontextmanager
-async def _nursery_without_groups() -> AsyncIterator[trio.Nursery]:
-    """A nursery; a single exception, however deep in groups, comes out as itself."""
-    try:
-        async with trio.open_nursery() as nursery:
-            yield nursery
-    except BaseExceptionGroup as group:
-        only: BaseException = group
-        while isinstance(only, BaseExceptionGroup) and len(only.exceptions) == 1:
-            only = only.exceptions[0]
-        raise only from only.__cause__
-
-
-async def _run_broker(
-    config: BrokerConfig,
-    host: PluginHost,
-    disk: Disk,
-    now_ms: Callable[[], int],
-    rng: random.Random,
-    poller: str,
-    closing: trio.Event,
-    *,
-    task_status: trio.TaskStatus[Broker],
-) -> None:
-    """Open a broker, run it until ``closing``, close it.
-
-    It is a task of its own and shielded once it is open: if it ran in the caller's scope, cancelling the caller
-    would end the reactor first, and nothing could be committed or sent any more.
-    """
-    host.load_all(config.plugins)
-    host.store(config.storage)
-    for name in config.listen or ():
-        host.listener(name)
-    for name in config.bridge:
-        host.bridge(name)
-    check_config(config, host)
-    listeners = config.listeners({name: door.default_port for name, door in host.doors.items()})
-    async with AsyncExitStack() as stack:
-        stack.enter_context(lock_directory(config.data))
-        stores = OpenStores(config, host, disk)
-        stack.callback(stores.close)
-        running = stack.enter_context(trio.CancelScope())
-        reactor = await stack.enter_async_context(Reactor.open(config.limits, clock_ms=now_ms, poller=poller))
-        nursery = await stack.enter_async_context(trio.open_nursery())
-
-        def spawn(function: Callable[..., Awaitable[Any]], *args: Any) -> None:
-            if not nursery.cancel_scope.cancel_called:  # a store that answers too late begins nothing any more
-                nursery.start_soon(_guarded, function, *args)
-
-        metadata = FileMetadata(config.data / "metadata.json", disk)
-        catalog = TopicCatalog(
-            metadata, stores, config.storage, rounds=reactor.rounds, now_ms=reactor.rounds.now_ms, spawn=spawn, rng=rng
-        )
-        broker = Broker(config, reactor, metadata, catalog, now_ms=reactor.rounds.now_ms, spawn=spawn, rng=rng)
-        try:
-            await catalog.open()
-            await broker._open_views()
-            nursery.start_soon(broker.housekeeping.run)
-            await broker.doors.open(host, listeners)
-            await broker.bridges.open(host)
-            running.shield = True
-            task_status.started(broker)
-            await closing.wait()
-        finally:
-            with trio.CancelScope(shield=True):  # bounded by shutdown_timeout_s; then logs are closed, which is quick
-                await broker._close(in_order=reactor.is_running)
-                nursery.cancel_scope.cancel()
-                await catalog.close()
