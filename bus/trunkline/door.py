@@ -101,6 +101,11 @@ class Connection(ABC):
         """
         return 0
 
+    @property
+    def called(self) -> str:
+        """What the peer calls itself, for the log: many may share an address. Empty: it has not said, or cannot."""
+        return ""
+
     @abstractmethod
     def closed(self, error: Exception | None) -> None:
         """The connection is over (``error`` is None after a clean end): release what it held. Called once, last."""

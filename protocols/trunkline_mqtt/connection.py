@@ -58,6 +58,9 @@ __all__ = ["MqttConnection"]
 
 logger = logging.getLogger("trunkline.mqtt")
 
+_CALLED: Final = 100
+"""Characters of a client identifier in the log."""
+
 
 class MqttConnection(ConnectingConnection):
     """The server's side of one connection."""
@@ -132,6 +135,11 @@ class MqttConnection(ConnectingConnection):
         handler(self, self._session, packet)
 
     @property
+    def called(self) -> str:
+        """See :attr:`trunkline.door.Connection.called`."""
+        return self.client_id[:_CALLED]
+
+    @property
     def peer(self) -> str:
         """The address it comes from."""
         return self._transport.peer
@@ -169,7 +177,7 @@ class MqttConnection(ConnectingConnection):
             self._subscribe_now(session, packet)
             self._go_on()
         except RemoteProtocolError as error:
-            logger.warning("mqtt %s: closed: %s", self._transport.peer, error)
+            logger.warning("mqtt %s %r: closed: %s", self._transport.peer, self.called, error)
             self._transport.close()
             self._end()
         except Exception:  # the boundary: a bug ends this connection, as it would in receive_data

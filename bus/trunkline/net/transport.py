@@ -132,10 +132,12 @@ class SocketTransport(ReceivingTransport):
 
     def fail(self, error: Exception) -> None:
         """The connection raised: say so once, send what it had written, close."""
+        called = self.connection.called if self.connection is not None else ""
+        who = f"{self.door_name} {self.peer}{f' {called!r}' if called else ''}"
         if isinstance(error, RemoteProtocolError):
-            logger.warning("%s %s: closed: %s", self.door_name, self.peer, error)
+            logger.warning("%s: closed: %s", who, error)
         else:
-            logger.error("%s %s: closed after an internal error", self.door_name, self.peer, exc_info=error)
+            logger.error("%s: closed after an internal error", who, exc_info=error)
         connection, self.connection = self.connection, None
         self._is_lingering = True
         self.close()

@@ -51,6 +51,10 @@ class WebSocketConnection(Connection, Transport):
     def held_bytes(self) -> int:
         return 0 if self._inner is None else self._inner.held_bytes
 
+    @property
+    def called(self) -> str:
+        return "" if self._inner is None else self._inner.called
+
     def _greet(self, greeting: Greeting, data: bytes) -> bytes:
         """What came behind the request, if that is complete now."""
         try:
