@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Final, Protocol
 
 from trunkline.errors import InvalidTransactionState
 from trunkline.log import Log
@@ -42,6 +42,10 @@ Buffer = bytes | bytearray | memoryview
 _RECORD_OVERHEAD = 40  # varints, attributes and count around one record: at most this many bytes
 _NOBODY = (None, None)
 _RECOVERY_READ_BYTES = 1024 * 1024
+
+MERGED_BYTES: Final = 1024 * 1024
+"""Records are put together into batches of up to this size, whatever larger ones the topic takes: a batch is read and
+decoded as a whole. A record that is larger by itself has one of its own."""
 
 
 class StagingGate(Protocol):
@@ -195,7 +199,7 @@ class StagedPartition(MaintainedPartition):
         if self._refusal is not None:
             raise self._refusal
         self._touch()
-        self._limit_bytes = self.topic.settings.max_message_bytes
+        self._limit_bytes = min(self.topic.settings.max_message_bytes, MERGED_BYTES)
         self._needs_keys = self.topic.settings.is_compacted
         self._builder = builder = BatchBuilder()
         return builder

@@ -66,7 +66,7 @@ class UpstreamSettings(_Table, frozen=True, kw_only=True):
     window: Annotated[int, msgspec.Meta(ge=1, le=32_768)] = 1000
     receive_maximum: Annotated[int, msgspec.Meta(ge=1, le=65_535)] = 1000
     max_unacknowledged_bytes: _Bytes = 32 * 1024 * 1024
-    max_packet_bytes: _Bytes = 1_000_000
+    max_packet_bytes: _Bytes = 16 * 1024 * 1024
     max_sent_packet_bytes: Annotated[int, msgspec.Meta(ge=0, le=2**31)] = 0
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterable, Mapping
+from types import MappingProxyType
 from typing import Any, Final
 
 import trio
@@ -28,10 +30,14 @@ from trunkline_mqtt.sys_topics import SysTopics, figures
 
 __all__ = ["MqttDoor"]
 
+logger = logging.getLogger("trunkline.mqtt")
+
 RETAINED: Final = ".retained"
 """Behind the name of the log topic: the topic with the retained messages."""
 
 LEDGER: Final = "__mqtt"
+
+_LIMIT: Final = "max.message.bytes"
 
 SOURCE_BYTES: Final = 512
 """How much larger than the record it is of a copy can be."""
@@ -48,7 +54,7 @@ class MqttDoor(Door):
         self._timers_changed = trio.Event()
 
     async def open(self) -> None:
-        """Make log topics that are missing. Raises ConfigurationError: a rule is wrong, or a topic is too small."""
+        """Make log topics that are missing. Raises ConfigurationError: a rule is wrong, or a filter."""
         settings = self._settings
         _check_refused_filters(settings.refused_filters)
         default = RouteSettings(filter="#", topic=settings.topic, partitions=settings.partitions)
@@ -59,10 +65,8 @@ class MqttDoor(Door):
         topics = tuple([await self._log_topic(name, partitions) for name, partitions in counts.items()])
         topic = topics[0]
         allowed = max(topic.settings.max_message_bytes for topic in topics)
-        copies = await self._broker.ensure_topic(
-            f"{topic.name}{RETAINED}",
-            partitions=1,
-            settings={"cleanup.policy": "compact", "max.message.bytes": str(allowed + SOURCE_BYTES)},
+        copies = await self._topic_for(
+            f"{topic.name}{RETAINED}", 1, allowed + SOURCE_BYTES, {"cleanup.policy": "compact"}
         )
         retained = RetainedView(topics, copies, self._broker.now_ms)
         await retained.open()
@@ -114,20 +118,30 @@ class MqttDoor(Door):
         self._broker.start_soon(self._run_timers)
 
     async def _log_topic(self, name: str, partitions: int) -> Topic:
-        settings = self._settings
-        needed = settings.max_packet_bytes + RECORD_OVERHEAD_BYTES
-        default = int(TOPIC_SETTINGS["max.message.bytes"].default)
-        topic = await self._broker.ensure_topic(
-            name, partitions=partitions, settings={"max.message.bytes": str(needed)} if needed > default else {}
-        )
-        allowed = topic.settings.max_message_bytes
-        if allowed < needed:
-            raise ConfigurationError(
-                f"door.mqtt: max_packet_bytes={settings.max_packet_bytes} needs max.message.bytes={needed} of topic "
-                f"{topic.name}, which has {allowed}; raise that, or set max_packet_bytes to "
-                f"{allowed - RECORD_OVERHEAD_BYTES} or less"
-            )
+        topic = await self._topic_for(name, partitions, self._settings.max_packet_bytes + RECORD_OVERHEAD_BYTES)
         topic.fixed_by = "it is a log of the MQTT door, whose clients follow the partitions there are"
+        return topic
+
+    async def _topic_for(
+        self, name: str, partitions: int, needed: int, settings: Mapping[str, str] = MappingProxyType({})
+    ) -> Topic:
+        """A topic that takes records of so many bytes, whoever made it: not to start would leave nobody to ask."""
+        broker = self._broker
+        default = broker.config.topics.defaults.get(_LIMIT, TOPIC_SETTINGS[_LIMIT].default)
+        more = {_LIMIT: str(needed)} if needed > int(default) else {}
+        topic = await broker.ensure_topic(name, partitions=partitions, settings={**settings, **more})
+        had = topic.settings.max_message_bytes
+        if had < needed:
+            await broker.alter_topic(name, {_LIMIT: str(needed)})
+            largest = self._settings.max_packet_bytes
+            logger.info(
+                "topic %s: %s is raised from %d to %d, for door.mqtt.max_packet_bytes=%d",
+                name,
+                _LIMIT,
+                had,
+                needed,
+                largest,
+            )
         return topic
 
     async def _run_timers(self) -> None:

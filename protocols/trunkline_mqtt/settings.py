@@ -26,7 +26,8 @@ class MqttSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
       topic: the log topic that holds all MQTT messages; made if it is missing.
       routes: rules by which messages go to other log topics (:mod:`~trunkline_mqtt.routes`).
       partitions: how many it gets when it is made. One keeps the order of all messages, as a single broker does.
-      max_packet_bytes: largest packet taken; its record must fit the topic's ``max.message.bytes``.
+      max_packet_bytes: largest packet taken; the log topics take records of that size. As much as the AMQP and native
+        doors take: home automation retains a description of all devices in one message of some megabytes.
       max_inflight: QoS 1 and 2 messages sent to a client and not yet acknowledged; then it waits, and reads the log
         later.
       receive_maximum: likewise from a client of MQTT 5.0; one more ends its connection.
@@ -43,7 +44,7 @@ class MqttSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     topic: Annotated[str, msgspec.Meta(min_length=1)] = "mqtt"
     routes: tuple[RouteSettings, ...] = ()
     partitions: Annotated[int, msgspec.Meta(ge=1, le=10_000)] = 1
-    max_packet_bytes: Annotated[int, msgspec.Meta(ge=1024, le=64 * 1024 * 1024)] = 1_000_000
+    max_packet_bytes: Annotated[int, msgspec.Meta(ge=1024, le=64 * 1024 * 1024)] = 16 * 1024 * 1024
     max_inflight: Annotated[int, msgspec.Meta(ge=1, le=32_768)] = 1000
     receive_maximum: Annotated[int, msgspec.Meta(ge=1, le=65_535)] = 1000
     max_topic_aliases: Annotated[int, msgspec.Meta(ge=0, le=65_535)] = 32

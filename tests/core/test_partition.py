@@ -19,7 +19,7 @@ from trunkline.errors import (
     TrunklineError,
 )
 from trunkline.partition import Partition
-from trunkline.records import decode_all, encode
+from trunkline.records import decode_all, encode, iter_headers
 
 if TYPE_CHECKING:
     from tests.core.conftest import PartitionBench
@@ -184,6 +184,18 @@ def split(data: bytes) -> list[bytes]:
         found.append(data[:size])
         data = data[size:]
     return found
+
+
+def test_records_share_a_batch_up_to_a_mebibyte_and_a_larger_one_goes_alone(
+    make_bench: Callable[..., PartitionBench],
+) -> None:
+    bench = make_bench(max_message_bytes="16777216")
+    for size in (600_000, 600_000, 3_000_000, 1, 1):
+        bench.stage(b"x" * size)
+    bench.commit()
+
+    batches = bench.partition.log.read(0, 1 << 30, 5)
+    assert [header.record_count for _, header in iter_headers(batches)] == [1, 1, 1, 2]
 
 
 def test_a_record_over_the_limit_is_refused_and_its_neighbours_are_not(

@@ -113,7 +113,7 @@ async def test_connack_says_what_the_server_can(serve: Serve, transport: Remembe
     assert isinstance(connack, Connack)
     assert connack.properties == Properties(
         receive_maximum=1000,
-        maximum_packet_size=1_000_000,
+        maximum_packet_size=16_777_216,
         topic_alias_maximum=32,
         server_keep_alive_s=30,
         assigned_client_id="auto-1",

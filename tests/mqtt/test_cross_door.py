@@ -147,3 +147,24 @@ async def test_a_topic_of_kafka_s_alone_is_replayed_to_mqtt_clients(all_doors: B
 
     found = [message.topic for message in await messages(device, 3)]
     assert found == ["$stream/orders/0", "7", "$stream/orders/0"]
+
+
+@pytest.mark.parametrize("size", [1024 * 1024, 5_000_000])
+async def test_what_is_large_comes_out_of_every_door(
+    all_doors: Broker, bus: trunkline.Bus, dial: Dial, size: int
+) -> None:
+    payload = b"x" * size
+    device = await dial(all_doors.addresses["mqtt"], Connect("c"))
+    await device.ask(Subscribe(1, (Subscription("big", 0),)))
+    await device.send(Publish("big", payload, 1, True, packet_id=1))
+    found = [await device.receive(), await device.receive()]
+    assert Publish("big", payload) in found
+    late = await dial(all_doors.addresses["mqtt"], Connect("late"))
+    await late.send(Subscribe(1, (Subscription("big", 0),)))
+    found = [await late.receive(), await late.receive()]
+    assert Publish("big", payload, retain=True) in found
+
+    (record,) = [record async for record in bus.read("mqtt")]
+    assert record.value == payload
+    host, port = all_doors.addresses["kafka"]
+    assert await trio.to_thread.run_sync(consume, f"{host}:{port}", "mqtt", 0, record.offset) == (b"big", payload)

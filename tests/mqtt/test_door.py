@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 import trio
+from tests.mqtt.conftest import RawClient
 
 from trunkline.broker import Broker, open_broker
 from trunkline.config import BrokerConfig, TopicsConfig
-from trunkline.errors import ConfigurationError
 from trunkline_mqtt.encoder import encode
 from trunkline_mqtt.packets import (
     MQTT_3_1_1,
@@ -29,9 +29,10 @@ from trunkline_mqtt.packets import (
     Subscription,
     Will,
 )
+from trunkline_mqtt.settings import MqttSettings
 
 if TYPE_CHECKING:
-    from tests.mqtt.conftest import ConnectRaw, RawClient
+    from tests.mqtt.conftest import ConnectRaw
 
 pytestmark = pytest.mark.trio
 
@@ -282,27 +283,51 @@ async def test_the_topic_is_made_large_enough_for_the_largest_packet(tmp_path: P
         assert broker.topic("devices").settings.max_message_bytes > 4_000_000
 
 
-async def test_a_topic_too_small_for_the_largest_packet_is_a_configuration_error(tmp_path: Path) -> None:
-    config = BrokerConfig(
-        listen={"mqtt": "127.0.0.1:0"},
-        storage="memory",
-        topics=TopicsConfig(defaults={"max.message.bytes": "5000"}),
-        door={"mqtt": {"max_packet_bytes": 4096}},
-    )
-    with pytest.raises(ConfigurationError, match=r"max_packet_bytes=4096 needs max\.message\.bytes=8192 of topic mqtt"):
-        async with open_broker(tmp_path, config=config):
-            pass
+async def test_topics_that_are_there_are_made_large_enough_for_the_largest_packet(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The broker must start for somebody to change a topic, so it is no reason not to. Retained copies fit too."""
+
+    def config(max_packet_bytes: int) -> BrokerConfig:
+        door = {"mqtt": {"max_packet_bytes": max_packet_bytes}}
+        small = TopicsConfig(defaults={"max.message.bytes": "5000"})
+        return BrokerConfig(listen={"mqtt": "127.0.0.1:0"}, topics=small, door=door)
+
+    async with open_broker(tmp_path, config=config(4096)) as broker:
+        assert broker.topic("mqtt").settings.max_message_bytes == 8192
+    async with open_broker(tmp_path, config=config(1024)) as broker:
+        assert broker.topic("mqtt").settings.max_message_bytes == 8192
+    assert "is raised" not in caplog.text
+
+    caplog.set_level("INFO")
+    async with open_broker(tmp_path, config=config(2_000_000)) as broker:
+        async with await trio.open_tcp_stream(*broker.addresses["mqtt"]) as stream:
+            peer = RawClient(stream, MQTT_3_1_1)
+            await peer.ask(Connect("c"))
+            await peer.ask(Publish("t", b"x" * 1_999_000, 1, True, packet_id=1))
+        with trio.fail_after(WAIT_S):
+            async for record in broker.read("mqtt.retained"):
+                if record.key == b"t":
+                    break
+    assert "topic mqtt: max.message.bytes is raised from 8192 to 2004096, for door.mqtt.max_packet_bytes" in caplog.text
+    assert "topic mqtt.retained: max.message.bytes is raised" in caplog.text
 
 
-async def test_the_largest_packet_is_taken_and_a_larger_one_refused(broker: Broker, connect: ConnectRaw) -> None:
+async def test_the_largest_packet_is_taken_and_a_larger_one_refused(
+    broker: Broker, connect: ConnectRaw, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The log says whose it was."""
     client = await connect("x" * 1024)
-    largest = Publish("t" * 1000, b"x" * (1_000_000 - 1008), 1, packet_id=1)
-    assert len(encode(largest)) == 1_000_000
+    limit = MqttSettings().max_packet_bytes
+    largest = Publish("t" * 1000, b"x" * (limit - 1009), 1, packet_id=1)
+    assert len(encode(largest)) == limit
 
     assert await client.ask(largest) == Puback(1)
 
-    await client.send(encode(Publish("t" * 1000, b"x" * (1_000_000 - 1007), 1, packet_id=1))[:1000])
+    await client.send(encode(Publish("t" * 1000, b"x" * (limit - 1008), 1, packet_id=1))[:1000])
     assert await client.until_closed() == []
+    (line,) = [text for text in caplog.messages if "closed" in text]
+    assert f" '{'x' * 100}': closed: packet type 3, remaining length: the packet has {limit + 1} bytes" in line
 
 
 async def test_counters(broker: Broker, connect: ConnectRaw) -> None:
