@@ -138,7 +138,7 @@ async def memory(directory: Path, sessions: int) -> None:
         before = used()
         with_one = [name for name in broker.sessions.names() if name.startswith("device-1-")]
         for name in with_one:
-            del broker.sessions._offline[name]
+            del broker.sessions._known.offline[name]
         figures["stored"] = round((before - used()) / len(with_one)) + 8  # and its share of the table
     print(json.dumps({"case": "memory", "sessions": sessions} | figures), flush=True)
 

@@ -36,12 +36,12 @@ async def test_what_is_kept_of_it_is_what_is_stored(broker: Broker) -> None:
     assert topic is not None
     stored = {record.key: record.value for record in decode_all(await topic.read(0, 1 << 20))}
 
-    session = broker.sessions._offline["dev1"]
+    session = broker.sessions._known.offline["dev1"]
     assert (session.definition, session.progress) == (stored[b"ddev1"], stored[b"pdev1"])
     parts = [part for part in gc.get_referents(session) if part is not type(session)]
     assert {type(part).__name__ for part in parts} == {"Sessions", "tuple", "str", "bytes", "float", "NoneType"}
     assert session._followed == (partition,)
-    assert broker.sessions._states == {}
+    assert broker.sessions._known.in_use == {}
     assert (tail.statistics().subscribers, tail.statistics().filters) == (0, 3), (
         "it stands in the index, and that is all"
     )
@@ -50,7 +50,7 @@ async def test_what_is_kept_of_it_is_what_is_stored(broker: Broker) -> None:
 async def test_sessions_share_what_says_where_they_follow(broker: Broker) -> None:
     for number in range(3):
         await leave(broker, f"dev{number}")
-    assert len({id(session._followed) for session in broker.sessions._offline.values()}) == 1
+    assert len({id(session._followed) for session in broker.sessions._known.offline.values()}) == 1
 
 
 async def test_who_is_back_soon_reads_only_what_it_wants(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,7 +130,7 @@ async def test_what_could_not_be_stored_when_it_was_left_is_stored_later(
         await settle(broker)
         await trio.sleep(1.1)
         await settle(broker)
-        assert broker.sessions._states == {}
+        assert broker.sessions._known.in_use == {}
     async with machine.broker() as broker:
         described = broker.sessions.get("dev1")
         assert described is not None

@@ -98,7 +98,7 @@ def is_busy(broker: Broker) -> bool:
     members = [member for tail in broker._live.values() for member in tail._members.values()]
     return (
         any(member.is_reading for member in members)
-        or any(state.serving is not None and state.serving._is_busy for state in sessions._states.values())
+        or any(state.serving is not None and state.serving._is_busy for state in sessions._known.in_use.values())
         or bool(sessions._checkpoints.is_asked or sessions.rounds._soon or sessions._topic._waiting)
         or not sessions.rounds.is_idle
     )

@@ -1,7 +1,6 @@
 """All sessions of a broker: who is attached, what is stored when, and what expires.
 
-A session is in one of three places. In use, while somebody is attached and until it is stored then. Offline: what is
-stored of it, and, if somebody was attached in this run, what follows the log. Ended: two tombstones.
+A session is in use or offline (:mod:`~trunkline.sessions.known`). Of one that has ended two tombstones are left.
 
 **Time.** Deadlines are kept in the broker's monotonic clock; over a restart by the wall clock, and never longer
 than the session's expiry from the start on. Who was attached when the broker was killed counts as detached then.
@@ -24,12 +23,13 @@ from trunkline.partition import Partition
 from trunkline.pending import AppendReceiver
 from trunkline.sessions.checkpoints import Checkpoints
 from trunkline.sessions.description import SessionDescription, describe, describe_offline
+from trunkline.sessions.known import KnownSessions
 from trunkline.sessions.offline import OfflineSession
 from trunkline.sessions.owner import SessionOwner
 from trunkline.sessions.serving import Serving
 from trunkline.sessions.session import Session
 from trunkline.sessions.state import FilterName, SessionState
-from trunkline.sessions.stored import DEFINITION, PROGRESS, Definition, Progress, decode_as, key_of
+from trunkline.sessions.stored import PROGRESS, Definition, Progress, decode_as, key_of
 from trunkline.sessions.window import Unfinished, unfinished_of
 from trunkline.topic import Topic
 
@@ -64,8 +64,7 @@ class Sessions:
         self.tail = services.live
         self._topic = services.state_topic("__sessions")
         self._is_loaded = False
-        self._states: dict[str, SessionState] = {}
-        self._offline: dict[str, OfflineSession] = {}
+        self._known = KnownSessions(self)
         self._followed: tuple[Partition, ...] = ()
         self._chunks: dict[Partition, Chunks] = {}
         self._look_at: Iterator[str] = iter(())
@@ -77,9 +76,9 @@ class Sessions:
 
     async def open(self) -> None:
         """Read what is stored; until this returns nothing is answered. Raises CorruptLog, OSError."""
-        await self._topic.replay(self._replayed)
+        await self._topic.replay(self._known.replayed)
         now_s, now_ms = trio.current_time(), self.rounds.now_ms()
-        for name, session in self._offline.items():
+        for name, session in self._known.offline.items():
             definition, progress = decode_as(Definition, session.definition), decode_as(Progress, session.progress)
             if definition.expires_s is not None:
                 gone_s = max(now_ms - progress.detached_ms, 0) / 1000 if progress.detached_ms else 0.0
@@ -92,28 +91,16 @@ class Sessions:
         self._is_loaded = True
         self.spawn(self._timers.run, self._fire)
 
-    def _replayed(self, key: bytes, value: bytes | None, offset: int) -> None:
-        name = key[1:].decode()
-        session = self._offline.get(name)
-        if session is None:
-            session = self._offline[name] = OfflineSession(self, name)
-        if key[:1] == DEFINITION:
-            session.definition = value
-        elif key[:1] == PROGRESS:
-            session.progress = value
-        if session.definition is None and session.progress is None:
-            del self._offline[name]
-
     async def close(self) -> None:
         """Store how far every session is. Raises LogStopped, StoreFull: what is not stored is as after a crash."""
-        for state in self._states.values():
+        for state in self._known.in_use.values():
             if state.serving is not None:
                 state.detached_ms = self.rounds.now_ms()
         self._is_loaded = False
         entries: list[tuple[bytes, bytes | None]] = []
-        for state in self._states.values():
+        for state in self._known.in_use.values():
             entries += self._checkpoints.entries(state)
-        for session in self._offline.values():
+        for session in self._known.offline.values():
             progress = session.restated()
             if progress is not None:
                 entries.append((key_of(PROGRESS, session.name), progress))
@@ -150,7 +137,7 @@ class Sessions:
         self._check_loaded()
         if not 1 <= len(name.encode()) <= _MAX_NAME_BYTES or "\0" in name:
             raise LocalProtocolError(f"a session's name has 1 to {_MAX_NAME_BYTES} bytes as UTF-8, and no NUL in it")
-        state = self._load(name)
+        state = self._known.use(name)
         epoch = 1 if state is None else state.epoch + 1
         previous = None if state is None else state.serving
         is_resumed = state is not None and not fresh
@@ -158,7 +145,7 @@ class Sessions:
             self._end(state)
             state = None
         if state is None:
-            state = self._states[name] = SessionState(self, name, Definition(), Progress())
+            state = self._known.in_use[name] = SessionState(self, name, Definition(), Progress())
         if (state.expires_s, state.is_held) != (expires_s, hold) or not is_resumed:
             state.expires_s, state.is_changed = expires_s, True
             if state.is_held and not hold:
@@ -172,14 +159,6 @@ class Sessions:
         if previous is not None:
             self._fence(previous, state, "somebody else has attached to it")
         return Session(self, state, serving, is_resumed=is_resumed)
-
-    def _load(self, name: str) -> SessionState | None:
-        """The session, in use from now on, until it is stored. Raises CorruptLog."""
-        session = self._offline.get(name)
-        if session is not None:
-            self._states[name] = session.unpark()
-            del self._offline[name]
-        return self._states.get(name)
 
     def _fence(self, serving: Serving, state: SessionState, reason: str) -> None:
         error = SessionFenced(f"session {state.name}: {reason}", session=state.name, epoch=state.epoch)
@@ -217,36 +196,29 @@ class Sessions:
     def names(self) -> list[str]:
         """Of all sessions, in any order. Raises CoordinatorLoading."""
         self._check_loaded()
-        return [*self._states, *self._offline]
+        return self._known.names()
 
     def __contains__(self, name: str) -> bool:
-        return name in self._states or name in self._offline
+        return name in self._known
 
     def get(self, name: str) -> SessionDescription | None:
         """What there is to say of a session; None if there is none of this name. Raises CoordinatorLoading."""
         self._check_loaded()
-        state = self._states.get(name)
-        if state is not None:
-            return describe(state, self.tail)
-        session = self._offline.get(name)
+        session = self._known.get(name)
+        if isinstance(session, SessionState):
+            return describe(session, self.tail)
         return None if session is None else describe_offline(session)
 
     def having(self, prefix: str) -> Iterator[tuple[str, FilterName]]:
         """Sessions and their filters whose patterns begin so. Those that nobody uses are not all decoded for it."""
-        for name, state in self._states.items():
-            for filter in state.filters:
-                if filter.pattern.startswith(prefix):
-                    yield name, filter
-        for name, session in self._offline.items():
-            for wanted in session.filters_with(prefix):
-                if wanted.pattern.startswith(prefix):
-                    yield name, FilterName(wanted.topic, wanted.pattern, wanted.syntax)
+        return self._known.having(prefix)
 
     def follow(self, prefix: str, topic: str, other: str) -> None:
         """Let sessions with names that begin so want from ``other``, from now on, what they want of ``topic``."""
         self._check_loaded()
-        for name in self.names():
-            state = self._load(name) if name.startswith(prefix) and self._wants(name, topic) else None
+        known = self._known
+        for name in known.names():
+            state = known.use(name) if name.startswith(prefix) and known.wants(name, topic) else None
             if state is None:
                 continue
             for filter, options in [*state.filters.items()]:
@@ -254,19 +226,13 @@ class Sessions:
                     state.subscribe(FilterName(other, filter.pattern, filter.syntax), options, None)
             self.checkpoint(state)
 
-    def _wants(self, name: str, topic: str) -> bool:
-        session = self._offline.get(name)
-        if session is None:
-            return any(filter.topic == topic for filter in self._states[name].filters)
-        return any(filter.topic == topic for filter in session.filters_with(topic))
-
     def unfinished(self, name: str) -> list[Unfinished]:
         """What is in the window of a session; empty if there is none of this name. Raises CoordinatorLoading."""
         self._check_loaded()
-        session, state = self._offline.get(name), self._states.get(name)
-        if session is not None:
+        session = self._known.get(name)
+        if isinstance(session, OfflineSession):
             return unfinished_of(name, decode_as(Progress, session.progress), self.partition)
-        return [] if state is None or state.window is None else [*state.window]
+        return [] if session is None or session.window is None else [*session.window]
 
     def on_end(self, listener: Callable[[str], None]) -> None:
         """Call ``listener`` with its name whenever a session ends: by expiry, ``delete``, or because it begins anew."""
@@ -275,7 +241,7 @@ class Sessions:
     def delete(self, name: str) -> bool:
         """End a session; its owner is fenced. False if there is none of this name. Raises CoordinatorLoading."""
         self._check_loaded()
-        session = self._offline.get(name) or self._states.get(name)
+        session = self._known.get(name)
         if session is None:
             return False
         serving = session.serving if isinstance(session, SessionState) else None
@@ -287,9 +253,7 @@ class Sessions:
     def _end(self, session: SessionState | OfflineSession) -> None:
         if isinstance(session, SessionState):
             session.serving = None
-            del self._states[session.name]
-        else:
-            del self._offline[session.name]
+        self._known.remove(session)
         session.end()
         self._checkpoints.forget(session)
         for listener in self._end_listeners:
@@ -315,23 +279,17 @@ class Sessions:
 
     def _topic_changed(self, name: str, topic: Topic | None) -> None:
         if topic is None:
-            for state in self._states.values():
+            for state in self._known.in_use.values():
                 state.topic_deleted(name)
             return
-        for state in self._following(name):
+        for state in self._known.following(name):
             state.topic_made(topic)
             self.checkpoint(state)
 
     def _topic_grew(self, topic: Topic, first: int) -> None:
-        for state in self._following(topic.name):
+        for state in self._known.following(topic.name):
             state.topic_grew(topic, first)
             self.checkpoint(state)
-
-    def _following(self, topic: str) -> list[SessionState]:
-        """Those that follow the log and want something of a topic, in use from now on."""
-        found = [name for name in self._states if self._wants(name, topic)]
-        found += [name for name, session in self._offline.items() if session.is_following and self._wants(name, topic)]
-        return [state for state in map(self._load, found) if state is not None]
 
     # -- storing -----------------------------------------------------------------------------------
 
@@ -347,12 +305,11 @@ class Sessions:
     def _stored(self, state: SessionState) -> None:
         """It was given to be stored: with nobody attached, that is all that is kept of it."""
         if state.serving is None:
-            del self._states[state.name]
-            self._offline[state.name] = OfflineSession.park(self, state)
+            self._known.park(state)
 
     def _not_stored(self, name: str) -> None:
         """A write has failed: try again with the next checkpoint, with everything."""
-        state = self._load(name)
+        state = self._known.use(name)
         if state is not None:
             state.is_changed = True
             self.is_dirty(state)
@@ -379,24 +336,25 @@ class Sessions:
 
     def _look(self) -> None:
         """Store some of those whose positions are far behind."""
-        if self._states or self._offline:
+        known = self._known
+        if known.in_use or known.offline:
             self._timers.set(_LOOK, trio.current_time() + _LOOK_S)
         looked_at = [*islice(self._look_at, _LOOKED_AT)]
         if not looked_at:
-            self._look_at = iter(self.names())
+            self._look_at = iter(known.names())
         for name in looked_at:
-            state, session = self._states.get(name), self._offline.get(name)
-            if state is not None:
-                state.hold()
-                if state.is_far_from_stored(IDLE_OFFSETS):
-                    self.checkpoint(state)
+            session = known.get(name)
+            if isinstance(session, SessionState):
+                session.hold()
+                if session.is_far_from_stored(IDLE_OFFSETS):
+                    self.checkpoint(session)
             elif session is not None and session.is_far_from_stored(IDLE_OFFSETS):
                 self._checkpoints.restate(session)
 
     def _expire(self, name: str, now: float) -> None:
-        state, session = self._states.get(name), self._offline.get(name)
-        if state is not None:
-            expires_at = state.expires_at if state.serving is None and state.expires_s is not None else math.inf
+        session = self._known.get(name)
+        if isinstance(session, SessionState):
+            expires_at = session.expires_at if session.serving is None and session.expires_s is not None else math.inf
         else:
             expires_at = math.inf if session is None else session.expires_at
         if expires_at <= now:
