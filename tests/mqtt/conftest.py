@@ -166,6 +166,47 @@ async def messages(peer: RawClient, count: int) -> list[Publish]:
     return found
 
 
+class HeldTopic:
+    """Stands for a topic and its one partition: remembers what is staged, and commits it when the test says so.
+
+    Attributes:
+      records: (timestamp, key, value, headers) of each.
+      staged: (receiver, token) of those that are not committed yet; a test may tell them itself, in any order.
+      error: raised instead of staging anything.
+    """
+
+    name = "mqtt"
+
+    def __init__(self) -> None:
+        self.partitions = (self,)
+        self.records: list[tuple[object, ...]] = []
+        self.staged: list[tuple[Any, object]] = []
+        self.error: Exception | None = None
+
+    def partition_for(self, key: bytes) -> HeldTopic:
+        return self
+
+    def stage_record(
+        self, timestamp: int, key: bytes, value: bytes, headers: bytes, receiver: Any = None, token: object = None
+    ) -> None:
+        assert timestamp > 0
+        assert key
+        if self.error is not None:
+            raise self.error
+        self.records.append((timestamp, key, value, headers))
+        if receiver is not None:
+            self.staged.append((receiver, token))
+
+    def stage_run(self, timestamp: int, keys: list[bytes], values: list[bytes], headers: bytes) -> bool:
+        self.records += [(timestamp, key, value, headers) for key, value in zip(keys, values, strict=True)]
+        return True
+
+    def commit(self) -> None:
+        staged, self.staged = self.staged, []
+        for receiver, token in staged:
+            receiver.append_done(token, 0)
+
+
 class RememberingTransport(Transport):
     """A transport for tests in memory: what was written, and what the connection asked for."""
 

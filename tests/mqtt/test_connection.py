@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 import trio
+from tests.mqtt.conftest import HeldTopic, RememberingTransport
 
 from trunkline.broker import Broker
 from trunkline.errors import LogStopped, RecordTooLarge, RemoteProtocolError
@@ -33,7 +34,7 @@ from trunkline_mqtt.server import MqttServer
 from trunkline_mqtt.settings import MqttSettings
 
 if TYPE_CHECKING:
-    from tests.mqtt.conftest import RememberingTransport
+    from trunkline.partition import Partition
 
 pytestmark = pytest.mark.trio
 
@@ -195,23 +196,9 @@ async def test_dollar_topics_are_acknowledged_but_not_stored(
     assert keys == [b"t", b"t", None, None, None]
 
 
-class HeldTopic:  # stands for a Topic and its one Partition
-    """Takes records as a topic with many partitions would, and lets the test commit them in any order."""
-
-    def __init__(self) -> None:
-        self.staged: list[tuple[Any, object]] = []
-        self.error: Exception | None = None
-
-    def destinations(self) -> Any:
-        """For a server: everything goes here."""
-        return {"t": Destination("t", b"t", self, None, True, True)}  # type: ignore[arg-type]
-
-    def stage_record(
-        self, timestamp: int, key: bytes, value: bytes, headers: bytes, receiver: Any = None, token: object = None
-    ) -> None:
-        if self.error is not None:
-            raise self.error
-        self.staged.append((receiver, token))
+def led_to(topic: HeldTopic) -> Destination:
+    """What is published to "t" goes there."""
+    return Destination("t", b"t", cast("Partition", topic), None, True, True)
 
 
 @pytest.mark.parametrize("order", [[0, 1, 2, 3], [3, 2, 1, 0], [1, 0, 3, 2], [2, 3, 0, 1]])
@@ -220,7 +207,7 @@ async def test_pubacks_leave_in_the_order_of_the_publishes(
 ) -> None:
     """MQTT 3.1.1, 4.6: [MQTT-4.6.0-2]. The same identifier twice is two acknowledgements."""
     server, topic = serve(), HeldTopic()
-    server.destinations = topic.destinations()
+    server.destinations["t"] = led_to(topic)
     connection = MqttConnection(server, transport)
     say(connection, Connect("c"), *[Publish("t", b"", 1, packet_id=packet_id) for packet_id in (5, 5, 4, 9)])
     transport.take()
@@ -234,7 +221,7 @@ async def test_pubacks_leave_in_the_order_of_the_publishes(
 
 async def test_a_failed_append_closes_without_puback(serve: Serve, transport: RememberingTransport) -> None:
     server, topic = serve(), HeldTopic()
-    server.destinations = topic.destinations()
+    server.destinations["t"] = led_to(topic)
     connection = MqttConnection(server, transport)
     say(connection, Connect("c"), Publish("t", b"", 1, packet_id=1), Publish("t", b"", 1, packet_id=2))
     transport.take()
@@ -254,7 +241,7 @@ async def test_a_message_that_cannot_be_staged_closes_without_puback(
 ) -> None:
     server, topic = serve(), HeldTopic()
     topic.error = error
-    server.destinations = topic.destinations()
+    server.destinations["t"] = led_to(topic)
 
     say(MqttConnection(server, transport), Connect("c"), Publish("t", b"", 1, packet_id=1), Pingreq())
 

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import math
-from typing import Any
-
 import hypothesis.strategies as st
 from hypothesis import given
+from tests.mqtt.conftest import HeldTopic, RememberingTransport
 
-from trunkline.door import Transport
 from trunkline.errors import RemoteProtocolError
 from trunkline_mqtt.connection import MqttConnection
 from trunkline_mqtt.encoder import encode
@@ -31,60 +28,6 @@ from trunkline_mqtt.packets import (
 from trunkline_mqtt.properties import Properties
 from trunkline_mqtt.server import MqttServer
 from trunkline_mqtt.settings import MqttSettings
-
-
-class CommittingTopic:
-    """A topic with one partition that commits what is staged at once when told to."""
-
-    def __init__(self) -> None:
-        self.name = "mqtt"
-        self.partitions = (self,)
-        self.staged: list[tuple[Any, object]] = []
-
-    def partition_for(self, key: bytes) -> CommittingTopic:
-        return self
-
-    def stage_record(
-        self, timestamp: int, key: bytes, value: bytes, headers: bytes, receiver: Any = None, token: object = None
-    ) -> None:
-        assert timestamp > 0
-        assert key
-        self.staged.append((receiver, token))
-
-    def stage_run(self, timestamp: int, keys: list[bytes], values: list[bytes], headers: bytes) -> bool:
-        self.staged += [(None, None)] * len(values)
-        return True
-
-    def commit(self) -> None:
-        for receiver, token in self.staged:
-            if receiver is not None:
-                receiver.append_done(token, 0)
-        self.staged.clear()
-
-
-class NullTransport(Transport):
-    """Counts what is written."""
-
-    def __init__(self) -> None:
-        self.peer = "test:1"
-        self.local = ("test", 2)
-        self.idle_timeout_s = math.inf
-        self.is_congested = False
-        self.is_closing = False
-        self.written_bytes = 0
-
-    def write(self, data: bytes) -> None:
-        self.written_bytes += len(data)
-
-    def established(self) -> None:
-        pass
-
-    def close(self) -> None:
-        self.is_closing = True
-
-    def abort(self) -> None:
-        self.is_closing = True
-
 
 IDS = st.integers(1, 3)
 TOPICS = st.sampled_from(["a", "a/b", "$SYS/a"])
@@ -119,7 +62,7 @@ SAID: st.SearchStrategy[Packet | bytes] = st.one_of(
 
 @given(st.sampled_from([0, 3, 4, 5]), st.lists(SAID, max_size=12), st.lists(st.integers(1, 30), max_size=20))
 def test_a_connection_answers_or_refuses(level: int, said: list[Packet | bytes], cuts: list[int]) -> None:
-    topic, transport = CommittingTopic(), NullTransport()
+    topic, transport = HeldTopic(), RememberingTransport()
     server = MqttServer(MqttSettings(), topic, (), now_ms=lambda: 1, new_client_id=lambda: "made-up")  # type: ignore[arg-type]
     connection = MqttConnection(server, transport)
     greeting: list[Packet | bytes] = [Connect("c", protocol_level=level)] if level else []

@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.mqtt.conftest import RememberingTransport
+from tests.mqtt.conftest import HeldTopic, RememberingTransport
 
 from trunkline.errors import RemoteProtocolError
 from trunkline_mqtt.connection import MqttConnection
@@ -149,35 +149,6 @@ def test_a_message_of_mqtt_5_has_no_properties() -> None:
     ends = [(b"", 0), (b"\0", 25), (b"\0payload", 25), (b"\2\1\0payload", 0)]
     for end, expected in ends:
         assert repeated.find_id(b"\x32" + bytes([len(body + end)]) + body + end) == expected
-
-
-class HeldTopic:
-    """A topic and its one partition: remembers what is staged, and commits when it is told to."""
-
-    name = "mqtt"
-
-    def __init__(self) -> None:
-        self.records: list[tuple[object, ...]] = []
-        self._waiting: list[tuple[Any, object]] = []
-
-    def partition_for(self, key: bytes) -> HeldTopic:
-        return self
-
-    def stage_record(
-        self, timestamp: int, key: bytes, value: bytes, headers: bytes, receiver: Any = None, token: object = None
-    ) -> None:
-        self.records.append((timestamp, key, value, headers))
-        if receiver is not None:
-            self._waiting.append((receiver, token))
-
-    def stage_run(self, timestamp: int, keys: list[bytes], values: list[bytes], headers: bytes) -> bool:
-        self.records += [(timestamp, key, value, headers) for key, value in zip(keys, values, strict=True)]
-        return True
-
-    def commit(self) -> None:
-        waiting, self._waiting = self._waiting, []
-        for receiver, token in waiting:
-            receiver.append_done(token, 0)
 
 
 class Client:
