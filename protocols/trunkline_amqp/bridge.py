@@ -12,6 +12,9 @@
     expiration                  also header trunkline.expires-at: ms since the epoch
     x-delay, on such exchanges  also header trunkline.deliver-at: ms since the epoch
     BCC                         nowhere: it is taken out
+    content_type, reply_to, correlation_id, expiration
+                                in the topic shared with MQTT also as that has them: mqtt.content-type,
+                                mqtt.response-topic, mqtt.correlation, mqtt.expires
     -                           timestamp: when the broker received it
 
 The other way, for a record that came through another door and so has no ``amqp.properties``: its headers, if they are
@@ -34,6 +37,7 @@ from trunkline_amqp.deaths import without_headers
 from trunkline_amqp.errors import AmqpError, Reply
 from trunkline_amqp.header_matching import header_bytes
 from trunkline_amqp.properties import NO_PROPERTIES, Properties, decode_properties, encode_properties
+from trunkline_amqp.replies import DIRECT_REPLY
 from trunkline_amqp.routing import EXCHANGE_HEADER, SWAP, Route, routing_key
 
 __all__ = [
@@ -164,9 +168,30 @@ def headers_block(
 
 def block_for(route: Route, raw: bytes, prepared: Prepared, now_ms: int) -> bytes:
     """The headers of the record of a message that goes this way. Raises AmqpError (406) as ``headers_block``."""
-    if prepared.block is not None and not route.origin and not route.is_delayed:
+    more = mqtt_headers(prepared.properties, now_ms) if route.is_for_mqtt else ()
+    if prepared.block is not None and not route.origin and not route.is_delayed and not more:
         return prepared.block
-    return headers_block(raw, prepared.properties, now_ms=now_ms, origin=route.origin, is_delayed=route.is_delayed)
+    return headers_block(
+        raw, prepared.properties, now_ms=now_ms, origin=route.origin, is_delayed=route.is_delayed, more=more
+    )
+
+
+def mqtt_headers(properties: Properties, now_ms: int) -> list[Header]:
+    """What MQTT has words for too, as a record of its topic says it. Raises AmqpError (406) as ``headers_block``."""
+    found: list[Header] = []
+    if properties.content_type:
+        found.append(("mqtt.content-type", _bytes(properties.content_type)))
+    if properties.reply_to and not properties.reply_to.startswith(DIRECT_REPLY):
+        found.append(("mqtt.response-topic", _bytes(properties.reply_to.translate(SWAP))))
+    if properties.correlation_id:
+        found.append(("mqtt.correlation", _bytes(properties.correlation_id)))
+    if properties.expiration is not None:
+        found.append(("mqtt.expires", b"%d" % (now_ms + _expiration_ms(properties.expiration))))
+    return found
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
 
 
 def _delay_ms(value: object) -> int:

@@ -162,7 +162,7 @@ class Publishing(Answering):
         self, content: Message, route: Route, known: tuple[bytes, bool], properties: Properties, *, is_returned: bool
     ) -> None:
         method, raw, _ = content
-        there = self._server.known(route.origin)
+        there = self._server.known(route.origin, is_for_mqtt=route.is_for_mqtt)
         if len(self._ways) >= REMEMBERED:
             self._ways.clear()
         is_simple = len(route.targets) == 1 and route.memory is None and not is_returned

@@ -57,10 +57,11 @@ class Route:
       queues: how many take it; 0: a *mandatory* message is returned.
       origin: headers that the record needs besides.
       is_delayed: it waits in its queues for as long as its header ``x-delay`` says.
+      is_for_mqtt: its topic is the one that MQTT's clients share.
       is_cacheable: it is the same for any message with this exchange and routing key.
     """
 
-    __slots__ = ("is_cacheable", "is_delayed", "memory", "origin", "queues", "targets")
+    __slots__ = ("is_cacheable", "is_delayed", "is_for_mqtt", "memory", "origin", "queues", "targets")
 
     def __init__(
         self,
@@ -70,6 +71,7 @@ class Route:
         origin: tuple[Header, ...] = (),
         is_cacheable: bool = True,
         is_delayed: bool = False,
+        is_for_mqtt: bool = False,
         memory: Route | None = None,
     ) -> None:
         self.targets = targets
@@ -77,6 +79,7 @@ class Route:
         self.origin = origin
         self.is_cacheable = is_cacheable
         self.is_delayed = is_delayed
+        self.is_for_mqtt = is_for_mqtt
         self.memory = memory  # the way that writes nothing, where there is one
 
     def when_transient(self) -> Route:
@@ -213,8 +216,8 @@ class Router:
         origin: tuple[Header, ...] = ()
         if published is not exchange or others:
             origin = ((EXCHANGE_HEADER, published.name.encode()),)
-        memory = None
-        if queues and all(self._vhost.queues[name].is_volatile for name in queues):
+        memory = None  # MQTT's subscribers are nobody's queues: they get all of it
+        if queues and not exchange.is_slashed and all(self._vhost.queues[name].is_volatile for name in queues):
             memory = self._to_queues(
                 published.name, key, queues, is_cacheable=is_cacheable, is_delayed=published.is_delayed
             )
@@ -224,6 +227,7 @@ class Router:
             origin=origin,
             is_cacheable=is_cacheable,
             is_delayed=published.is_delayed,
+            is_for_mqtt=exchange.is_slashed,
             memory=memory,
         )
 

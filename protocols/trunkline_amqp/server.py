@@ -55,7 +55,7 @@ class AmqpServer:
         self.connections: dict[AmqpConnection, None] = {}
         self.replies: dict[bytes, Replies] = {}
         self.ways: dict[str, dict[bytes, Way]] = {name: {} for name in settings.vhosts}
-        self._known: dict[tuple[Header, ...], dict[bytes, tuple[bytes, bool]]] = {}
+        self._known: dict[tuple[tuple[Header, ...], bool], dict[bytes, tuple[bytes, bool]]] = {}
         self.published = self.delivered = self.returned = self.consumers = 0
         self._broker = broker
         self._version = -1
@@ -80,13 +80,13 @@ class AmqpServer:
         for ways in self.ways.values():
             ways.clear()
 
-    def known(self, origin: tuple[Header, ...]) -> dict[bytes, tuple[bytes, bool]]:
-        """Headers of the record, and whether the message is persistent, by raw properties; on ways with this origin."""
-        found = self._known.get(origin)
+    def known(self, origin: tuple[Header, ...], *, is_for_mqtt: bool) -> dict[bytes, tuple[bytes, bool]]:
+        """Headers of the record, and whether the message is persistent, by raw properties; on ways that are alike."""
+        found = self._known.get((origin, is_for_mqtt))
         if found is None:
             if len(self._known) >= MAX_ORIGINS:
                 self._forget_ways()
-            found = self._known[origin] = {}
+            found = self._known[origin, is_for_mqtt] = {}
         return found
 
     def reply(self, key: bytes, content: Message) -> bool:

@@ -21,7 +21,8 @@ All but the first two headers are there only where the message said so. Text is 
 The other way: the topic name is the key, if it may be one; records with another key, or none, are not for MQTT. The
 QoS of a delivery is the lower of the record's ``mqtt.qos`` and the subscription's; a record without that header came
 through another door and counts as QoS 1, since all of those acknowledge. Headers of other doors are user properties,
-if they are text. A header of ours that makes no sense (anybody can write one) is as if it were not there.
+if they are text, and neither the other door's own (``amqp.``) nor the broker's (``trunkline.``). A header of ours that
+makes no sense (anybody can write one) is as if it were not there.
 """
 
 from __future__ import annotations
@@ -200,6 +201,8 @@ def _convert_all(key: bytes, record: Record, more: UserProperties = ()) -> RichM
             ours[name] = value
         elif (pair := _user_property(name, value)) is not None:
             user.append(pair)
+    if CLIENT_HEADER not in ours:
+        user = [pair for pair in user if not _is_of_another_door(pair[0])]
     if user or more:
         found["user"] = (*user, *more)
     if (payload_format := ours.get(FORMAT_HEADER)) in (b"0", b"1"):
@@ -220,6 +223,10 @@ def _convert_all(key: bytes, record: Record, more: UserProperties = ()) -> RichM
         expires_ms=expires_ms(ours.get(EXPIRES_HEADER)),
         properties=Properties(**found) if found else NO_PROPERTIES,
     )
+
+
+def _is_of_another_door(name: str) -> bool:
+    return name.startswith("trunkline.") or (name.startswith("amqp.") and not name.startswith("amqp.."))
 
 
 _QOS: Final[dict[bytes | None, int]] = {b"0": 0, b"1": 1, b"2": 2}

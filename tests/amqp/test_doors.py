@@ -52,16 +52,19 @@ class Device:
 
     def __init__(self, broker: BackgroundBroker, topic: str) -> None:
         self.got: queue.Queue[tuple[str, bytes]] = queue.Queue()
+        self.properties: dict[str, Any] = {}
         ready: queue.Queue[None] = queue.Queue()
         self.client = paho.Client(CallbackAPIVersion.VERSION2, protocol=paho.MQTTv5)
-        self.client.on_message = lambda _client, _userdata, message: self.got.put(
-            (message.topic, bytes(message.payload))
-        )
+        self.client.on_message = self._take
         self.client.on_subscribe = lambda *_: ready.put(None)
         self.client.connect(*broker.addresses["mqtt"])
         self.client.loop_start()
         self.client.subscribe(topic, qos=1)
         ready.get(timeout=WAIT_S)
+
+    def _take(self, _client: Any, _userdata: Any, message: Any) -> None:
+        self.properties = vars(message.properties)
+        self.got.put((message.topic, bytes(message.payload)))
 
     def publish(self, topic: str, payload: bytes, **user: str) -> None:
         properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
@@ -100,6 +103,30 @@ def test_a_device_a_worker_a_reader_and_a_program_share_their_records(
     with trunkline.connect_blocking(amqp_broker.url) as bus:
         records = iter(bus.tail("mqtt", start="earliest"))
         assert [(record.key, record.value) for _, record in zip(expected, records, strict=False)] == expected
+
+
+def test_devices_get_what_is_published_to_amq_topic_whoever_else_does_and_all_that_mqtt_has_words_for(
+    channel: Any, device: Device, name: str
+) -> None:
+    """Also what is not persistent, though a queue in memory gets it: whether one does is nobody's business here."""
+    own = channel.queue_declare("", exclusive=True).method.queue
+    channel.queue_bind(own, "amq.topic", f"{name}.#")
+    said = pika.BasicProperties(
+        content_type="text/plain", reply_to="replies.to.me", correlation_id="7", expiration="60000", headers={"a": "b"}
+    )
+    for payload in (b"1", b"2", b"3"):
+        channel.basic_publish("amq.topic", f"{name}.hall.temp", payload, said)
+        assert device.got.get(timeout=WAIT_S) == (f"{name}/hall/temp", payload)
+        assert 58 <= device.properties.pop("MessageExpiryInterval") <= 60
+        assert device.properties.items() >= {
+            "ContentType": "text/plain", "ResponseTopic": "replies/to/me", "CorrelationData": b"7"
+        }.items()  # fmt: skip
+        assert device.properties["UserProperty"] == [("a", "b")]
+    for payload in (b"4", b"5", b"6"):
+        channel.basic_publish("amq.topic", f"{name}.hall.temp", payload, pika.BasicProperties(content_type="text/x"))
+        assert device.got.get(timeout=WAIT_S) == (f"{name}/hall/temp", payload)
+        assert device.properties["ContentType"] == "text/x"
+    assert get(channel, own)[1].expiration == "60000"
 
 
 def test_an_exchange_is_a_topic_for_the_others(amqp_broker: BackgroundBroker, channel: Any, name: str) -> None:
