@@ -8,8 +8,11 @@ another (Kafka KIP-480), because few large batches cost less than many small one
 from __future__ import annotations
 
 from functools import lru_cache
-from random import Random
 from struct import unpack_from
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from random import Random
 
 __all__ = ["StickyPartitioner", "murmur2", "partition_for_key"]
 
