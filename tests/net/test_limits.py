@@ -75,7 +75,7 @@ async def test_a_crowd_that_says_nothing_keeps_nobody_from_being_served(bench: B
 
 
 async def test_over_the_limit_connections_are_refused_until_one_leaves(
-    bench: Bench, caplog: pytest.LogCaptureFixture
+    bench: Bench, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench.reactor.limits = Limits(max_connections=1)
     first, _ = await bench.connect()
@@ -85,6 +85,11 @@ async def test_over_the_limit_connections_are_refused_until_one_leaves(
         assert await bench.receive_all(second) == b""
     assert bench.reactor.statistics().refused_connections == 3
     assert caplog.text.count("limits.max_connections=1 is reached") == 1
+    (listener,) = bench.reactor._listeners
+    monkeypatch.setattr(listener, "_tell_at", 0.0)  # the minute is over
+    async with await trio.open_tcp_stream(*bench.address) as third:
+        assert await bench.receive_all(third) == b""
+    assert "limits.max_connections=1 is reached (4 refused so far)" in caplog.text
     await first.aclose()
     await bench.until(lambda: bench.reactor.connection_count == 0)
     await bench.connect()

@@ -1,7 +1,8 @@
 """The server's log on stderr, written by a thread of its own.
 
 A broker must not stop because whoever reads its stderr did: records go into a bounded queue, and when
-that is full they are dropped and counted, and the count is logged once there is room.
+that is full they are dropped and counted, and the count is logged once there is room. Of many lines that are alike, but
+for errors, the thread writes some (:mod:`trunkline.cli.repeats`).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import contextlib
 import copy
 import json
 import logging
+import math
 import os
 import queue
 import threading
@@ -17,6 +19,8 @@ import time
 import traceback
 from collections.abc import Iterator
 from typing import Final, TypeAlias
+
+from trunkline.cli.repeats import Repeats
 
 __all__ = ["logging_to_stderr"]
 
@@ -50,6 +54,7 @@ class _BoundedHandler(logging.Handler):
     def _prepare(self, record: logging.LogRecord) -> logging.LogRecord:
         """Format now what may change before the thread comes to it."""
         record = copy.copy(record)
+        record.kind = record.levelno, record.name, record.msg
         if record.exc_info:
             record.exc_text = "".join(traceback.format_exception(*record.exc_info)).rstrip()
         record.msg, record.args, record.exc_info = record.getMessage(), None, None
@@ -108,9 +113,32 @@ def logging_to_stderr(level: str, *, as_json: bool) -> Iterator[None]:
 
 
 def _write_all(waiting: _Queue, formatter: logging.Formatter) -> None:
+    repeats: Repeats[logging.LogRecord] = Repeats()
+    while True:
+        due = repeats.next_due()
+        try:
+            record = waiting.get(timeout=None if due is None else max(0.0, due - time.monotonic()))
+        except queue.Empty:
+            _write_left_out(repeats, time.monotonic(), formatter)
+            continue
+        now = time.monotonic()
+        _write_left_out(repeats, math.inf if record is None else now, formatter)
+        if record is None:
+            return
+        kind = getattr(record, "kind", None)
+        if kind is None or record.levelno >= logging.ERROR or repeats.admit(kind, record, now):
+            _write(formatter.format(record))
+
+
+def _write_left_out(repeats: Repeats[logging.LogRecord], now: float, formatter: logging.Formatter) -> None:
+    for count, last in repeats.over(now):
+        last.msg = f"{count:,} more lines like these were left out; the last: {last.getMessage()}"
+        _write(formatter.format(last))
+
+
+def _write(text: str) -> None:
     """Write to the descriptor itself: writing to ``sys.stderr`` holds a lock that the interpreter's exit waits for."""
-    while (record := waiting.get()) is not None:
-        line = f"{formatter.format(record)}\n".encode("utf-8", "backslashreplace")
-        with contextlib.suppress(OSError):  # a stderr that is closed, or a full disk: nowhere to say so
-            while line:
-                line = line[os.write(_STDERR, line) :]
+    line = f"{text}\n".encode("utf-8", "backslashreplace")
+    with contextlib.suppress(OSError):  # a stderr that is closed, or a full disk: nowhere to say so
+        while line:
+            line = line[os.write(_STDERR, line) :]

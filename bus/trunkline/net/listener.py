@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import logging
+import math
 import resource
 import socket
 import ssl
@@ -27,6 +28,9 @@ _ACCEPTS_PER_ROUND: Final = 64
 KEPT_FILES: Final = 1024
 """Of those that may be open, but a quarter at most, connections leave so many to the stores: without a file for a new
 segment a log could not go on."""
+
+TELL_EVERY_S: Final = 60.0
+"""Those who are refused are told of in the log so often, with their number."""
 
 _NO_MORE_FILES: Final = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
 
@@ -67,6 +71,7 @@ class Listener:
         self._sock = sock
         self._tls = tls
         self._is_paused = False
+        self._tell_at = -math.inf
         self.refused = 0
 
     @property
@@ -96,7 +101,8 @@ class Listener:
         reason = self._refusal(sock)
         if reason is not None:
             self.refused += 1
-            if self.refused == 1 or self.refused % 1000 == 0:
+            if reactor.now >= self._tell_at:
+                self._tell_at = reactor.now + TELL_EVERY_S
                 logger.warning(
                     "%s %s: refused: %s (%d refused so far)", self._door_name, peer, reason, self.refused
                 )  # fmt: skip
