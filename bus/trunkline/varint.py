@@ -24,6 +24,8 @@ def encode_varint(number: int) -> bytes:
     rest = number << 1 if number >= 0 else (-number << 1) - 1
     if rest < 0x80:
         return bytes((rest,))
+    if 0x3FFF < rest < 0x20_0000:  # three bytes: lengths from 8 KiB to 1 MiB
+        return bytes((rest & 0x7F | 0x80, rest >> 7 & 0x7F | 0x80, rest >> 14))
     encoded = bytearray()
     while rest > 0x7F:
         encoded.append(rest & 0x7F | 0x80)

@@ -28,7 +28,7 @@ from typing import Final
 
 from trunkline.errors import BrokerClosing, TrunklineError
 from trunkline.partition import Partition
-from trunkline.records import EMPTY_HEADERS, Record, decode_readable, encode_headers, iter_headers
+from trunkline.records import EMPTY_HEADERS, Record, decode_readable, encode_headers, is_in_headers, iter_headers
 from trunkline.topic import Topic
 from trunkline_mqtt.bridge import RETAIN_HEADER, RETAINED
 from trunkline_mqtt.fields import is_reserved, topic_name_problem
@@ -145,7 +145,7 @@ class RetainedView:
     def records_committed(self, partition: Partition, base_offset: int, next_offset: int, batches: list[bytes]) -> None:
         for batch in batches:
             # Searching a batch for the header's name is far cheaper than decoding it.
-            if _MARK in batch or batch[_ATTRIBUTES_AT] & _COMPRESSED:
+            if batch[_ATTRIBUTES_AT] & _COMPRESSED or is_in_headers(_MARK, batch):
                 self._take(partition, base_offset, batch)
             self._bytes += len(batch)
         self._positions[self._labels[partition]] = next_offset

@@ -6,7 +6,7 @@ import hypothesis.strategies as st
 from hypothesis import given
 
 from trunkline.errors import TrunklineError
-from trunkline.records import decode, encode, read_header, with_records
+from trunkline.records import decode, encode, is_in_headers, read_header, with_records
 from trunkline.records.batch import HEADER_BYTES
 from trunkline.records.spans import move_timestamps, read_spans
 
@@ -68,3 +68,27 @@ def is_refused(read: object, batch: bytes) -> bool:
     except TrunklineError:
         return True
     return False
+
+
+MARK = b"mqtt.retain"
+LARGE = 40_000
+
+
+def test_a_mark_in_the_headers_of_a_large_record_is_found() -> None:
+    batch = encode([(0, b"k", b"v" * LARGE, []), (1, None, b"v" * LARGE, [("mqtt.retain", b"1")])])
+    assert is_in_headers(MARK, batch)
+
+
+def test_a_mark_in_a_large_payload_is_not_taken_for_a_header() -> None:
+    assert not is_in_headers(MARK, encode([(0, MARK, MARK * LARGE, [("other", None)]), (0, None, b"v" * LARGE, [])]))
+
+
+def test_small_records_are_searched_as_a_whole() -> None:
+    assert is_in_headers(MARK, encode([(0, b"k", MARK, [])]))
+    assert not is_in_headers(MARK, encode([(0, b"k", b"v", [("name", b"x")])] * 3000))
+
+
+def test_what_cannot_be_stepped_through_may_have_the_mark() -> None:
+    batch = bytearray(encode([(0, b"k", b"v" * LARGE, [])]))
+    batch[HEADER_BYTES : HEADER_BYTES + 9] = b"\xff" * 9
+    assert is_in_headers(MARK, bytes(batch))

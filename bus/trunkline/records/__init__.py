@@ -5,6 +5,7 @@
 * :mod:`~trunkline.records.encoding`: records into a batch.
 * :mod:`~trunkline.records.decoding`: a batch into records, within a bound on memory.
 * :mod:`~trunkline.records.readable`: likewise, leaving out what cannot be read.
+* :mod:`~trunkline.records.spans`: where they lie in it, without making objects of them.
 """
 
 from trunkline.compression import Buffer, Compression
@@ -28,6 +29,7 @@ from trunkline.records.decoding import (
 from trunkline.records.encoding import EMPTY_HEADERS, BatchBuilder, NewRecord, encode, encode_headers
 from trunkline.records.readable import decode_readable
 from trunkline.records.record import ConsumerRecord, Header, Record
+from trunkline.records.spans import is_in_headers
 
 __all__ = [
     "Record",
@@ -41,6 +43,7 @@ __all__ = [
     "read_header",
     "check_batch",
     "iter_headers",
+    "is_in_headers",
     "with_records",
     "assign",
     "assign_in_place",

@@ -280,9 +280,9 @@ def pack_batch(
     producer_epoch: int,
     base_sequence: int,
     record_count: int,
-    records: Buffer,
+    *records: Buffer,
 ) -> bytes:
-    """Put a header with length and CRC before encoded (and compressed) records."""
+    """Put a header with length and CRC before encoded (and compressed) records, which may be in pieces."""
     checked = _CHECKED.pack(
         attributes,
         last_offset_delta,
@@ -293,6 +293,8 @@ def pack_batch(
         base_sequence,
         record_count,
     )
-    prefix = _PREFIX.pack(base_offset, _EMPTY_BATCH_LENGTH + len(records), leader_epoch)
-    crc = checksum.crc32c(records, checksum.crc32c(checked))
-    return b"".join((prefix, _MAGIC_AND_CRC.pack(_MAGIC, crc), checked, records))
+    prefix = _PREFIX.pack(base_offset, _EMPTY_BATCH_LENGTH + sum(map(len, records)), leader_epoch)
+    crc = checksum.crc32c(checked)
+    for piece in records:
+        crc = checksum.crc32c(piece, crc)
+    return b"".join((prefix, _MAGIC_AND_CRC.pack(_MAGIC, crc), checked, *records))

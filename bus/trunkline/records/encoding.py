@@ -35,6 +35,7 @@ EMPTY_HEADERS = b"\x00"
 _NO_LIMIT = 1 << 62
 _NULL = encode_varint(-1)
 _SMALL_END = len(SMALL)
+_LARGE_PART_BYTES = 8 * 1024  # on average: a CRC of each part costs less than another copy of all
 _RUN_OVERHEAD = 24  # varints and attributes of one record: at most so many bytes
 _FIELD_BYTES = [len(length) + size for size, length in enumerate(SMALL)]  # of a field of that size with its length
 
@@ -226,12 +227,14 @@ class BatchBuilder:
         """
         if not self.count:
             raise ValueError("a batch has at least one record")
-        records = b"".join(self._parts)
         attributes = (TRANSACTIONAL if is_transactional else 0) | (CONTROL if is_control else 0)
+        records = self._parts
+        if compression or self.size_bytes < len(records) * _LARGE_PART_BYTES:
+            records = [b"".join(records)]
         if compression:
-            compressed = compress(compression, records)
-            if len(compressed) < len(records):
-                records = compressed
+            compressed = compress(compression, records[0])
+            if len(compressed) < len(records[0]):
+                records = [compressed]
                 attributes |= compression
         max_timestamp = self.max_timestamp
         if append_time is not None:
@@ -248,7 +251,7 @@ class BatchBuilder:
             producer_epoch,
             base_sequence,
             self.count,
-            records,
+            *records,
         )
 
 

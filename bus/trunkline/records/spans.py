@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from trunkline.compression import decompress
 from trunkline.errors import CorruptBatch, DecompressionLimitExceeded
-from trunkline.records.batch import HEADER_BYTES, BatchHeader, check_timestamps
+from trunkline.records.batch import HEADER_BYTES, BatchHeader, check_timestamps, read_header
 from trunkline.records.decoding import (
     DEFAULT_MAX_DECODED_BYTES,
     MAX_FOLDED_TIMESTAMP_DELTA,
@@ -19,12 +19,13 @@ from trunkline.records.decoding import (
 )
 from trunkline.varint import SMALL, encode_varint, read_varint, read_varlong
 
-__all__ = ["Span", "Spans", "move_timestamps", "read_spans", "skip_records"]
+__all__ = ["Span", "Spans", "is_in_headers", "move_timestamps", "read_spans", "skip_records"]
 
 Span = tuple[int, int, int, int, bytes | None, bool]
 """A record's first byte, the byte after it, offset delta, timestamp delta, key, and whether its value is None."""
 
 _NULL_FOLDED = 1
+_LARGE_RECORD_BYTES = 16 * 1024  # from here on stepping over key and value takes less time than searching them
 
 
 class Spans(NamedTuple):
@@ -81,6 +82,30 @@ def skip_records(batch: bytes, position: int, count: int) -> int:
     if position > len(batch):
         raise CorruptBatch("a batch ends inside a record")
     return position
+
+
+def is_in_headers(mark: bytes, batch: bytes) -> bool:
+    """Whether a batch that is not compressed may have headers with this in them; it may be elsewhere if True."""
+    count = read_header(batch).record_count if len(batch) >= _LARGE_RECORD_BYTES else 0
+    if not count or len(batch) < count * _LARGE_RECORD_BYTES:
+        return mark in batch
+    position = HEADER_BYTES
+    try:
+        for _ in range(count):
+            folded, position = read_varint(batch, position)
+            end = position + (folded >> 1)
+            _, position = read_varlong(batch, position + 1)
+            _, position = read_varint(batch, position)
+            for _ in ("key", "value"):
+                folded, position = read_varint(batch, position)
+                if folded != _NULL_FOLDED:
+                    position += folded >> 1
+            if batch.find(mark, position, end) >= 0:
+                return True
+            position = end
+    except (CorruptBatch, IndexError):  # for whoever decodes it to say
+        return True
+    return False
 
 
 def _read(data: bytes, position: int, header: BatchHeader, room: int) -> list[Span]:
