@@ -75,7 +75,8 @@ class ConnectingConnection(PublishingConnection):
         self._greeted(terms)
         self._session = session
         self._session_expiry_s = math.inf if terms.session_expiry_s is None else terms.session_expiry_s
-        self._keep_what_lasts(packet.will, gate, is_present=is_present)
+        is_stored = isinstance(session, StoredSession) and session.is_defined
+        self._keep_what_lasts(packet.will, gate, is_present=is_present, is_stored=is_stored)
         self._decoder.gives_runs = True
         self._decoder.max_packet_bytes = server.settings.max_packet_bytes
         self._transport.idle_timeout_s = terms.idle_timeout_s
@@ -84,6 +85,8 @@ class ConnectingConnection(PublishingConnection):
         self._transport.write(encode(Connack(Reason.SUCCESS, is_told, terms.properties), terms.level))
         if gate is None:
             session.resume()
+        elif is_stored:  # it waits for the will, if for anything
+            gate.append_done(None, -1)
 
     def _gate(self, packet: Connect, terms: Terms) -> Gate | None:
         """What holds the answers back until everything that this CONNECT leaves behind is stored, if anything."""
@@ -111,7 +114,7 @@ class ConnectingConnection(PublishingConnection):
             sessions.delete(name)
         return Session(self._server, self._transport, terms)
 
-    def _keep_what_lasts(self, will: Will | None, gate: Gate | None, *, is_present: bool) -> None:
+    def _keep_what_lasts(self, will: Will | None, gate: Gate | None, *, is_present: bool, is_stored: bool) -> None:
         """See to it that the will, and QoS 2 in progress, outlive connection and broker as they must."""
         server, expiry_s = self._server, self._terms.session_expiry_s
         if will is not None and not is_reserved(will.topic):
@@ -126,7 +129,7 @@ class ConnectingConnection(PublishingConnection):
                 server.new_will_id(),
                 expiry_s,
             )
-        if isinstance(self._session, StoredSession):
+        if isinstance(self._session, StoredSession) and not is_stored:
             assert gate is not None
             self._session.store(gate)
         ledger = server.ledger

@@ -61,7 +61,7 @@ class StoredSession(SessionOwner):
 
     __slots__ = (
         "_client_id", "_core", "_feed", "_is_begun", "_marks", "_outbox", "_prefetch", "_sender", "_server",
-        "_shared", "_streams", "_sys", "_to_send_again", "_transport", "filters",
+        "_shared", "_streams", "_sys", "_to_send_again", "_topics", "_transport", "filters",
     )  # fmt: skip
 
     def __init__(
@@ -76,7 +76,9 @@ class StoredSession(SessionOwner):
         self._outbox = Outbox(transport, self._core, self._outbox_empty)
         self._sender = Sender(server, transport, terms, self._outbox.write)
         self._to_send_again = len(self._core.unfinished)  # their identifiers are taken, so nothing new goes first
-        self.filters = {name.pattern for name in self._core.filters}
+        filters = self._core.filters
+        self.filters = {name.pattern for name in filters}
+        self._topics = {*[topic.name for topic in server.topics], *[name.topic for name in filters]}
         self._feed = RetainedFeed(server, self._sender, self._send_retained, self.resume)
         self._client_id = terms.client_id
         self._prefetch = terms.max_inflight
@@ -85,7 +87,7 @@ class StoredSession(SessionOwner):
         self._sys: SysPart | None = None
         self._streams: StreamPart | None = None  # these end with the connection
         self._marks: dict[int, int] = {}  # what stands above the phase, of messages with QoS 2, by packet identifier
-        for name in self._core.filters:
+        for name in filters:
             if name.pattern.startswith(SHARE):
                 self._subscribe_shared(name.pattern, int.from_bytes(self._core.options(name)))
             elif name.pattern.startswith(SYS):
@@ -95,6 +97,11 @@ class StoredSession(SessionOwner):
     def is_resumed(self) -> bool:
         """The session was there before: CONNACK says so."""
         return self._core.is_resumed
+
+    @property
+    def is_defined(self) -> bool:
+        """That it is there, with its filters, is stored."""
+        return self._core.is_defined
 
     def store(self, receiver: AppendReceiver) -> None:
         """Tell ``receiver`` once the session is stored as it is."""
@@ -138,9 +145,8 @@ class StoredSession(SessionOwner):
         if self._streams is not None and topic_filter.startswith(STREAM):
             self._streams.unsubscribe(topic_filter)
             return Reason.SUCCESS
-        for name in self._core.filters:
-            if name.pattern == topic_filter:  # perhaps also of a topic that messages were routed to once
-                self._core.unsubscribe(name.topic, topic_filter)
+        for topic in self._topics:
+            self._core.unsubscribe(topic, topic_filter)
         if self._shared is not None and topic_filter.startswith(SHARE):
             self._shared.unsubscribe(topic_filter)
         if self._sys is not None and topic_filter.startswith(SYS):
@@ -185,10 +191,14 @@ class StoredSession(SessionOwner):
 
     def answer(self, data: bytes) -> None:
         """Send an answer to SUBSCRIBE or UNSUBSCRIBE, once what it says is stored."""
-        if self._shared is None:
-            self._outbox.write_durable(data)
-        else:
+        if self._shared is not None:
             self._shared.when_joined(lambda: self._outbox.write_durable(data))
+        elif (
+            not self._outbox.is_closed and self._core.is_defined
+        ):  # many clients subscribe to what they have each time they connect
+            self._outbox.write(data)
+        else:
+            self._outbox.write_durable(data)
 
     def close(self) -> None:
         """The connection is over. What is unfinished waits for the next one."""

@@ -205,6 +205,19 @@ async def test_filters_are_kept_with_all_they_ask_for(broker: Broker) -> None:
         assert await peer.ask(Unsubscribe(1, ("t",))) == Unsuback(1, (0,))
 
 
+async def test_a_client_that_is_back_for_what_it_has_waits_for_no_sync(broker: Broker) -> None:
+    subscribe = Subscribe(1, (Subscription("t", 1),))
+    async with client(broker) as peer:
+        await peer.ask(subscribe)
+    topic = broker.sessions._topic._partition
+    assert topic is not None
+    end = topic.staged_end_offset
+
+    async with client(broker, is_present=True) as peer:
+        assert await peer.ask(subscribe) == Suback(1, (1,))
+        assert topic.staged_end_offset in (end, end + 1), "at most how far it is, a second later"
+
+
 @pytest.mark.parametrize("level", [4, 5])
 async def test_a_clean_start_forgets_the_session(broker: Broker, level: int) -> None:
     """MQTT 3.1.1, 3.1.2.4: [MQTT-3.1.2-6]; 5.0: [MQTT-3.1.2-4]."""

@@ -9,13 +9,14 @@ from typing import Any
 
 import pytest
 import trio
-from tests.sessions.world import Machine, Peer, publish, settle
+from tests.sessions.world import Machine, Peer, publish, settle, stored
 from trio.testing import MockClock
 
 from trunkline.broker import Broker, open_broker
 from trunkline.errors import LogStopped, TrunklineError
 from trunkline.log import TopicPartition
 from trunkline.partition import Partition
+from trunkline.sessions.sessions import CHECKPOINT_S
 
 pytestmark = pytest.mark.trio
 
@@ -149,15 +150,66 @@ async def test_a_checkpoint_that_fails_says_so(machine: Machine) -> None:
         assert [token for token, _ in receipts.failed] == ["token"]
 
 
-async def test_detaching_stores(machine: Machine) -> None:
+async def test_detaching_stores_within_a_second(machine: Machine, autojump_clock: MockClock) -> None:
     async with machine.broker(kill=True) as broker:
         peer = await start(broker)
         peer.session.detach()
+        await trio.sleep(CHECKPOINT_S)
         await settle(broker)
     async with machine.broker() as broker:
         described = broker.sessions.get("dev1")
         assert described is not None
         assert (described.unfinished, described.detached_ms) == (3, 1_000_000)
+
+
+async def test_coming_and_going_writes_nothing_until_then(broker: Broker) -> None:
+    Peer().attach(broker).session.subscribe("mqtt", "a/+", b"options")
+    await settle(broker)
+    topic = broker.sessions._topic._partition
+    assert topic is not None
+    end = topic.staged_end_offset
+
+    peer = Peer().attach(broker)
+    await settle(broker)
+    assert peer.session.is_resumed
+    peer.session.detach()
+    await settle(broker)
+    assert topic.staged_end_offset == end
+    assert broker.sessions._known.in_use.keys() == {"dev1"}
+    await stored(broker)
+    assert topic.staged_end_offset == end + 1
+    assert broker.sessions._known.in_use == {}
+
+
+@pytest.mark.parametrize(("away_ms", "is_stored"), [(3000, False), (3001, True)])
+async def test_who_was_away_for_long_is_stored_when_it_is_back(machine: Machine, away_ms: int, is_stored: bool) -> None:
+    async with machine.broker() as broker:
+        Peer().attach(broker, expires_s=30).session.detach()
+        await stored(broker)
+        machine.now_ms += away_ms
+        session = Peer().attach(broker, expires_s=30).session
+        assert session.is_defined is not is_stored
+        await settle(broker)
+        described = broker.sessions.get("dev1")
+        assert described is not None
+        assert described.detached_ms == 0
+
+
+async def test_a_session_is_defined_once_what_it_wants_is_durable(broker: Broker) -> None:
+    session = Peer().attach(broker).session
+    assert not session.is_defined, "it is new"
+    broker.sessions._checkpoints._store_asked()
+    assert not session.is_defined, "it was given to be stored, and is not durable"
+    await settle(broker)
+    assert session.is_defined
+    session.subscribe("mqtt", "a/+", b"options")
+    assert not session.is_defined
+    await settle(broker)
+    assert session.is_defined
+    session.subscribe("mqtt", "a/+", b"options")
+    assert session.is_defined, "it had this one"
+    session.subscribe("mqtt", "a/+", b"others")
+    assert not session.is_defined
 
 
 class TestExpiry:

@@ -22,7 +22,7 @@ import pytest
 import trio
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
-from tests.sessions.world import Machine, settle
+from tests.sessions.world import Machine, settle, stored
 
 from trunkline.broker import Broker
 from trunkline.filters import matches
@@ -215,6 +215,8 @@ class Life:
         if owner is not None:
             owner.session.detach()
             owner.is_over = True
+            if self.random.random() < 0.5:
+                await stored(self.broker)
 
     async def resume(self) -> None:
         if self.owner is not None:

@@ -8,7 +8,7 @@ import gc
 import pytest
 import trio
 from tests.sessions.test_keeping import noting
-from tests.sessions.world import Machine, Peer, publish, settle
+from tests.sessions.world import Machine, Peer, publish, settle, stored
 from trio.testing import MockClock
 
 from trunkline.broker import Broker
@@ -100,7 +100,7 @@ async def test_it_holds_retention_back_only_for_what_it_waits_for(broker: Broker
     await settle(broker)
     peer.session.finish(1)
     peer.session.detach()
-    await settle(broker)
+    await stored(broker)
     assert partition.readers == {"session:dev1": 3}, "one of two is unfinished"
     assert broker.sessions.delete("dev1")
     assert partition.readers == {}

@@ -113,6 +113,12 @@ async def settle(broker: Broker) -> None:
         rounds = 0 if is_busy(broker) else rounds + 1
 
 
+async def stored(broker: Broker) -> None:
+    """Have what is dirty stored, as it is when a second has gone."""
+    broker.sessions._checkpoints.ask_for_dirty()
+    await settle(broker)
+
+
 async def publish(broker: Broker, *keys: str | None, topic: str = "mqtt", partition: int | None = None) -> None:
     """One record for each key, in this order; returns once they are committed, and what is live is delivered."""
     target = (await broker.ensure_topic(topic)).partitions[partition or 0]

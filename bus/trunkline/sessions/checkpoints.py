@@ -1,10 +1,12 @@
 """When sessions are stored, and what of them is.
 
 What changes makes a session *dirty*; dirty ones are stored once a second, and at once after many finished
-deliveries, when filters change, when a session is detached, and when somebody asks. Always at the beginning
+deliveries, when its definition changes, and when somebody asks. Always at the beginning
 of a round: then no record is between its commit and its delivery, and a position says what was given. All of a round
-share its commit. A session that wants little is seldom dirty, but its position must not stay behind for ever, where
-retention would take it for loss: so all are looked at in turn, and stored if the log has gone on a good deal.
+share its commit. That somebody comes or goes makes it dirty and no more: devices that wake up, send and leave would
+cost two syncs each, and a crash means that whoever was there is gone. A session that wants little is seldom dirty, but
+its position must not stay behind for ever, where retention would take it for loss: so all are looked at in turn, and
+stored if the log has gone on a good deal.
 """
 
 from __future__ import annotations
@@ -30,6 +32,9 @@ class Checkpoints:
     Args:
       stored: called with a session that was given to be stored.
       not_stored: called with its name if that failed.
+
+    Attributes:
+      defining: checkpoints with a definition that are on their way to the disk.
     """
 
     def __init__(
@@ -45,6 +50,7 @@ class Checkpoints:
         self.not_stored = not_stored
         self._dirty: dict[SessionState, None] = {}
         self._asked: dict[SessionState, Waiting] = {}
+        self.defining = 0
 
     @property
     def is_asked(self) -> bool:
@@ -79,8 +85,10 @@ class Checkpoints:
                 self._stored(state)
 
     def _store(self, state: SessionState, waiting: Waiting) -> None:
+        is_defined = state.is_changed
         entries = self.entries(state, is_wanted=bool(waiting))
-        storing = _Storing(self, state.name, waiting, len(entries))
+        storing = _Storing(self, state.name, waiting, len(entries), is_defined)
+        self.defining += is_defined
         for key, value in entries:
             self._topic.write(key, value, storing)
 
@@ -120,23 +128,30 @@ class Checkpoints:
 class _Storing:
     """Waits for the records of one checkpoint, and tells who waits for that; an AppendReceiver."""
 
-    __slots__ = ("_home", "_left", "_name", "_waiting")
+    __slots__ = ("_home", "_is_defined", "_left", "_name", "_waiting")
 
-    def __init__(self, home: Checkpoints, name: str, waiting: Waiting, records: int) -> None:
+    def __init__(self, home: Checkpoints, name: str, waiting: Waiting, records: int, is_defined: bool) -> None:
         self._home = home
         self._name = name
         self._waiting = waiting
         self._left = records
+        self._is_defined = is_defined
+
+    def _defined(self) -> None:
+        self._home.defining -= self._is_defined
+        self._is_defined = False
 
     def append_done(self, token: object, offset: int) -> None:
         self._left -= 1
         if not self._left:
+            self._defined()
             waiting, self._waiting = self._waiting, []
             for receiver, own_token in waiting:
                 receiver.append_done(own_token, offset)
 
     def append_failed(self, token: object, error: TrunklineError) -> None:
         self._home.not_stored(self._name)
+        self._defined()
         waiting, self._waiting = self._waiting, []
         for receiver, own_token in waiting:
             receiver.append_failed(own_token, error)

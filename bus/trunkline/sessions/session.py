@@ -148,6 +148,11 @@ class Session:
 
     # -- storing -----------------------------------------------------------------------------------
 
+    @property
+    def is_defined(self) -> bool:
+        """That there is this session, with these filters and this expiry, is durable."""
+        return not self._check().is_changed and not self._home.is_defining
+
     def checkpoint(self, receiver: AppendReceiver | None = None, token: object = None) -> None:
         """Store how far it is, in the next round; ``receiver`` is told once that is durable, or has failed.
 

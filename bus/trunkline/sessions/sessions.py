@@ -51,6 +51,10 @@ _LOOKED_AT: Final = 5_000
 _MAX_NAME_BYTES: Final = 65_535
 _CHUNKS_S: Final = 1.0
 
+_NOTED_AWAY_MS: Final = 100
+"""Who was away for a tenth of its expiry (here ms for each second of it) is stored once it is back: after a crash
+before the next checkpoint the expiry would count from when it left."""
+
 _CHECKPOINTS, _CHUNKS, _LOOK = "\0checkpoints", "\0chunks", "\0look"  # timers; no session has a NUL in its name
 
 
@@ -151,11 +155,13 @@ class Sessions:
             if state.is_held and not hold:
                 state.let_go()
             state.is_held = hold
+        elif expires_s is not None and self.rounds.now_ms() - state.detached_ms > expires_s * _NOTED_AWAY_MS:
+            state.is_changed = True
         self._timers.set(_LOOK, trio.current_time() + _LOOK_S)
         state.epoch, state.detached_ms = epoch, 0
         serving = state.serving = Serving(self, state, owner)
         state.hold()
-        self.checkpoint(state)
+        self._came_or_went(state)
         if previous is not None:
             self._fence(previous, state, "somebody else has attached to it")
         return Session(self, state, serving, is_resumed=is_resumed)
@@ -177,7 +183,13 @@ class Sessions:
                 return
             state.expires_at = trio.current_time() + state.expires_s
             self._timers.set(state.name, state.expires_at)
-        self.checkpoint(state)
+        self._came_or_went(state)
+
+    def _came_or_went(self, state: SessionState) -> None:
+        if state.is_changed:
+            self.checkpoint(state)
+        else:
+            self.is_dirty(state)
 
     def fail(self, state: SessionState, error: TrunklineError) -> None:
         """A log cannot be read or followed: the owner should not go on as if nothing more came."""
@@ -297,6 +309,11 @@ class Sessions:
         """Something happened that the next checkpoint should have."""
         if self._checkpoints.note(state):
             self._timers.set(_CHECKPOINTS, trio.current_time() + CHECKPOINT_S)
+
+    @property
+    def is_defining(self) -> bool:
+        """What some session wants is on its way to the disk."""
+        return self._checkpoints.defining > 0
 
     def checkpoint(self, state: SessionState, receiver: AppendReceiver | None = None, token: object = None) -> None:
         """Store a session in the next round."""

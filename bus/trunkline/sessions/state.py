@@ -168,8 +168,9 @@ class SessionState(LiveSubscriber):
             if is_new:
                 self._drop(name)
             raise
-        self.is_changed = True
-        self.filters[name] = options
+        if is_new or options != self.filters[name]:
+            self.is_changed = True
+            self.filters[name] = options
         if is_new:
             self._set_starts(name, starts)
         return is_new
