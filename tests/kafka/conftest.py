@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -12,8 +11,8 @@ import pytest
 import trio
 
 from trunkline.broker import Broker, open_broker
-from trunkline.door import Transport
 from trunkline.records import Compression, encode
+from trunkline.testing import MemoryTransport
 from trunkline_kafka.apis import APIS
 from trunkline_kafka.codec import FrameDecoder, RequestHeader, encode_request, read_response
 from trunkline_kafka.fields import Reader
@@ -161,43 +160,16 @@ async def client(connect: Connect) -> RawClient:
     return await connect()
 
 
-class RememberingTransport(Transport):
-    """A transport for tests in memory: what was written, and what the connection asked for."""
+class RememberingTransport(MemoryTransport):
+    """Reads what was written."""
 
     def __init__(self) -> None:
-        self.peer = "test:1"
-        self.local = ("test", 2)
-        self.idle_timeout_s = math.inf
-        self.is_congested = False
-        self.is_closing = False
-        self.is_established = False
-        self.is_paused = False
-        self.written: list[bytes] = []
+        super().__init__()
         self._frames = FrameDecoder(2**30)
-
-    def write(self, data: bytes) -> None:
-        if not self.is_closing:
-            self.written.append(data)
-
-    def pause(self) -> None:
-        self.is_paused = True
-
-    def resume(self) -> None:
-        self.is_paused = False
-
-    def established(self) -> None:
-        self.is_established = True
-
-    def close(self) -> None:
-        self.is_closing = True
-
-    def abort(self) -> None:
-        self.is_closing = True
 
     def take(self, headers: Headers) -> list[Any]:
         """The answers written since the last call."""
-        self._frames.receive_data(b"".join(self.written) or b"")
-        self.written.clear()
+        self._frames.receive_data(self.take_written())
         found = []
         while (place := self._frames.next_frame()) is not None:
             buffer, start, stop = place

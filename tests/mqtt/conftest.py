@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import os
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -12,9 +11,9 @@ import pytest
 import trio
 
 from trunkline.broker import Broker, open_broker
-from trunkline.door import Transport
 from trunkline.log import TopicPartition
 from trunkline.records import encode as encode_batch
+from trunkline.testing import MemoryTransport
 from trunkline_mqtt.decoder import Decoder
 from trunkline_mqtt.encoder import encode
 from trunkline_mqtt.packets import MQTT_3_1_1, MQTT_5, Connack, Connect, Packet, Publish
@@ -207,38 +206,18 @@ class HeldTopic:
             receiver.append_done(token, 0)
 
 
-class RememberingTransport(Transport):
-    """A transport for tests in memory: what was written, and what the connection asked for."""
+class RememberingTransport(MemoryTransport):
+    """Reads what was written."""
 
     def __init__(self) -> None:
-        self.peer = "test:1"
-        self.local = ("test", 2)
-        self.idle_timeout_s = math.inf
-        self.is_congested = False
-        self.is_closing = False
-        self.is_established = False
-        self.written: list[bytes] = []
+        super().__init__()
         self._decoder = Decoder()
-
-    def write(self, data: bytes) -> None:
-        if not self.is_closing:
-            self.written.append(data)
-
-    def established(self) -> None:
-        self.is_established = True
-
-    def close(self) -> None:
-        self.is_closing = True
-
-    def abort(self) -> None:
-        self.is_closing = True
 
     def take(self, level: int | None = None) -> list[Packet]:
         """The packets written since the last call, in this version from now on."""
         if level is not None:
             self._decoder.protocol_level = level
-        self._decoder.receive_data(b"".join(self.written))
-        self.written.clear()
+        self._decoder.receive_data(self.take_written())
         found = []
         while (packet := self._decoder.next_event()) is not None:
             found.append(packet)

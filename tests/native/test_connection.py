@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import math
 import socket
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 import trio
+from tests.native.remembered import RememberedTransport
 
 from trunkline.broker import Broker, open_broker
 from trunkline.config import BrokerConfig
-from trunkline.door import DoorContext, Transport
+from trunkline.door import DoorContext
 from trunkline.errors import RemoteProtocolError
 from trunkline.records import decode_all, encode
 from trunkline_native import codec
@@ -24,47 +24,6 @@ from trunkline_native.settings import NativeSettings
 pytestmark = pytest.mark.trio
 
 WAIT_S = 30.0
-
-
-class RememberedTransport(Transport):
-    """Keeps what is written; is congested when the test says so, or when more than ``room`` bytes wait."""
-
-    def __init__(self) -> None:
-        self.peer = "test"
-        self.local = ("127.0.0.1", 7700)
-        self.idle_timeout_s = math.inf
-        self.is_congested = False
-        self.is_closing = False
-        self.is_established = False
-        self.room = math.inf
-        self.waiting_bytes = 0
-        self.wrote = trio.Event()
-        self._decoder = codec.FrameDecoder(f.SERVER_FRAMES, 2**30)
-
-    def write(self, data: bytes) -> None:
-        if self.is_closing:
-            return
-        self._decoder.receive_data(data)
-        self.waiting_bytes += len(data)
-        self.is_congested = self.is_congested or self.waiting_bytes > self.room
-        self.wrote.set()
-
-    def established(self) -> None:
-        self.is_established = True
-
-    def close(self) -> None:
-        self.is_closing = True
-
-    def abort(self) -> None:
-        self.is_closing = True
-
-    def take(self) -> list[f.Frame]:
-        """The frames written since the last time."""
-        found = []
-        while isinstance(event := self._decoder.next_event(), f.Frame):
-            found.append(event)
-        self.waiting_bytes = 0
-        return found
 
 
 class Client:
@@ -348,7 +307,7 @@ async def test_a_live_stream_that_runs_out_of_credit_catches_up_later(broker: Br
 
 async def test_a_client_that_does_not_read_is_not_written_to(broker: Broker, client: Client) -> None:
     await fill(broker, 100)
-    client.transport.room = 5000
+    client.transport.room_bytes = 5000
     client.send(f.OpenStream(1, 4, "orders", 0, "earliest", 10_000_000))
     client.connection.streams.max_data_bytes = 2000
     assert client.transport.waiting_bytes <= 5000 + 300_000

@@ -5,17 +5,17 @@ from __future__ import annotations
 import math
 import socket
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 import trio.testing
+from tests.native.remembered import RememberedTransport
 
 from trunkline.broker import Broker, open_broker
 from trunkline.config import BrokerConfig
-from trunkline.door import Transport
 from trunkline.records import Record, decode_all, encode
 from trunkline_native import frames as f
 from trunkline_native import queue_frames as q
@@ -255,57 +255,25 @@ async def test_a_deleted_queue_says_so_to_its_consumers(broker: Broker, connect:
 async def test_no_more_consumptions_than_allowed(tmp_path: Path) -> None:
     async with open_broker(tmp_path, store="memory", config=BrokerConfig(plugins=[])) as broker:
         await broker.queues.declare("work")
-        transport = SlowTransport()
+        transport = RememberedTransport()
         connection = NativeConnection(broker, NativeSettings(max_streams=2), transport)
         connection.receive_data(encode_frame(f.Hello(0, [1])))
         for number in (1, 2, 3):
             connection.receive_data(encode_frame(q.Consume(number, number, "work")))
-        kinds = [type(header) for header in transport.headers()]
+        kinds = [type(frame.header) for frame in transport.take()]
         assert kinds == [f.Welcome, q.Consuming, q.Consuming, f.Failure]
         connection.closed(None)
         assert not broker.queues.get("work").has_consumers
 
 
-class SlowTransport(Transport):
-    """A client that does not read: it is congested from some bytes on, until the test says otherwise."""
-
-    def __init__(self, room: float = math.inf) -> None:
-        self.peer = "test"
-        self.local = ("127.0.0.1", 7700)
-        self.idle_timeout_s = math.inf
-        self.is_congested = False
-        self.is_closing = False
-        self.room = room
-        self._decoder = FrameDecoder(f.SERVER_FRAMES, 2**30)
-
-    def write(self, data: bytes) -> None:
-        self._decoder.receive_data(data)
-        self.room -= len(data)
-        self.is_congested = self.room < 0
-
-    def established(self) -> None:
-        pass
-
-    def close(self) -> None:
-        self.is_closing = True
-
-    def abort(self) -> None:
-        self.is_closing = True
-
-    def frames(self) -> Iterator[f.Frame]:
-        while isinstance(event := self._decoder.next_event(), f.Frame):
-            yield event
-
-    def headers(self) -> list[f.Header]:
-        return [frame.header for frame in self.frames()]
-
-    def delivered(self) -> int:
-        return sum(
-            run.records
-            for frame in self.frames()
-            if isinstance(frame.header, q.Deliver)
-            for run in q.decode_runs(frame.body, frame.header.runs)[0]
-        )
+def delivered(transport: RememberedTransport) -> int:
+    """Records, since the last time."""
+    return sum(
+        run.records
+        for frame in transport.take()
+        if isinstance(frame.header, q.Deliver)
+        for run in q.decode_runs(frame.body, frame.header.runs)[0]
+    )
 
 
 async def test_what_is_released_with_a_delay_is_delivered_when_that_is_over(
@@ -317,17 +285,17 @@ async def test_what_is_released_with_a_delay_is_delivered_when_that_is_over(
     async with open_broker(tmp_path, store="memory", config=BrokerConfig(plugins=[]), now_ms=now_ms) as broker:
         await broker.queues.declare("work")
         await broker.publish("work", b"x")
-        transport = SlowTransport()
+        transport = RememberedTransport()
         connection = NativeConnection(broker, NativeSettings(), transport)
         for header in (f.Hello(0, [1]), q.Consume(1, 1, "work")):
             connection.receive_data(encode_frame(header))
         await trio.sleep(1)
-        assert transport.delivered() == 1
+        assert delivered(transport) == 1
         connection.receive_data(encode_frame(q.Release(1, 3_600_000), q.encode_ranges([(0, 1)])))
         await trio.sleep(3599)
-        assert transport.delivered() == 0
+        assert delivered(transport) == 0
         await trio.sleep(2)
-        assert transport.delivered() == 1
+        assert delivered(transport) == 1
         connection.closed(None)
 
 
@@ -335,27 +303,27 @@ async def test_a_client_that_does_not_read_gets_no_more_and_others_get_it(tmp_pa
     async with open_broker(tmp_path, store="memory", config=BrokerConfig(plugins=[])) as broker:
         await broker.queues.declare("work")
         await broker.queues.declare("more")
-        slow, fast = SlowTransport(room=20_000), SlowTransport()
+        slow, fast = RememberedTransport(room_bytes=20_000), RememberedTransport()
         connections = [NativeConnection(broker, NativeSettings(max_data_bytes=4096), it) for it in (slow, fast)]
         for connection in connections:
             connection.receive_data(encode_frame(f.Hello(0, [1])))
         connections[0].receive_data(encode_frame(q.Consume(1, 1, "work", 0)))
         connections[0].receive_data(encode_frame(q.Consume(2, 2, "more", 0)))
-        slow.room = 3000
+        slow.room_bytes = 3000
         for number in range(20):
             await broker.publish("work", b"%01000d" % number)
         await broker.publish("more", b"")
         await trio.testing.wait_all_tasks_blocked()
-        got = slow.delivered()
+        got = delivered(slow)
         assert 0 < got < 20
         assert broker.queues.get("more").statistics().ready == 1
         connections[1].receive_data(encode_frame(q.Consume(1, 1, "work", 0)))
         await trio.testing.wait_all_tasks_blocked()
-        assert got + fast.delivered() == 20
-        slow.room, slow.is_congested = math.inf, False
+        assert got + delivered(fast) == 20
+        slow.room_bytes, slow.is_congested = math.inf, False
         connections[0].writable()
         await trio.testing.wait_all_tasks_blocked()
-        assert slow.delivered() == 1
+        assert delivered(slow) == 1
         for connection in connections:
             connection.closed(None)
         assert broker.queues.get("work").statistics().ready == 20

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from trunkline.testing.batches import make_batch as make_batch
     from trunkline.testing.memory_store import MemoryStore as MemoryStore
+    from trunkline.testing.memory_transport import MemoryTransport as MemoryTransport
     from trunkline.testing.protocol_compliance import ProtocolCompliance as ProtocolCompliance
     from trunkline.testing.protocol_peer import Peer as Peer
     from trunkline.testing.protocol_peer import Refused as Refused
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 _MODULES = {
     "MemoryStore": "trunkline.testing.memory_store",
+    "MemoryTransport": "trunkline.testing.memory_transport",
     "Peer": "trunkline.testing.protocol_peer",
     "PowerLost": "trunkline.testing.simulated_disk",
     "ProtocolCompliance": "trunkline.testing.protocol_compliance",
@@ -31,6 +33,7 @@ _MODULES = {
 
 __all__ = [
     "MemoryStore",
+    "MemoryTransport",
     "Peer",
     "PowerLost",
     "ProtocolCompliance",
