@@ -16,7 +16,7 @@ Drive:
                         topics)
     committed, staged   committed offsets; those of transactions that are open
     offsets, stored     how offsets and groups are stored
-    outbox, timers      nothing is told that a crash could take back; deadlines by name
+    outbox              nothing is told that a crash could take back
     description         what can be asked about a group, as plain values
 """
 

@@ -30,8 +30,8 @@ from trunkline.groups.stored import (
     restore_classic,
     store_group,
 )
-from trunkline.groups.timers import Timers
 from trunkline.pending import AppendReceiver
+from trunkline.timers import Timers
 from trunkline.topic import Topic
 
 if TYPE_CHECKING:

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from trunkline.errors import CoordinatorLoading, LocalProtocolError, SessionFenced, TrunklineError
-from trunkline.groups.timers import Timers
 from trunkline.live import Chunks
 from trunkline.partition import Partition
 from trunkline.pending import AppendReceiver
@@ -31,6 +30,7 @@ from trunkline.sessions.session import Session
 from trunkline.sessions.state import FilterName, SessionState
 from trunkline.sessions.stored import PROGRESS, Definition, Progress, decode_as, key_of
 from trunkline.sessions.window import Unfinished, unfinished_of
+from trunkline.timers import Timers
 from trunkline.topic import Topic
 
 if TYPE_CHECKING:

@@ -33,9 +33,9 @@ from trunkline.errors import (
     TrunklineError,
     UnknownTransactionalId,
 )
-from trunkline.groups.timers import Timers
 from trunkline.log import TopicPartition
 from trunkline.pending import WaitForAppends
+from trunkline.timers import Timers
 from trunkline.transactions.state import (
     Transaction,
     TransactionState,
