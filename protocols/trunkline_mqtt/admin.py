@@ -153,8 +153,8 @@ def _describe(server: MqttServer, client_id: str) -> tuple[dict[str, Any], list[
         row["lag_records"] = sum(_lag(server, place, cursor) for place, cursor in stored.cursors.items())
         row["missed"] = stored.missed
         row["expires_s"] = stored.expires_s
-        if connection is None and stored.detached_ms:
-            row["offline_s"] = max(server.now_ms() - stored.detached_ms, 0) / 1000
+        if connection is None:  # who was connected when the broker was killed has not been since it is back
+            row["offline_s"] = max(server.now_ms() - (stored.detached_ms or server.opened_ms), 0) / 1000
     return row, filters
 
 

@@ -70,6 +70,7 @@ class MqttServer:
         "new_client_id",
         "new_will_id",
         "now_ms",
+        "opened_ms",
         "oversized",
         "received",
         "retained",
@@ -117,6 +118,7 @@ class MqttServer:
         routes = routes or [Route(RouteSettings(filter="#"), topic.name)]
         self.destinations = Destinations(routes, self.topics, tails)
         self.now_ms = now_ms
+        self.opened_ms = now_ms()
         self.new_client_id = new_client_id
         self.topic_names = TopicNames()
         self.clients: dict[str, MqttConnection] = {}

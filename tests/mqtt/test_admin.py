@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -152,6 +154,20 @@ def test_purge_of_those_that_have_been_offline_for_long(command: Command, client
     assert command("purge", "--offline-for", "0") == Result(0, "purged offline\n", "")
     assert [row["client_id"] for row in command("sessions", "--json").rows] == ["connected"]
     assert command("purge").code == 2
+
+
+def test_who_was_connected_when_the_broker_was_killed_is_offline_since_its_start(tmp_path: Path) -> None:
+    """Else ``purge --offline-for`` would never find it."""
+    listen = {"native": "127.0.0.1:0", "mqtt": "127.0.0.1:0"}
+    with BackgroundBroker(tmp_path / "data", store="segments", listen=listen) as server:
+        lost = Paho(server.addresses["mqtt"][1], "lost", **stored())
+        shutil.copytree(tmp_path / "data", tmp_path / "left")  # as a kill leaves it: CONNACK means that it is stored
+        lost.close()
+    with BackgroundBroker(tmp_path / "left", store="segments", listen=listen) as server:
+        with connect_blocking(server.url) as bus:
+            session = bus.ask_door("mqtt", "session", client_id="lost")
+        assert (session["is_connected"], session["is_stored"]) == (False, True)
+        assert 0 <= session["offline_s"] < 600
 
 
 def test_a_purged_client_s_will_is_published(command: Command, client: Callable[..., Paho]) -> None:
