@@ -47,6 +47,7 @@ from trunkline_mqtt.packets import (
     Unsubscribe,
 )
 from trunkline_mqtt.reasons import RETURN_CODES, Reason
+from trunkline_mqtt.shares import SHARE
 from trunkline_mqtt.stored_session import StoredSession
 from trunkline_mqtt.streams import START_PROPERTY, InvalidStream
 from trunkline_mqtt.terms import limit_expiry
@@ -189,7 +190,8 @@ class MqttConnection(ConnectingConnection):
         identifier = identifiers[0] if identifiers else 0
         start = next((value for name, value in packet.properties.user if name == START_PROPERTY), None)
         problems: list[str] = []
-        codes = tuple([_subscribe_to(session, entry, identifier, start, problems) for entry in packet.filters])
+        filters = [_of_bridge(entry) for entry in packet.filters] if self._terms.is_bridge else packet.filters
+        codes = tuple([_subscribe_to(session, entry, identifier, start, problems) for entry in filters])
         level = self._terms.level
         if level != MQTT_5 and max(codes) >= Reason.UNSPECIFIED_ERROR:
             if level == MQTT_3_1:
@@ -285,6 +287,11 @@ class MqttConnection(ConnectingConnection):
         will, self._will = self._will, None
         if will is not None:
             self._server.wills.leave(self.client_id, will, self._session_expiry_s)
+
+
+def _of_bridge(entry: Subscription) -> Subscription:
+    """What a bridge of MQTT 3 means by a line of SUBSCRIBE; see :mod:`trunkline_mqtt.greeting`."""
+    return entry._replace(no_local=not entry.topic_filter.startswith(SHARE), retain_as_published=True)
 
 
 def _subscribe_to(

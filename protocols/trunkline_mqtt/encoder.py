@@ -7,7 +7,7 @@ from typing import Any, Final
 
 from trunkline.errors import LocalProtocolError
 from trunkline_mqtt.decoder import MAX_REMAINING_LENGTH
-from trunkline_mqtt.greeting import CLEAN_START, PASSWORD, PROTOCOL_NAMES, USER_NAME, WILL, WILL_RETAIN
+from trunkline_mqtt.greeting import BRIDGE, CLEAN_START, PASSWORD, PROTOCOL_NAMES, USER_NAME, WILL, WILL_RETAIN
 from trunkline_mqtt.packets import (
     MQTT_3_1_1,
     MQTT_5,
@@ -196,7 +196,12 @@ def _connect(packet: Connect, level: int) -> bytes:
         flags |= PASSWORD
         tail += _binary(packet.password)
     name = PROTOCOL_NAMES.get(level, "MQTT")
-    head = _string(name) + bytes((level, flags)) + packet.keep_alive.to_bytes(2) + _properties(packet.properties, level)
+    head = (
+        _string(name)
+        + bytes((level | BRIDGE * packet.is_bridge, flags))
+        + packet.keep_alive.to_bytes(2)
+        + _properties(packet.properties, level)
+    )
     return _packet(0x10, head + _string(packet.client_id) + tail)
 
 

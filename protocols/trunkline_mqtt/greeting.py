@@ -1,6 +1,9 @@
 """Reads CONNECT and CONNACK, by which both ends learn what the other is.
 
 protocol name, level      "MQIsdp", 3: MQTT 3.1;  "MQTT", 4: 3.1.1;  "MQTT", 5: 5.0
+                          bit 7 with 3 and 4: the client is a bridge. In no standard, but Mosquitto's bridges try it
+                          first, and expect their subscriptions to be no local and retain as published then, which
+                          MQTT 5.0 has words for
 connect flags             below; bit 0 is reserved
 keep alive                two bytes, seconds
 properties                only in 5.0
@@ -19,12 +22,15 @@ from trunkline_mqtt.properties import NO_PROPERTIES
 from trunkline_mqtt.reasons import Reason
 
 __all__ = [
-    "CLEAN_START", "PASSWORD", "PROTOCOL_NAMES", "USER_NAME", "WILL", "WILL_QOS", "WILL_RETAIN", "read_connack",
-    "read_connect",
+    "BRIDGE", "CLEAN_START", "PASSWORD", "PROTOCOL_NAMES", "USER_NAME", "WILL", "WILL_QOS", "WILL_RETAIN",
+    "read_connack", "read_connect",
 ]  # fmt: skip
 
 CLEAN_START, WILL, WILL_QOS, WILL_RETAIN, PASSWORD, USER_NAME = 0x02, 0x04, 0x18, 0x20, 0x40, 0x80
 """The connect flags, figure 3.4 of MQTT 3.1.1."""
+
+BRIDGE: Final = 0x80
+"""In the protocol level."""
 
 PROTOCOL_NAMES: Final = {MQTT_3_1: "MQIsdp", MQTT_3_1_1: "MQTT", MQTT_5: "MQTT"}
 
@@ -33,7 +39,8 @@ _LAST_RETURN_CODE: Final = 5  # 3.2.2.3 of MQTT 3.1.1
 
 def read_connect(fields: Fields) -> Connect:
     """3.1. Sets ``fields.level``."""
-    fields.level = level = _protocol(fields)
+    said = _protocol(fields)
+    fields.level = level = said & ~BRIDGE
     flags = fields.byte("connect flags")
     _check_flags(fields, flags)
     keep_alive = fields.integer("keep alive")
@@ -50,7 +57,17 @@ def read_connect(fields: Fields) -> Connect:
         user_name = fields.string("user name")
     if flags & PASSWORD and not (level == MQTT_3_1 and fields.is_at_end()):
         password = fields.binary("password")
-    return Connect(client_id, bool(flags & CLEAN_START), keep_alive, will, user_name, password, level, properties)
+    return Connect(
+        client_id,
+        bool(flags & CLEAN_START),
+        keep_alive,
+        will,
+        user_name,
+        password,
+        level,
+        properties,
+        said != level,
+    )
 
 
 def _protocol(fields: Fields) -> int:
@@ -58,7 +75,8 @@ def _protocol(fields: Fields) -> int:
     if name not in ("MQTT", "MQIsdp"):
         raise fields.malformed("protocol name", f"is {name[:20]!r}, must be 'MQTT'", "3.1.2.1", "3.1.2.1")
     level = fields.byte("protocol level")
-    if PROTOCOL_NAMES.get(level) != name:
+    plain = level & ~BRIDGE
+    if PROTOCOL_NAMES.get(plain if plain != MQTT_5 else level) != name:
         raise fields.malformed(
             "protocol level",
             f"is {level} of {name!r}; this server speaks 3.1 (level 3 of 'MQIsdp'), 3.1.1 and 5.0 (4 and 5 of 'MQTT')",

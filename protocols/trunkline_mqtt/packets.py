@@ -59,7 +59,10 @@ class Will(msgspec.Struct, frozen=True, gc=False):
 
 
 class Connect(Packet, frozen=True, gc=False):
-    """3.1. ``keep_alive`` in seconds, 0: none. ``clean_start`` is called clean session before 5.0."""
+    """3.1. ``keep_alive`` in seconds, 0: none. ``clean_start`` is called clean session before 5.0.
+
+    ``is_bridge``: it says before 5.0 that it is one; see :mod:`trunkline_mqtt.greeting`.
+    """
 
     client_id: str
     clean_start: bool = True
@@ -69,6 +72,7 @@ class Connect(Packet, frozen=True, gc=False):
     password: bytes | None = None
     protocol_level: int = MQTT_3_1_1
     properties: Properties = NO_PROPERTIES
+    is_bridge: bool = False
 
 
 class Connack(Packet, frozen=True, gc=False):

@@ -73,6 +73,7 @@ class Session(LiveSubscriber):
         "_behind",
         "_client_id",
         "_feed",
+        "_has_options",
         "_in_flight",
         "_is_held",
         "_max_inflight",
@@ -84,14 +85,13 @@ class Session(LiveSubscriber):
         "_sys",
         "_transport",
         "filters",
-        "is_v5",
     )
 
     def __init__(self, server: MqttServer, transport: Transport, terms: Terms) -> None:
         self._server = server
         self._transport = transport
         self._sender = Sender(server, transport, terms)
-        self.is_v5 = self._sender.is_v5
+        self._has_options = self._sender.is_v5 or terms.is_bridge
         self._in_flight = self._sender.in_flight
         self._max_inflight = terms.max_inflight
         self._client_id = terms.client_id
@@ -212,7 +212,7 @@ class Session(LiveSubscriber):
             return True
         server.delivered += delivery.count
         transport = self._transport
-        if self.is_v5 or message.expires_ms:
+        if self._has_options or message.expires_ms:
             if self._sender.send_plain(message, options):
                 return True if not transport.is_congested else self._stop(delivery)
             for single in message.singly():

@@ -39,6 +39,7 @@ class Terms(msgspec.Struct, frozen=True):
       max_packet_bytes: largest packet for the client.
       topic_alias_maximum: aliases we may use towards it.
       session_expiry_s: how long the session outlives its connection; 0: not at all, None: for ever.
+      is_bridge: its subscriptions are no local and retain as published.
       tells_problems: reason strings may be sent with every packet.
       properties: of the CONNACK.
     """
@@ -50,6 +51,7 @@ class Terms(msgspec.Struct, frozen=True):
     max_packet_bytes: int = _NO_LIMIT
     topic_alias_maximum: int = 0
     session_expiry_s: int | None = 0
+    is_bridge: bool = False
     tells_problems: bool = False
     properties: Properties = Properties()
 
@@ -67,7 +69,12 @@ def agree(connect: Connect, settings: MqttSettings, new_client_id: Callable[[], 
     if connect.protocol_level != MQTT_5:
         expiry_s = 0 if connect.clean_start else settings.max_session_expiry_s or None
         return Terms(
-            connect.protocol_level, client_id, idle_timeout_s, settings.max_inflight, session_expiry_s=expiry_s
+            connect.protocol_level,
+            client_id,
+            idle_timeout_s,
+            settings.max_inflight,
+            session_expiry_s=expiry_s,
+            is_bridge=connect.is_bridge,
         )
     asked = connect.properties
     if asked.authentication_method is not None:

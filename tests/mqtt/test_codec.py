@@ -53,6 +53,8 @@ PACKETS: list[tuple[Packet, bytes]] = [
     (Connect("é", False, 65_535), b"\x10\x0e\x00\x04MQTT\x04\x00\xff\xff\x00\x02\xc3\xa9"),
     (Connect("c", True, 0, Will("w", b"", 2, True)), b"\x10\x12\x00\x04MQTT\x04\x36\x00\x00\x00\x01c\x00\x01w\x00\x00"),
     (Connect("c", True, 0, None, "u"), b"\x10\x10\x00\x04MQTT\x04\x82\x00\x00\x00\x01c\x00\x01u"),
+    (Connect("c", is_bridge=True), b"\x10\x0d\x00\x04MQTT\x84\x02\x00\x00\x00\x01c"),
+    (Connect("c", protocol_level=3, is_bridge=True), b"\x10\x0f\x00\x06MQIsdp\x83\x02\x00\x00\x00\x01c"),
     (Connack(0, True), b"\x20\x02\x01\x00"),
     (Connack(5), b"\x20\x02\x00\x05"),
     (Publish("a", b"x"), b"\x30\x04\x00\x01ax"),

@@ -268,3 +268,17 @@ async def test_clients_meet_on_a_dollar_topic_that_is_not_the_servers_own(
     assert [(message.topic, message.payload) for message in await messages(peer, 3)] == [
         (topic, b"0"), (topic, b"1"), (topic, b"gone"),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("greeting", [Connect("b", is_bridge=True), Connect("b", clean_start=False, is_bridge=True)])
+async def test_a_bridge_of_mqtt_3_gets_none_of_its_own_messages_and_retain_as_published(
+    connect: ConnectRaw, greeting: Connect
+) -> None:
+    """What Mosquitto's bridges expect of a broker that takes the protocol level by which they say what they are."""
+    bridge = await connect(greeting)
+    await subscribe(bridge, Subscription("#", 1))
+    assert await bridge.ask(Publish("t", b"own", 1, packet_id=7)) == Puback(7)
+    await bridge.send(Publish("t", b"own", 0))
+    await published(connect, Publish("t", b"kept", 1, True, packet_id=1), Publish("t", b"plain", 1, packet_id=2))
+    found = await messages(bridge, 2)
+    assert [(message.payload, message.retain) for message in found] == [(b"kept", True), (b"plain", False)]

@@ -62,7 +62,7 @@ MALFORMED_3: list[tuple[str, bytes, str, str]] = [
     ("protocol name not UTF-8", connect(2, name=b"\xff"), "1.5.3", "protocol name"),
     ("protocol level 3", connect(2, level=3), "3.1.2.2", "is 3 of 'MQTT'"),
     ("protocol level 6", connect(2, level=6), "3.1.2.2", "is 6 of 'MQTT'"),
-    ("protocol level of a bridge", connect(2, level=0x84), "3.1.2.2", "is 132"),
+    ("protocol level of a bridge of 5.0", connect(2, level=0x85), "3.1.2.2", "is 133"),
     ("MQIsdp at level 4", connect(2, name=b"MQIsdp", level=4), "3.1.2.2", "is 4 of 'MQIsdp'"),
     ("reserved connect flag", connect(3), "3.1.2.3", "the reserved bit 0 is set"),
     ("will QoS 3", connect(0x1E, b"\x00\x01w\x00\x00"), "3.1.2.6", "will QoS is 3"),
@@ -387,7 +387,7 @@ def test_what_breaks_a_rule_of_mqtt_5_names_section_and_reason(
     assert caught.value.reason_code == code
 
 
-@pytest.mark.parametrize("level", [3, 6, 0x84])
+@pytest.mark.parametrize("level", [3, 6, 0x83, 0x85])
 def test_another_version_is_refused_with_the_code_for_it(level: int) -> None:
     """MQTT 3.1.1, 3.1.2.2: [MQTT-3.1.2-2]."""
     with pytest.raises(RemoteProtocolError) as caught:

@@ -472,6 +472,24 @@ async def test_a_wrong_table_is_refused_at_start(bridged: OpenBridged, link: dic
     assert "bridge.mqtt" in str(caught.value)
 
 
+async def test_a_bridge_of_mosquitto_s_connects_at_once_and_gets_nothing_back(
+    connect_to: ConnectTo, make_mosquitto: MakeMosquitto
+) -> None:
+    async with open_broker(store="memory", listen={"mqtt": "127.0.0.1:0"}) as broker:
+        address = broker.addresses["mqtt"]
+        lines = ("connection up", f"address {address[0]}:{address[1]}", "topic # both 1")
+        async with make_mosquitto(*lines).run() as mosquitto:
+            await until(lambda: broker.statistics().doors["mqtt"]["subscriptions"])
+            there, here = await connect_to(mosquitto.address, "there"), await connect_to(address, "here")
+            for peer in (there, here):
+                await subscribe(peer, "t/#")
+            await publish(await connect_to(mosquitto.address, "device"), "t/1", b"from Mosquitto")
+            assert [message.payload for message in await messages(here, 1)] == [b"from Mosquitto"]
+            await publish(await connect_to(address, "device"), "t/2", b"to it")
+            assert [message.payload for message in await messages(there, 2)] == [b"from Mosquitto", b"to it"]
+            assert [message.payload for message in await messages(here, 1)] == [b"to it"]
+
+
 async def test_two_clients_with_one_identifier_at_one_broker_are_refused(tmp_path: Path) -> None:
     table = {"url": "mqtt://127.0.0.1:1", "client_id": "me"}
     config = BrokerConfig(listen={}, bridge={"mqtt": {"brokers": {"one": table, "two": table}}})
