@@ -15,8 +15,8 @@ RESERVED: Final = ("$SYS", "$share", "$stream")
 """First levels of topics that are the server's own. 4.7.2 of both standards leaves all that begin with $ to servers,
 but clients of other systems meet on some ($aws/things/..., $iothub/...), and other brokers let them."""
 
-CACHED_NAMES: Final = 8192
-CACHED_NAME_BYTES: Final = 256  # so the cache stays under about 5 MB whatever is published
+CACHED_NAMES: Final = 32_768
+CACHED_NAME_BYTES: Final = 256  # so the cache stays under about 15 MB whatever is published
 
 
 def malformed(

@@ -33,7 +33,7 @@ from trunkline_mqtt.settings import RouteSettings
 
 __all__ = ["Destination", "Destinations", "Route", "compile_routes"]
 
-CACHED_NAMES: Final = 8192
+CACHED_NAMES: Final = 32_768
 CACHED_NAME_BYTES: Final = 256  # as in fields.TopicNames
 
 _CAPTURE: Final = re.compile(r"\{([A-Za-z_][A-Za-z0-9_]*)\}")
