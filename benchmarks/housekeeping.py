@@ -31,12 +31,13 @@ from pathlib import Path
 from typing import Any, Final
 
 from brokers import Running, trunkline
-from native_load import RECEIVE_BYTES, Peer
+from native_load import Peer
 from probe import Probe, hard_limit, percentile
 from trunkline.records import BatchBuilder
 from trunkline.records import encode as encode_batch
 from trunkline_native import frames as f
 from trunkline_native.codec import encode_head
+from window import RECEIVE_BYTES
 
 PHASES: Final = ("quiet", "retention", "compaction")
 PUBLISHED, OTHER = "published", "other"

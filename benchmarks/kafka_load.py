@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import select
 import socket
 import time
 from typing import Any
@@ -25,8 +24,8 @@ from trunkline.records import encode as encode_batch
 from trunkline_kafka.codec import FrameDecoder, RequestHeader, encode_request, read_response
 from trunkline_kafka.fields import Reader
 from trunkline_kafka.messages import api_versions, create_topics, delete_topics, fetch, list_offsets, produce
+from window import RECEIVE_BYTES, WindowedProducer, run_all
 
-RECEIVE_BYTES = 1 << 18
 LARGEST_ANSWER = 1 << 30
 PRODUCE, FETCH, LIST_OFFSETS, API_VERSIONS, CREATE_TOPICS, DELETE_TOPICS = 0, 1, 2, 18, 19, 20
 VERSIONS = {PRODUCE: 9, FETCH: 12, LIST_OFFSETS: 7, API_VERSIONS: 3, CREATE_TOPICS: 5, DELETE_TOPICS: 4}
@@ -60,82 +59,22 @@ class Peer:
         return self.receive()
 
 
-class Producer:
-    """Keeps ``window`` requests waiting on one connection, and looks at nothing of the answers but the error."""
+class Producer(WindowedProducer):
+    """Looks at nothing of the answers but the error."""
 
     def __init__(self, arguments: argparse.Namespace, partition: int, count: int) -> None:
-        self.peer = Peer(arguments)
-        self.peer.sock.setblocking(False)
         batch = encode_batch([(time.time_ns() // 1_000_000, None, b"x" * arguments.size, ())])
         data = produce.TopicProduceData(arguments.topic, [produce.PartitionProduceData(partition, batch)])
         request = produce.ProduceRequest(None, -1, 30_000, [data])
-        self.frame = encode_request(RequestHeader(PRODUCE, VERSIONS[PRODUCE], 1, "kafka_load"), request)
-        self.window = arguments.window
-        self.to_send = count
-        self.to_receive = count
-        self.waiting = 0
-        self.unsent = memoryview(b"")
+        frame = encode_request(RequestHeader(PRODUCE, VERSIONS[PRODUCE], 1, "kafka_load"), request)
+        super().__init__(Peer(arguments).sock, frame, count, arguments.window)
         # length, correlation id, tags, topics, name, partitions, index: then comes the error
         self._error_at = 4 + 4 + 1 + 1 + 1 + len(arguments.topic) + 1 + 4
-        self._partial = b""
 
-    def on_ready(self) -> None:
-        self._receive()
-        self.send()
-
-    def _receive(self) -> None:
-        try:
-            data = self.peer.sock.recv(RECEIVE_BYTES)
-        except BlockingIOError:
-            return
-        if not data:
-            raise ConnectionError("closed by the broker")
-        data = self._partial + data
-        position = 0
-        while len(data) - position >= 4:
-            end = position + 4 + int.from_bytes(data[position : position + 4], "big")
-            if end > len(data):
-                break
-            error = data[position + self._error_at : position + self._error_at + 2]
-            if error != b"\x00\x00":
-                raise RuntimeError(f"error {int.from_bytes(error, 'big', signed=True)}")
-            position = end
-            self.waiting -= 1
-            self.to_receive -= 1
-        self._partial = data[position:]
-
-    def send(self) -> None:
-        while True:
-            if not self.unsent:
-                count = min(self.window - self.waiting, self.to_send)
-                if count <= 0:
-                    return
-                self.unsent = memoryview(self.frame * count if count > 1 else self.frame)
-                self.waiting += count
-                self.to_send -= count
-            try:
-                sent = self.peer.sock.send(self.unsent)
-            except BlockingIOError:
-                return
-            self.unsent = self.unsent[sent:]
-
-
-def run_producers(arguments: argparse.Namespace, producers: list[Producer]) -> int:
-    """Until all is acknowledged; return the batches."""
-    by_fd = {}
-    poll = select.epoll()
-    count = sum(producer.to_send for producer in producers)
-    for producer in producers:
-        by_fd[producer.peer.sock.fileno()] = producer
-        poll.register(producer.peer.sock, select.EPOLLIN | select.EPOLLOUT | select.EPOLLET)
-        producer.send()
-    deadline = time.monotonic() + arguments.limit
-    while any(producer.to_receive for producer in producers):
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"not done within {arguments.limit} s")
-        for fd, _ in poll.poll(1.0):
-            by_fd[fd].on_ready()
-    return count
+    def check(self, data: bytes, start: int, end: int) -> None:
+        error = data[start + self._error_at : start + self._error_at + 2]
+        if error != b"\x00\x00":
+            raise RuntimeError(f"error {int.from_bytes(error, 'big', signed=True)}")
 
 
 def fetch_request(arguments: argparse.Namespace, offsets: dict[int, int], wait_ms: int) -> Any:
@@ -239,7 +178,7 @@ def main() -> None:
     elif arguments.mode == "idle":
         (count, probe), total_bytes = run_idle(arguments), 0
     else:
-        count = run_producers(arguments, producers)
+        count = run_all(producers, arguments.limit)
         total_bytes = count * arguments.size
     result = {"mode": arguments.mode, "size": arguments.size, **probe.stop(count)}
     result["MB_s"] = round(total_bytes / result["secs"] / 1e6, 1)

@@ -22,12 +22,14 @@ from typing import Any, NamedTuple
 import msgspec
 import trio
 
-from native_load import RECEIVE_BYTES, Peer, cpu_s, rss_mib
+from native_load import Peer
+from probe import cpu_seconds, resident_kib
 from trunkline import connect
 from trunkline.records import encode as encode_batch
 from trunkline_native import frames as f
 from trunkline_native import group_frames as g
 from trunkline_native.codec import decode_cbor, encode, encode_head
+from window import RECEIVE_BYTES
 
 GROUP = "native-groups"
 HEARTBEAT_S = 3.0
@@ -149,7 +151,7 @@ class Result(NamedTuple):
 
 
 def used_cpu_s(arguments: argparse.Namespace) -> float:
-    return cpu_s(arguments.pid) if arguments.pid else 0.0
+    return cpu_seconds(arguments.pid) if arguments.pid else 0.0
 
 
 def read_raw(arguments: argparse.Namespace) -> Result:
@@ -244,7 +246,7 @@ def main() -> None:
         result |= {
             "broker_cpu_s": round(used, 2),
             "broker_records_per_cpu_s": round(count / used) if used else None,
-            "broker_rss_mib": round(rss_mib(arguments.pid), 1),
+            "broker_rss_mib": round(resident_kib(arguments.pid) / 1024, 1),
         }
     print(json.dumps(result))
 

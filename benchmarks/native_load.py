@@ -13,32 +13,16 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import select
 import socket
 import time
 from contextlib import ExitStack
 from typing import Any
 
+from probe import cpu_seconds, resident_kib
 from trunkline.records import encode as encode_batch
 from trunkline_native import frames as f
 from trunkline_native.codec import FrameDecoder, encode, encode_head
-
-TICKS = os.sysconf("SC_CLK_TCK")
-RECEIVE_BYTES = 1 << 18
-
-
-def cpu_s(pid: int) -> float:
-    """User and system time of a process and its threads."""
-    with open(f"/proc/{pid}/stat") as file:
-        fields = file.read().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / TICKS
-
-
-def rss_mib(pid: int) -> float:
-    """Resident memory of a process."""
-    with open(f"/proc/{pid}/statm") as file:
-        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 1024 / 1024
+from window import RECEIVE_BYTES, WindowedProducer, run_all
 
 
 class Peer:
@@ -63,80 +47,25 @@ class Peer:
         return event
 
 
-class Producer:
-    """Keeps ``window`` batches waiting on one connection; counts answers by their size, which is always the same."""
+class Producer(WindowedProducer):
+    """Counts answers by their size, which is always the same."""
 
     def __init__(self, arguments: argparse.Namespace, partition: int, count: int) -> None:
-        self.peer = Peer(arguments.host, arguments.port)
-        self.peer.sock.setblocking(False)
         batch = encode_batch([(time.time_ns() // 1_000_000, None, b"x" * arguments.size, ())])
         # One id for all: answers are only counted. Five bytes of offset and more would change an answer's size.
-        self.frame = encode_head(f.Produce(1, arguments.topic, partition), len(batch)) + batch
-        self.window = arguments.window
-        self.to_send = count
-        self.to_receive = count
-        self.waiting = 0
-        self.unsent = memoryview(b"")
-        self._partial = b""
+        frame = encode_head(f.Produce(1, arguments.topic, partition), len(batch)) + batch
+        super().__init__(Peer(arguments.host, arguments.port).sock, frame, count, arguments.window)
 
-    def on_ready(self) -> None:
-        self._receive()
-        self._send()
-
-    def _receive(self) -> None:
-        try:
-            data = self.peer.sock.recv(RECEIVE_BYTES)
-        except BlockingIOError:
-            return
-        if not data:
-            raise ConnectionError("closed by the broker")
-        data = self._partial + data
-        position = 0
-        while len(data) - position >= 4 and (
-            end := position + 4 + int.from_bytes(data[position : position + 4], "big")
-        ):
-            if end > len(data):
-                break
-            if data[position + 7 : position + 9] != b"\x18\x43":
-                raise RuntimeError(f"refused: {data[position:end]!r}")
-            position = end
-            self.waiting -= 1
-            self.to_receive -= 1
-        self._partial = data[position:]
-
-    def _send(self) -> None:
-        while True:
-            if not self.unsent:
-                count = min(self.window - self.waiting, self.to_send)
-                if count <= 0:
-                    return
-                self.unsent = memoryview(self.frame * count if count > 1 else self.frame)
-                self.waiting += count
-                self.to_send -= count
-            try:
-                sent = self.peer.sock.send(self.unsent)
-            except BlockingIOError:
-                return
-            self.unsent = self.unsent[sent:]
+    def check(self, data: bytes, start: int, end: int) -> None:
+        if data[start + 7 : start + 9] != b"\x18\x43":
+            raise RuntimeError(f"refused: {data[start:end]!r}")
 
 
 def produce(arguments: argparse.Namespace) -> int:
     """Run producers until all is acknowledged; return the batches."""
     each: int = arguments.count // arguments.conns
-    producers = {}
-    poll = select.epoll()
-    for number in range(arguments.conns):
-        producer = Producer(arguments, number % arguments.partitions, each)
-        producers[producer.peer.sock.fileno()] = producer
-        poll.register(producer.peer.sock, select.EPOLLIN | select.EPOLLOUT | select.EPOLLET)
-        producer._send()
-    deadline = time.monotonic() + arguments.limit
-    while any(producer.to_receive for producer in producers.values()):
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"not done within {arguments.limit} s")
-        for fd, _ in poll.poll(1.0):
-            producers[fd].on_ready()
-    return each * len(producers)
+    producers = [Producer(arguments, number % arguments.partitions, each) for number in range(arguments.conns)]
+    return run_all(producers, arguments.limit)
 
 
 def fetch(arguments: argparse.Namespace) -> tuple[int, int]:
@@ -213,7 +142,7 @@ def main() -> None:
     arguments.window = arguments.window or (8 if is_large else 64)
 
     prepare(arguments)
-    before, started = cpu_s(arguments.pid) if arguments.pid else 0.0, time.monotonic()
+    before, started = cpu_seconds(arguments.pid) if arguments.pid else 0.0, time.monotonic()
     if arguments.mode == "fetch":
         count, total_bytes = fetch(arguments)
     else:
@@ -230,12 +159,12 @@ def main() -> None:
         "MB_s": round(total_bytes / seconds / 1e6, 1),
     }
     if arguments.pid:
-        used = cpu_s(arguments.pid) - before
+        used = cpu_seconds(arguments.pid) - before
         result |= {
             "broker_cpu_s": round(used, 2),
             "broker_us_per_request": round(used / count * 1e6, 2),
             "broker_MB_per_cpu_s": round(total_bytes / 1e6 / used, 1) if used else None,
-            "broker_rss_mib": round(rss_mib(arguments.pid), 1),
+            "broker_rss_mib": round(resident_kib(arguments.pid) / 1024, 1),
         }
     print(json.dumps(result))
 

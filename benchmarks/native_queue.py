@@ -20,11 +20,13 @@ from pathlib import Path
 from typing import Any
 
 from brokers import trunkline
-from native_load import RECEIVE_BYTES, Peer, cpu_s, rss_mib
+from native_load import Peer
+from probe import cpu_seconds, resident_kib
 from trunkline.records import encode as encode_batch
 from trunkline_native import frames as f
 from trunkline_native import queue_frames as q
 from trunkline_native.codec import encode, encode_head
+from window import RECEIVE_BYTES
 
 QUEUE = "native-queue"
 CONSUMPTION = 1
@@ -136,7 +138,7 @@ def consume(arguments: argparse.Namespace) -> int:
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Fill, consume, and say what that cost."""
     fill(arguments)
-    before, started = cpu_s(arguments.pid) if arguments.pid else 0.0, time.monotonic()
+    before, started = cpu_seconds(arguments.pid) if arguments.pid else 0.0, time.monotonic()
     records = consume(arguments)
     seconds = time.monotonic() - started
     result: dict[str, Any] = {
@@ -151,12 +153,12 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
         "records_s": round(records / seconds),
     }
     if arguments.pid:
-        used = cpu_s(arguments.pid) - before
+        used = cpu_seconds(arguments.pid) - before
         result |= {
             "broker_cpu_s": round(used, 2),
             "broker_us_per_record": round(used / records * 1e6, 2),
             "records_per_broker_cpu_s": round(records / used) if used else None,
-            "broker_rss_mib": round(rss_mib(arguments.pid), 1),
+            "broker_rss_mib": round(resident_kib(arguments.pid) / 1024, 1),
         }
     return result
 

@@ -14,8 +14,8 @@ from trunkline.errors import BrokerClosing, CorruptLog, LocalProtocolError, LogS
 from trunkline.filters import key_text, matches
 from trunkline.live import Delivery, LiveSubscriber, LiveTail, Watcher
 from trunkline.partition import Partition
-from trunkline.records import encode
 from trunkline.sparse import wanted_keys
+from trunkline.testing.batches import unreadable_batch
 from trunkline.testing.scripted_store import ScriptedStore
 
 if TYPE_CHECKING:
@@ -206,22 +206,12 @@ def test_what_retention_removed_first_is_reported_and_skipped(live: LiveBench) -
     assert (subscriber.got, subscriber.lost) == ([0, 3, 4], [2])
 
 
-def nonsense() -> bytes:
-    """A batch with an intact checksum whose records are none."""
-    from crc32c import crc32c
-
-    good = bytearray(encode([(1, b"a", b"xxxx", ())]))
-    good[61:] = b"\xff" * (len(good) - 61)
-    good[17:21] = crc32c(bytes(good[21:])).to_bytes(4, "big")
-    return bytes(good)
-
-
 @pytest.mark.parametrize("window", [1, 1 << 30], ids=["behind", "live"])
 def test_a_batch_of_nonsense_does_not_cost_its_neighbours(live: LiveBench, window: int) -> None:
     subscriber = Subscriber(window)
     live.tail.subscribe(subscriber, "#", 0)
     live.publish(b"a", b"a")
-    live.bench.partition.stage_batch(nonsense())
+    live.bench.partition.stage_batch(unreadable_batch())
     live.publish(b"a")
     live.resume(subscriber)
     live.settle()

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.core.test_live import LiveBench, Subscriber, nonsense
+from tests.core.test_live import LiveBench, Subscriber
 
 from trunkline.filters import matches
 from trunkline.live.chunks import MAX_KEPT_BYTES, Chunk, Chunks
 from trunkline.records import Record, assign, encode
 from trunkline.sparse import literal_beginning
+from trunkline.testing.batches import unreadable_batch
 from trunkline.testing.scripted_store import ScriptedStore
 
 if TYPE_CHECKING:
@@ -156,7 +157,7 @@ def test_a_chunk_gives_all_that_filters_want_in_order_from_an_offset_on(
 
 
 def test_a_chunk_of_batches_that_cannot_be_read_together_is_the_first_alone() -> None:
-    good, bad = encode([(0, b"a", None, ()), (0, b"b", None, ())]), nonsense()
+    good, bad = encode([(0, b"a", None, ()), (0, b"b", None, ())]), unreadable_batch()
     run = assign(good, 0, 0) + assign(bad, 2, 0) + assign(good, 3, 0)
     bad_at = len(good)
 

@@ -8,7 +8,6 @@ from typing import Any, Literal
 
 import pytest
 import trio
-from crc32c import crc32c
 
 from trunkline import Broker
 from trunkline.errors import TrunklineError
@@ -123,13 +122,6 @@ class QueueBench:
     def decoded(self, batch: bytes) -> list[tuple[int, bytes | None]]:
         """Offsets and values."""
         return [(record.offset, record.value) for record in decode_all(batch)]
-
-    def nonsense(self) -> bytes:
-        """A batch with an intact checksum whose record is none."""
-        good = bytearray(encode([(1, b"a", b"xxxx", ())]))
-        good[61:] = b"\xff" * (len(good) - 61)
-        good[17:21] = crc32c(bytes(good[21:])).to_bytes(4, "big")
-        return bytes(good)
 
     @contextmanager
     def power_failure(self, disk: SimulatedDisk) -> Iterator[None]:

@@ -14,6 +14,7 @@ from trunkline import Broker, open_broker
 from trunkline.errors import QueueFull
 from trunkline.queues import QueueConfig
 from trunkline.testing import SimulatedDisk
+from trunkline.testing.batches import unreadable_batch
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -282,7 +283,7 @@ async def test_moving_copies_what_is_ready_to_another_topic(broker: Broker, benc
 async def test_what_cannot_be_read_is_not_moved_and_keeps_nothing_else(broker: Broker, bench: QueueBench) -> None:
     queue = await broker.queues.declare("jobs")
     await bench.publish(broker, "jobs", [b"a"])
-    broker.partition("jobs", 0).stage_batch(bench.nonsense())
+    broker.partition("jobs", 0).stage_batch(unreadable_batch())
     await bench.publish(broker, "jobs", [b"b"])
     assert await queue.move("other") == 2
     assert [record.value async for record in broker.read("other", follow=False)] == [b"a", b"b"]

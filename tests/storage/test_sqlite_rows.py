@@ -26,12 +26,13 @@ from trunkline.records import (
 )
 from trunkline.settings import TopicSettings
 from trunkline.testing import make_batch
+from trunkline.testing.batches import unreadable_batch
 from trunkline_sqlite.reading import SIZE_OF_ROW
 from trunkline_sqlite.rows import StoredBatch, add_rows, build, records_of, stored
 from trunkline_sqlite.store import DATABASE, SqliteStore
 
 NAME = TopicPartition("orders", 0)
-POISON = with_records(read_header(make_batch(0, b"a", b"b")), b"\xff" * 40)  # the CRC is right, the records are not
+POISON = unreadable_batch(b"a", b"b")
 
 CONTENTS = st.none() | st.binary(max_size=40) | st.text(max_size=20).map(str.encode)
 HEADERS = st.lists(st.tuples(st.text(st.characters(exclude_categories=["Cs"]), max_size=8), CONTENTS), max_size=4)

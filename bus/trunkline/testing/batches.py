@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from trunkline.records import Record, decode_all, encode, iter_headers
+from trunkline.records import Record, decode_all, encode, iter_headers, read_header, with_records
 
-__all__ = ["content", "make_batch", "next_offset"]
+__all__ = ["content", "make_batch", "next_offset", "unreadable_batch"]
 
 
 def make_batch(base_offset: int, *values: bytes | None, timestamp: int = 1_000, size: int = 0) -> bytes:
@@ -26,6 +26,11 @@ def make_batch(base_offset: int, *values: bytes | None, timestamp: int = 1_000, 
 
 def _encode(base_offset: int, values: list[bytes | None], timestamp: int) -> bytes:
     return encode([(timestamp, None, value, ()) for value in values], base_offset=base_offset)
+
+
+def unreadable_batch(*values: bytes | None) -> bytes:
+    """A batch that counts a record for each value, with an intact CRC around nonsense."""
+    return with_records(read_header(make_batch(0, *values)), b"\xff" * 40)
 
 
 def content(batches: bytes) -> list[Record]:
