@@ -35,7 +35,7 @@ from trunkline_mqtt.fields import is_reserved, topic_name_problem
 from trunkline_mqtt.properties import MAX_STRING_BYTES
 from trunkline_mqtt.retained_index import RetainedIndex
 from trunkline_mqtt.retained_said import SOURCE_HEADER, SaidInLog, expires_of
-from trunkline_mqtt.retained_snapshot import LatestChunk, RetainedEntry, RetainedSnapshot
+from trunkline_mqtt.retained_snapshot import KeptCopies, RetainedEntry, RetainedSnapshot
 
 __all__ = ["RetainedView"]
 
@@ -74,7 +74,7 @@ class RetainedView:
         self._unwritten: dict[str, RetainedEntry | None] = {}  # copies that failed, to be written again
         self._bytes = 0  # of the log since positions were written
         self._said: SaidInLog | None = None  # of the last one that was retained
-        self._latest = LatestChunk()
+        self._kept = KeptCopies(self.copies.name)
 
     def __len__(self) -> int:
         return len(self._index)
@@ -238,7 +238,7 @@ class RetainedView:
         """The messages that a filter matches, as of now; None if there are none."""
         now = self._now_ms()
         found = [entry for entry in self._index.match(topic_filter) if not 0 < entry.expires_ms <= now]
-        return RetainedSnapshot(self.copies, found, self._latest) if found else None
+        return RetainedSnapshot(self.copies, found, self._kept) if found else None
 
 
 def _end_of(batches: bytes) -> int:

@@ -188,7 +188,7 @@ def chunk(start: int, end: int, size_bytes: int = 0) -> Chunk:
 
 
 def test_chunks_are_found_by_any_offset_in_them() -> None:
-    chunks = Chunks()
+    chunks: Chunks[Chunk] = Chunks()
     for start, end in ((20, 30), (0, 10), (30, 40)):
         chunks.put(chunk(start, end))
     found = [chunks.find(offset) for offset in (0, 9, 10, 19, 20, 30, 39, 40)]
@@ -196,7 +196,7 @@ def test_chunks_are_found_by_any_offset_in_them() -> None:
 
 
 def test_the_oldest_chunks_make_room_and_the_newest_stays_however_large() -> None:
-    chunks = Chunks()
+    chunks: Chunks[Chunk] = Chunks()
     for start in range(5):
         chunks.put(chunk(start, start + 1, MAX_KEPT_BYTES // 3))
     assert [start for start in range(5) if chunks.find(start)] == [3, 4]

@@ -17,7 +17,9 @@ from tests.mqtt.conftest import ConnectRaw, RawClient
 from trunkline.broker import Broker, open_broker
 from trunkline.config import BrokerConfig
 from trunkline.filters import filter_problem, matches
+from trunkline.partition import Partition
 from trunkline.records import ConsumerRecord, Header, Record, encode_headers
+from trunkline_mqtt import retained_snapshot
 from trunkline_mqtt.bridge import message_of
 from trunkline_mqtt.packets import (
     MQTT_5,
@@ -35,7 +37,7 @@ from trunkline_mqtt.properties import Properties
 from trunkline_mqtt.retained import RetainedView
 from trunkline_mqtt.retained_index import RetainedIndex
 from trunkline_mqtt.retained_said import Meanings, SaidInLog
-from trunkline_mqtt.retained_snapshot import RetainedSnapshot
+from trunkline_mqtt.retained_snapshot import _CHUNK_BYTES, RetainedSnapshot
 
 WORDS = st.sampled_from(["a", "b", "", "$c"])
 TOPICS = st.lists(WORDS, min_size=1, max_size=4).map("/".join).filter(bool)
@@ -518,21 +520,43 @@ async def view_of_four(broker: Broker) -> RetainedView:
     return view
 
 
-@pytest.mark.trio
-async def test_filters_that_want_neighbours_read_them_once(broker: Broker) -> None:
-    view = await view_of_four(broker)
-    found: list[object] = []
-    chunks = set()
-    for number in range(4):
-        snapshot = view.snapshot(f"t/{number}")
+def look_up(view: RetainedView, topic: str, monkeypatch: pytest.MonkeyPatch) -> tuple[bytes, list[int]]:
+    """The payload of what is retained there, and how much was asked for in the reads that it took."""
+    asked: list[int] = []
+    read = Partition.read_stored_nowait
+
+    def noting(copies: Partition, offset: int, max_bytes: int, end_offset: int) -> bytes | None:
+        asked.append(max_bytes)
+        return read(copies, offset, max_bytes, end_offset)
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Partition, "read_stored_nowait", noting)
+        snapshot = view.snapshot(topic)
         assert snapshot is not None
         record = snapshot.next_nowait()
         assert isinstance(record, Record)
-        found.append((record.key, snapshot.message_of(record).payload))
-        chunks.add(id(view._latest.chunk))
+        assert record.key == topic.encode()
+        assert snapshot.next_nowait() is None
+    return snapshot.message_of(record).payload, asked
 
-    assert found == [(b"t/%d" % number, b"%d" % number) for number in range(4)]
-    assert len(chunks) == 1
+
+@pytest.mark.trio
+async def test_the_first_are_read_alone_and_then_their_neighbours_with_them(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    view = await view_of_four(broker)
+    found = [look_up(view, f"t/{number}", monkeypatch) for number in (3, 2, 0, 1, 3)]
+    assert [payload for payload, _ in found] == [b"3", b"2", b"0", b"1", b"3"]
+    assert [asked for _, asked in found] == [[1], [1], [_CHUNK_BYTES], [], []]
+
+
+@pytest.mark.trio
+async def test_one_in_a_batch_that_was_compacted_is_found_among_its_neighbours(
+    broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    view = await view_of_four(broker)
+    monkeypatch.setattr(retained_snapshot, "decode_single", lambda batches, offset: None)
+    assert look_up(view, "t/1", monkeypatch) == (b"1", [1, _CHUNK_BYTES])
 
 
 @pytest.mark.trio

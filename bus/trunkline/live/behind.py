@@ -70,7 +70,7 @@ class Behind:
         self._queue: deque[Member] = deque()
         self._is_asked = False  # for a round
         self._left = 0  # records of this one
-        self._chunks = Chunks()
+        self._chunks: Chunks[Chunk] = Chunks()
         self._waiting: dict[int, list[Member]] = {}  # for what is being read, by its offset
         self._to_search: list[Member] = []  # who want it looked up what they want
         self._is_searching = False

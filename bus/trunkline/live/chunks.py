@@ -16,7 +16,7 @@ from __future__ import annotations
 from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Iterable
-from typing import Final, Self
+from typing import Final, Generic, Self, TypeVar
 
 from trunkline.errors import TrunklineError
 from trunkline.records import Record, decode_all, decode_readable, iter_headers
@@ -115,16 +115,19 @@ class Chunk:
         return by_key
 
 
-class Chunks:
+C = TypeVar("C", bound=Chunk)
+
+
+class Chunks(Generic[C]):
     """The newest ones, as many as there is room for; the one that was put in last always."""
 
     def __init__(self) -> None:
-        self._order: deque[Chunk] = deque()  # as they came
-        self._by_start: dict[int, Chunk] = {}
+        self._order: deque[C] = deque()  # as they came
+        self._by_start: dict[int, C] = {}
         self._starts: list[int] = []  # sorted
         self._size_bytes = 0
 
-    def find(self, offset: int) -> Chunk | None:
+    def find(self, offset: int) -> C | None:
         """One that begins at this offset or before, and goes on behind it."""
         at = bisect_right(self._starts, offset)
         if not at:
@@ -132,7 +135,7 @@ class Chunks:
         chunk = self._by_start[self._starts[at - 1]]
         return chunk if offset < chunk.end else None
 
-    def put(self, chunk: Chunk) -> None:
+    def put(self, chunk: C) -> None:
         """Keep one; what was there with the same start goes."""
         known = self._by_start.get(chunk.start)
         if known is not None:
@@ -145,7 +148,7 @@ class Chunks:
         while self._size_bytes > MAX_KEPT_BYTES and len(self._order) > 1:
             self._drop(self._order.popleft())
 
-    def _drop(self, chunk: Chunk) -> None:
+    def _drop(self, chunk: C) -> None:
         del self._by_start[chunk.start]
         del self._starts[bisect_left(self._starts, chunk.start)]
         self._size_bytes -= chunk.size_bytes

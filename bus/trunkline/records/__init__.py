@@ -5,6 +5,7 @@
 * :mod:`~trunkline.records.encoding`: records into a batch.
 * :mod:`~trunkline.records.decoding`: a batch into records, within a bound on memory.
 * :mod:`~trunkline.records.readable`: likewise, leaving out what cannot be read.
+* :mod:`~trunkline.records.single`: one of them.
 * :mod:`~trunkline.records.spans`: where they lie in it, without making objects of them.
 """
 
@@ -29,6 +30,7 @@ from trunkline.records.decoding import (
 from trunkline.records.encoding import EMPTY_HEADERS, BatchBuilder, NewRecord, encode, encode_headers
 from trunkline.records.readable import decode_readable
 from trunkline.records.record import ConsumerRecord, Header, Record
+from trunkline.records.single import decode_single
 from trunkline.records.spans import is_in_headers
 
 __all__ = [
@@ -52,6 +54,7 @@ __all__ = [
     "decode",
     "decode_all",
     "decode_readable",
+    "decode_single",
     "DEFAULT_MAX_DECODED_BYTES",
     "EMPTY_HEADERS",
     "HEADER_BYTES",

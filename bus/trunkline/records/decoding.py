@@ -48,6 +48,7 @@ KNOWN_BLOCK_BYTES = 128
 
 _known_headers: dict[bytes, tuple[Header, ...]] = {}  # what comes from worker threads too: each step is atomic
 _MIN_HEADER_BYTES = 2
+_ONE_BYTE = 64  # a length below has one byte
 _NULL_FOLDED = 1  # -1 as a varint reader gives it
 _OFFSET_LIMIT = 1 << 63
 MAX_FOLDED_TIMESTAMP_DELTA = 4 * TIMESTAMP_LIMIT
@@ -123,7 +124,7 @@ def _decode_at(
     if cost > max_bytes:
         _refuse()
     try:
-        records, header_count = _read_records(data, start, stop, header, from_offset, max_bytes - cost)
+        records, header_count = read_records(data, start, stop, header, from_offset, max_bytes - cost)
     except IndexError:
         raise CorruptBatch(f"the batch at offset {header.base_offset} ends inside a record") from None
     return records, cost + header_count * HEADER_OVERHEAD_BYTES
@@ -135,7 +136,7 @@ def _refuse() -> NoReturn:
     )
 
 
-def _read_records(
+def read_records(
     data: bytes, position: int, stop: int, header: BatchHeader, from_offset: int, room: int
 ) -> tuple[list[Record], int]:
     """Read all records in ``[position, stop)``. IndexError means the data end inside a number.
@@ -149,6 +150,10 @@ def _read_records(
     base_timestamp = header.max_timestamp if is_append_time else header.base_timestamp
     previous = -1
     header_count = 0
+    headers: tuple[Header, ...]
+    alike = b""  # how headers begin that differ from those before in the value of the last one alone, up to its length
+    first_headers: tuple[Header, ...] = ()
+    last_name = ""
     records: list[Record] = []
     add = records.append
     for _ in range(header.record_count):
@@ -230,9 +235,12 @@ def _read_records(
 
         if data[position]:
             block = data[position:end]
-            known = _known_headers.get(block)
-            if known is not None:
-                headers = known
+            headers = _known_headers.get(block, ())
+            if not headers and alike and block.startswith(alike):
+                size = len(block) - len(alike) - 1
+                if size < _ONE_BYTE and block[-1 - size] == 2 * size:
+                    headers = (*first_headers, (last_name, block[len(block) - size :]))
+            if headers:
                 position = end
                 if len(headers) * HEADER_OVERHEAD_BYTES > room:
                     _refuse()
@@ -242,6 +250,10 @@ def _read_records(
                     if len(_known_headers) >= KNOWN_BLOCKS:
                         _known_headers.clear()
                     _known_headers[block] = headers
+                if headers and (last := headers[-1][1]) is not None:
+                    size = len(last)
+                    if size < _ONE_BYTE and block[-1 - size] == 2 * size:  # not written in more bytes than it takes
+                        alike, first_headers, last_name = block[: -1 - size], headers[:-1], headers[-1][0]
             header_count += len(headers)
             room -= len(headers) * HEADER_OVERHEAD_BYTES
         else:

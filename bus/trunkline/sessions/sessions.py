@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 import trio
 
 from trunkline.errors import CoordinatorLoading, LocalProtocolError, SessionFenced, TrunklineError
-from trunkline.live import Chunks
+from trunkline.live import Chunk, Chunks
 from trunkline.partition import Partition
 from trunkline.pending import AppendReceiver
 from trunkline.sessions.checkpoints import Checkpoints
@@ -70,7 +70,7 @@ class Sessions:
         self._is_loaded = False
         self._known = KnownSessions(self)
         self._followed: tuple[Partition, ...] = ()
-        self._chunks: dict[Partition, Chunks] = {}
+        self._chunks: dict[Partition, Chunks[Chunk]] = {}
         self._look_at: Iterator[str] = iter(())
         self._end_listeners: list[Callable[[str], None]] = []
         self._timers = Timers()
@@ -280,7 +280,7 @@ class Sessions:
         found = self.topic(topic)
         return None if found is None or not 0 <= index < len(found.partitions) else found.partitions[index]
 
-    def chunks(self, partition: Partition) -> Chunks:
+    def chunks(self, partition: Partition) -> Chunks[Chunk]:
         """What was just read of a partition for a session, for the next one; forgotten after a second at most."""
         found = self._chunks.get(partition)
         if found is None:
