@@ -36,6 +36,12 @@ _Reader = Callable[[Fields], Packet]
 MAX_FILTERS: Final = 10_000
 """In one packet. A packet of a megabyte could hold 250,000, which are seconds of work; real ones have a few."""
 
+_OTHERS: Final = {
+    0x16: "; TLS begins so: it is spoken at another address",
+    0x47: "; an HTTP request begins so: WebSocket is spoken at another address (listen.mqtt-ws)",
+}
+"""What else begins with a byte that no packet begins with."""
+
 _DUP: Final = 8
 _QOS, _NO_LOCAL, _RETAIN_AS_PUBLISHED, _RETAIN_HANDLING, _RESERVED = 0x03, 0x04, 0x08, 0x30, 0xC0
 """The subscription options, MQTT 5.0, 3.8.3.1."""
@@ -51,7 +57,8 @@ def check_first_byte(first: int, level: int) -> tuple[str, _Reader]:
     found = first & 0x0F
     # MQTT 3.1, 2.1: DUP marks a PUBREL, SUBSCRIBE or UNSUBSCRIBE that is sent again.
     if found != flags and not (level == MQTT_3_1 and flags and found == flags | _DUP):
-        raise malformed(f"{name}, fixed header", f"flags are {found:#06b}, must be {flags:#06b}", "2.2.2", "2.1.3")
+        problem = f"flags are {found:#06b}, must be {flags:#06b}{_OTHERS.get(first, '')}"
+        raise malformed(f"{name}, fixed header", problem, "2.2.2", "2.1.3")
     return name, read
 
 

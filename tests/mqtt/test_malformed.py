@@ -37,6 +37,8 @@ MALFORMED_3: list[tuple[str, bytes, str, str]] = [
     ("type 15", b"\xf0\x00", "2.2.1", "packet type 15: is reserved"),
     ("flags of CONNECT", b"\x11\x00", "2.2.2", "CONNECT, fixed header: flags are 0b0001, must be 0b0000"),
     ("flags of CONNACK", b"\x22\x02\x00\x00", "2.2.2", "CONNACK"),
+    ("TLS", b"\x16\x03\x01\x02\x00\x01", "2.2.2", "0b0000; TLS begins so"),
+    ("HTTP", b"GET /mqtt HTTP/1.1\r\n", "2.2.2", "an HTTP request begins so: WebSocket is spoken"),
     ("flags of PUBACK", b"\x42\x02\x00\x01", "2.2.2", "PUBACK"),
     ("flags of PUBREC", b"\x52\x02\x00\x01", "2.2.2", "PUBREC"),
     ("flags of PUBREL", b"\x60\x02\x00\x01", "2.2.2", "PUBREL, fixed header: flags are 0b0000, must be 0b0010"),

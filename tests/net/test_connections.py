@@ -17,6 +17,7 @@ from trunkline.net import transport
 
 if TYPE_CHECKING:
     from tests.net.conftest import Bench
+from trunkline.net.receiving import ReceivingTransport
 
 pytestmark = pytest.mark.trio
 
@@ -50,6 +51,13 @@ async def test_peer_and_local_address_are_known(bench: Bench) -> None:
         host, port = client.socket.getsockname()
         assert peer.transport.peer == f"{host}:{port}"
         assert peer.transport.local == bench.address
+
+
+async def test_the_system_looks_whether_a_silent_peer_is_there(bench: Bench) -> None:
+    """One that is lost, with no timeout of its protocol (MQTT, keep-alive 0), would count as connected for ever."""
+    _, peer = await bench.connect()
+    assert isinstance(peer.transport, ReceivingTransport)
+    assert peer.transport._sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
 
 
 async def test_a_client_that_leaves_ends_its_connection_cleanly(bench: Bench) -> None:

@@ -46,6 +46,9 @@ def bind(host: str, port: int, door_name: str) -> socket.socket:
         raise ListenFailed(f"{door_name}: {host}:{port} is no address here: {error.strerror}") from None
     try:
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        # Those that are accepted inherit it: a peer that is gone without a word, and has no timeout of its own (an MQTT
+        # client with keep-alive 0), is found by the system some time, and does not count as connected for ever.
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         sock.bind(address)
         sock.listen(BACKLOG)
     except OSError as error:
