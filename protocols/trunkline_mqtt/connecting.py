@@ -60,10 +60,13 @@ class ConnectingConnection(PublishingConnection):
         older = server.clients.get(terms.client_id)
         if older is not None:
             older.taken_over(self._transport.peer)
+        self._check_quota(packet, terms)
         gate = self._gate(packet, terms)
         try:
             session = self._open_session(packet, terms)
         except TrunklineError as error:  # sessions are not known, or no more; or what is stored of this one is damaged
+            if gate is not None:
+                gate.give_up()
             raise malformed("CONNECT", str(error), "3.1.4", "3.1.4", Reason.SERVER_UNAVAILABLE) from error
         is_present = isinstance(session, StoredSession) and session.is_resumed
         if is_present:
@@ -103,6 +106,17 @@ class ConnectingConnection(PublishingConnection):
         if sessions is None:
             return False
         return terms.session_expiry_s != 0 or (not packet.clean_start and session_name(terms.client_id) in sessions)
+
+    def _check_quota(self, packet: Connect, terms: Terms) -> None:
+        """Refuse a new session if there are too many: clients that call themselves anew each time leave one behind."""
+        sessions, limit = self._server.sessions, self._server.settings.max_sessions
+        if sessions is None or len(sessions) < limit or not self._is_stored(packet, terms):
+            return
+        if session_name(terms.client_id) not in sessions:
+            problem = (
+                f"asks for a session that is kept, and there are {len(sessions)}; the limit is max_sessions={limit}"
+            )
+            raise malformed(f"CONNECT of {terms.client_id[:100]!r}", problem, "3.1.4", "3.1.4", Reason.QUOTA_EXCEEDED)
 
     def _open_session(self, packet: Connect, terms: Terms) -> AnySession:
         """The client's session: what is stored of it, a new one that will be, or one for this connection."""

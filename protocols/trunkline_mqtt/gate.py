@@ -96,6 +96,11 @@ class Gate(Transport):
     def abort(self) -> None:
         self._inner.abort()
 
+    def give_up(self) -> None:
+        """Nothing will be stored: what is written now is the refusal."""
+        self._opened = _nothing
+        self._open()
+
     def _open(self) -> None:
         waiting, self._waiting = self._waiting, None
         for data in waiting or ():

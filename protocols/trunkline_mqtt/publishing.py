@@ -269,6 +269,8 @@ class PublishingConnection(ReleasingConnection):
             if packet.qos:
                 self._promise_refusal(packet, code or Reason.TOPIC_NAME_INVALID)
             return
+        if packet.retain and packet.payload:
+            self._check_retained(topic)
         plain = not packet.retain and properties is NO_PROPERTIES
         headers, block = self._plain[packet.qos], self._headers[packet.qos]
         is_logged = destination.logs_qos_1 if packet.qos or packet.retain else destination.logs_qos_0
@@ -306,6 +308,13 @@ class PublishingConnection(ReleasingConnection):
             return
         if ack:
             self._promise(ack)
+
+    def _check_retained(self, topic: str) -> None:
+        """End the connection of who would retain on one topic too many: to drop it would be silent before MQTT 5.0."""
+        retained, limit = self._server.retained, self._server.settings.max_retained
+        if retained is not None and len(retained) >= limit and topic not in retained:
+            problem = f"there are retained messages on {len(retained)} topics; the limit is max_retained={limit}"
+            raise malformed(f"PUBLISH to {topic[:100]!r}", problem, "3.3.1.3", "3.3.1.3", Reason.QUOTA_EXCEEDED)
 
     def _resolve(self, topic: str, alias: int) -> str:
         """The topic that an alias stands for, or will stand for from now on. MQTT 5.0, 3.3.2.3.4."""

@@ -79,6 +79,9 @@ class RetainedView:
     def __len__(self) -> int:
         return len(self._index)
 
+    def __contains__(self, topic: str) -> bool:
+        return self._index.get(topic) is not None
+
     # -- opening -----------------------------------------------------------------------------------
 
     async def open(self) -> None:

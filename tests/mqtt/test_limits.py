@@ -9,21 +9,25 @@ import gc
 import os
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import pytest
 import trio
-from tests.mqtt.conftest import Dial, hello
+from tests.mqtt.conftest import Dial, RawClient, hello
 
 from trunkline.broker import Broker, open_broker
+from trunkline.config import BrokerConfig
+from trunkline.errors import CoordinatorLoading
 from trunkline.records import encode_headers
 from trunkline_mqtt.control import MAX_FILTERS
 from trunkline_mqtt.packets import (
     MQTT_5,
+    Connack,
     Connect,
     Disconnect,
+    Packet,
     Pingreq,
     Pingresp,
     Puback,
@@ -191,3 +195,66 @@ async def test_a_device_that_returns_to_a_long_backlog(broker: Broker, dial: Dia
             assert isinstance(message, Publish)
             assert int(message.payload[:8]) == number
             await peer.send(Puback(message.packet_id))
+
+
+@asynccontextmanager
+async def limited(**door: int) -> AsyncIterator[Broker]:
+    config = BrokerConfig(listen={"mqtt": "127.0.0.1:0"}, storage="memory", door={"mqtt": door})
+    async with open_broker(config=config, store="memory", listen={"mqtt": "127.0.0.1:0"}) as opened:
+        yield opened
+
+
+async def refused(broker: Broker, packet: Connect) -> list[Packet]:
+    async with await trio.open_tcp_stream(*broker.addresses["mqtt"]) as stream:
+        peer = RawClient(stream, packet.protocol_level)
+        await peer.send(packet)
+        return await peer.until_closed()
+
+
+async def test_a_session_too_many_is_refused(dial: Dial) -> None:
+    async with limited(max_sessions=2) as broker:
+        address = broker.addresses["mqtt"]
+        first = await dial(address, hello(4, "a"))
+        await dial(address, hello(5, "b"))
+        assert await refused(broker, hello(4, "c")) == [Connack(3)]
+        (answer,) = await refused(broker, hello(5, "c"))
+        assert isinstance(answer, Connack)
+        assert answer.reason_code == 0x97
+        assert "the limit is max_sessions=2" in (answer.properties.reason or "")
+        await dial(address, Connect("c"))
+        await first.send(Disconnect())
+        assert await first.until_closed() == []
+        await dial(address, hello(4, "a"))
+
+
+async def test_who_would_retain_on_a_topic_too_many_is_disconnected(dial: Dial) -> None:
+    async with limited(max_retained=1) as broker:
+        address = broker.addresses["mqtt"]
+        client, old = await dial(address, Connect("c", protocol_level=MQTT_5)), await dial(address, Connect("old"))
+        assert await client.ask(Publish("a", b"1", 1, True, packet_id=1)) == Puback(1)
+        with trio.fail_after(20):
+            while broker.statistics().doors["mqtt"]["retained"] != 1:
+                await trio.lowlevel.checkpoint()
+        assert await client.ask(Publish("a", b"2", 1, True, packet_id=1)) == Puback(1)
+        assert await client.ask(Publish("b", b"", 1, True, packet_id=1)) == Puback(1)
+        assert await client.ask(Publish("b", b"1", 1, packet_id=1)) == Puback(1)
+        await old.send(Publish("b", b"1", 0, True))
+        assert await old.until_closed() == []
+        await client.send(Publish("b", b"1", 1, True, packet_id=1))
+        (answer,) = await client.until_closed()
+        assert isinstance(answer, Disconnect)
+        assert answer.reason_code == 0x97
+
+
+async def test_a_client_whose_session_cannot_be_had_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MQTT 3.1.1, 3.2.2.3; 5.0, 3.2.2.2."""
+
+    def attach(*_: object, **__: object) -> None:
+        raise CoordinatorLoading("sessions are not known yet")
+
+    async with limited() as broker:
+        monkeypatch.setattr(broker.sessions, "attach", attach)
+        assert await refused(broker, hello(4)) == [Connack(3)]
+        (answer,) = await refused(broker, hello(5))
+        assert isinstance(answer, Connack)
+        assert answer.reason_code == 0x88

@@ -37,6 +37,9 @@ class KnownSessions:
     def __contains__(self, name: str) -> bool:
         return name in self.in_use or name in self.offline
 
+    def __len__(self) -> int:
+        return len(self.in_use) + len(self.offline)
+
     def names(self) -> list[str]:
         """In any order."""
         return [*self.in_use, *self.offline]

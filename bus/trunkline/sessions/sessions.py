@@ -210,6 +210,9 @@ class Sessions:
         self._check_loaded()
         return self._known.names()
 
+    def __len__(self) -> int:
+        return len(self._known)
+
     def __contains__(self, name: str) -> bool:
         return name in self._known
 
