@@ -60,7 +60,10 @@ __all__ = ["MqttConnection"]
 logger = logging.getLogger("trunkline.mqtt")
 
 _CALLED: Final = 100
-"""Characters of a client identifier in the log."""
+"""Characters of a client identifier, or of a filter, in the log."""
+
+_NAMED: Final = 3
+"""Filters in a line of the log."""
 
 
 class MqttConnection(ConnectingConnection):
@@ -193,6 +196,8 @@ class MqttConnection(ConnectingConnection):
         filters = [_of_bridge(entry) for entry in packet.filters] if self._terms.is_bridge else packet.filters
         codes = tuple([_subscribe_to(session, entry, identifier, start, problems) for entry in filters])
         level = self._terms.level
+        if max(codes) >= Reason.UNSPECIFIED_ERROR:
+            self._note_refusals(packet, codes)
         if level != MQTT_5 and max(codes) >= Reason.UNSPECIFIED_ERROR:
             if level == MQTT_3_1:
                 raise malformed("SUBSCRIBE", "is refused, which MQTT 3.1 has no words for", "3.9.3", None)
@@ -203,6 +208,22 @@ class MqttConnection(ConnectingConnection):
             answer = told if len(told) <= self._max_answer_bytes else answer
         session.answer(self._check_size(answer, "SUBSCRIBE"))
         session.resume()  # with what is retained
+
+    def _note_refusals(self, packet: Subscribe, codes: tuple[int, ...]) -> None:
+        """Many clients do not look at what SUBACK says; and before MQTT 5.0 it does not say why."""
+        refused = [
+            f"{entry.topic_filter[:_CALLED]!r} ({Reason(code).name.lower()})"
+            for entry, code in zip(packet.filters, codes, strict=True)
+            if code >= Reason.UNSPECIFIED_ERROR
+        ]
+        logger.warning(
+            "%s: client %r has %d subscriptions, and got none to %s%s",
+            self._transport.peer,
+            self.called,
+            len(self.filters),
+            ", ".join(refused[:_NAMED]),
+            f" and {len(refused) - _NAMED} others" if len(refused) > _NAMED else "",
+        )
 
     def _unsubscribe(self, session: AnySession, packet: Unsubscribe) -> None:
         codes = tuple([session.unsubscribe(topic_filter) for topic_filter in packet.filters])

@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 __all__ = ["Session", "refusal_of"]
 
 MAX_FILTER_BYTES: Final = 1024
-"""So that max_subscriptions bounds a client's memory; the standard's 65,535 would allow 64 MiB for a thousand."""
+"""So that max_subscriptions bounds a client's memory; the standard's 65,535 would allow 640 MiB for 10,000."""
 
 MAX_RESUBSCRIPTIONS: Final = 16
 """Who subscribes anew is live at once, whatever is unacknowledged; so often it may, before it is cut off."""

@@ -310,7 +310,10 @@ async def test_subscribing_grants_the_qos_asked_for(serve: Serve, transport: Rem
     assert transport.take() == [Connack(), Suback(9, (0, 1, 2))]
 
 
-async def test_filters_beyond_the_limits_are_refused_one_by_one(serve: Serve, transport: RememberingTransport) -> None:
+async def test_filters_beyond_the_limits_are_refused_one_by_one(
+    serve: Serve, transport: RememberingTransport, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The log names them, as clients often do not look."""
     connection = MqttConnection(serve(max_subscriptions=2), transport)
     say(
         connection,
@@ -337,6 +340,8 @@ async def test_filters_beyond_the_limits_are_refused_one_by_one(serve: Serve, tr
         Unsuback(2),
         Suback(3, (1,)),
     ]
+    assert "client 'c' has 2 subscriptions, and got none to '$share/group/a' (shared_subscriptions_n" in caplog.text
+    assert "(topic_filter_invalid) and 1 others" in caplog.text
 
 
 async def test_the_delivered_qos_is_the_lower_of_both(

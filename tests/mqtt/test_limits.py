@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import os
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
@@ -88,23 +89,22 @@ def packet_of(packet_id: int, count: int) -> bytes:
 async def test_a_million_subscriptions_of_one_client(broker: Broker, dial: Dial) -> None:
     """It gets as many as it may have, and 0x97 for the others, which are read and forgotten."""
     peer = await dial(broker.addresses["mqtt"], Connect("c", protocol_level=MQTT_5))
-    codes = 0
+    codes: Counter[int] = Counter()
 
     async def answers() -> None:
         nonlocal codes
         for _ in range(100):
             answer = await peer.receive()
             assert isinstance(answer, Suback)
-            assert set(answer.reason_codes[1000:]) == {0x97}
-            codes += len(answer.reason_codes)
+            codes += Counter(answer.reason_codes)
 
     with at_most(cpu_s=40, mib=32):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(answers)
             for packet_id in range(1, 101):
                 await peer.send(packet_of(packet_id, MAX_FILTERS))
-    assert codes == 1_000_000
-    assert broker.statistics().doors["mqtt"]["subscriptions"] == 1000
+    assert codes == {1: 10_000, 0x97: 990_000}
+    assert broker.statistics().doors["mqtt"]["subscriptions"] == 10_000
 
 
 STUCK = {
