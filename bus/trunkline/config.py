@@ -73,7 +73,8 @@ class Limits(_Section, frozen=True, kw_only=True):
         of it are closed.
       max_unacknowledged_bytes: of records taken but not yet durable, in the whole broker; above it reading pauses.
       pre_handshake_bytes: what a peer may send before it has introduced itself.
-      handshake_timeout_s: how long it may take to introduce itself.
+      handshake_timeout_s: how long it may take to introduce itself, TLS and all. A device on a slow mobile network
+        (NB-IoT) waits some seconds for each of four round trips.
       shutdown_timeout_s: how long closing may take; connections have 5 s of it to take what was written to them.
     """
 
@@ -83,7 +84,7 @@ class Limits(_Section, frozen=True, kw_only=True):
     max_unfinished_bytes: Annotated[int, msgspec.Meta(ge=64 * 1024)] = 512 * 1024 * 1024
     max_volatile_bytes: Annotated[int, msgspec.Meta(ge=64 * 1024)] = 256 * 1024 * 1024
     pre_handshake_bytes: Annotated[int, msgspec.Meta(ge=256)] = 16 * 1024
-    handshake_timeout_s: _Seconds = 5.0
+    handshake_timeout_s: _Seconds = 15.0
     shutdown_timeout_s: _Seconds = 30.0
 
 

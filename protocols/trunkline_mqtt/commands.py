@@ -130,5 +130,5 @@ def _do(
             click.echo(f"{done} {name}")
     missing = [name for name in client_ids if not outcomes[name]]
     if missing:
-        problem = "is not connected" if request == "kick" else "is not connected and has no session"
-        raise click.ClickException(f"{', '.join(map(repr, missing))} {problem}")
+        problem = "not connected" if request == "kick" else "neither connected nor stored"
+        raise click.ClickException(f"{problem}: {', '.join(map(repr, missing))}")

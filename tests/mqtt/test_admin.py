@@ -132,7 +132,7 @@ def test_kick_disconnects_and_keeps_the_session(command: Command, client: Callab
     assert (row["client_id"], row["is_connected"], row["is_stored"]) == ("unruly", False, True)
     again = command("kick", "unruly")
     assert (again.code, again.out) == (1, "")
-    assert "'unruly' is not connected" in again.err
+    assert "not connected: 'unruly'" in again.err
 
 
 def test_purge_ends_sessions_and_connections(command: Command, client: Callable[..., Paho]) -> None:
