@@ -239,6 +239,8 @@ class RetainedView:
 
     def snapshot(self, topic_filter: str) -> RetainedSnapshot | None:
         """The messages that a filter matches, as of now; None if there are none."""
+        if not len(self._index):
+            return None
         now = self._now_ms()
         found = [entry for entry in self._index.match(topic_filter) if not 0 < entry.expires_ms <= now]
         return RetainedSnapshot(self.copies, found, self._kept) if found else None

@@ -95,11 +95,20 @@ class RetainedIndex(Generic[E]):
                 yield entry
             return
         names = topic_filter.split("/")
-        levels = [*_step(self._root.children or {}, names[0], is_first=True)]
-        if names[0] == _REST:
-            yield from _below(levels)
-            return
-        for name in names[1:]:
+        if names[0] in (_ONE, _REST):
+            levels = [child for name, child in (self._root.children or {}).items() if name[:1] != "$"]
+            if names[0] == _REST:
+                yield from _below(levels)
+                return
+            depth = 1
+        else:
+            level, depth = self._root, 0
+            while (name := names[depth]) not in (_ONE, _REST):  # most have names before the first wildcard
+                if level.children is None or (child := level.children.get(name)) is None:
+                    return
+                level, depth = child, depth + 1
+            levels = [level]
+        for name in names[depth:]:
             if name == _REST:  # "a/#" matches "a" too
                 yield from _below(levels)
                 return
@@ -109,10 +118,8 @@ class RetainedIndex(Generic[E]):
                 yield level.entry
 
 
-def _step(children: dict[str, _Level[E]], name: str, *, is_first: bool = False) -> Iterator[_Level[E]]:
-    if is_first and name in (_ONE, _REST):
-        yield from [child for name, child in children.items() if name[:1] != "$"]
-    elif name == _ONE:
+def _step(children: dict[str, _Level[E]], name: str) -> Iterator[_Level[E]]:
+    if name == _ONE:
         yield from children.values()
     elif (child := children.get(name)) is not None:
         yield child

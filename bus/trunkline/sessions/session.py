@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
 from trunkline.errors import SessionFenced
-from trunkline.filters import RecordFilter, Syntax
+from trunkline.filters import RecordFilter, Syntax, depth_problem, filter_problem
 from trunkline.log import TopicPartition
 from trunkline.partition import Partition
 from trunkline.pending import AppendReceiver, WaitForAppends
@@ -80,7 +80,8 @@ class Session:
         Raises InvalidFilter; LocalProtocolError for a start in the past of what is being followed.
         """
         state = self._check()
-        RecordFilter(pattern=pattern, syntax=syntax).check()
+        if filter_problem(pattern, syntax) or depth_problem(pattern, syntax):
+            RecordFilter(pattern=pattern, syntax=syntax).check()
         is_new = state.subscribe(FilterName(topic, pattern, syntax), options, start)
         self._home.checkpoint(state)
         return is_new

@@ -158,7 +158,7 @@ def key_of(kind: bytes, name: str) -> bytes:
 
 def flat(numbers: dict[int, int]) -> list[int]:
     """``{0: 7, 2: 5}`` as ``[0, 7, 2, 5]``, which is shorter."""
-    return [number for pair in sorted(numbers.items()) for number in pair]
+    return [number for pair in sorted(numbers.items()) for number in pair] if numbers else []
 
 
 def pairs(flat_numbers: list[int]) -> dict[int, int]:
