@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import ssl
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from trunkline.config import BrokerConfig, Listener
@@ -88,10 +89,29 @@ def _tls_context(listener: str, config: BrokerConfig, wants_tls: bool) -> ssl.SS
             raise ConfigurationError(f"listen.{listener}: it needs a certificate: set {' or '.join(keys)}", keys=keys)
         return None
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    try:
-        context.load_cert_chain(files.certificate, files.key or None)
-    except (OSError, ssl.SSLError) as error:
-        raise ConfigurationError(
-            f"tls: certificate {files.certificate!r} cannot be used for {listener}: {error}"
-        ) from None
+    table = f"tls.door.{listener}" if listener in config.tls.door else "tls"
+    _load(context, files.certificate, files.key, table)
     return context
+
+
+def _load(context: ssl.SSLContext, certificate: str, key: str, table: str) -> None:
+    """Raises ConfigurationError: names the key of the configuration, its file, and what is wrong with that."""
+    name, file = "certificate", certificate
+    try:
+        Path(certificate).read_bytes()
+        if key:
+            name, file = "key", key
+        is_encrypted = b"ENCRYPTED" in Path(file).read_bytes()
+        context.load_cert_chain(certificate, key or None, password="")  # it would ask for one, where nobody sits
+    except ssl.SSLError as error:
+        if is_encrypted:
+            problem = "the key has a passphrase; store it without one, for the broker's user alone to read"
+        elif error.reason == "KEY_VALUES_MISMATCH":
+            problem = f"it is not the key of the certificate {certificate!r}"
+        else:
+            name, file = "certificate", certificate
+            problem = f"it is no certificate in PEM with its key{f' in {key!r}' if key else ''} ({error})"
+        raise ConfigurationError(f"{table}.{name}: {file!r}: {problem}", keys=[f"{table}.{name}"]) from None
+    except OSError as error:
+        problem = f"cannot be read: {error.strerror}"
+        raise ConfigurationError(f"{table}.{name}: {file!r} {problem}", keys=[f"{table}.{name}"]) from None

@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import ssl
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 import trio
 import trustme
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
+
+from trunkline.broker import open_broker
+from trunkline.config import BrokerConfig
+from trunkline.conversion import convert
+from trunkline.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from tests.net.conftest import Bench
@@ -83,12 +95,21 @@ async def test_what_a_door_writes_before_the_handshake_arrives_after_it(
     assert await bench.receive(client, 7) == b"welcome"
 
 
-@pytest.mark.parametrize("garbage", [b"GET / HTTP/1.1\r\n\r\n", bytes(200), b"\x16\x03\x01\xff\xff" + bytes(300)])
+@pytest.mark.parametrize(
+    ("garbage", "meaning"),
+    [
+        (b"GET / HTTP/1.1\r\n\r\n", "the peer does not speak TLS"),
+        (b"\x10\x0d\x00\x04MQTT\x04\x02\x00\x00\x00\x01c", "the peer does not speak TLS"),
+        (bytes(200), "TLS"),
+        (b"\x16\x03\x01\xff\xff" + bytes(300), "TLS"),
+    ],
+)
 async def test_garbage_instead_of_a_handshake_ends_that_connection(
     bench: Bench,
     address: tuple[str, int],
     client_context: ssl.SSLContext,
     garbage: bytes,
+    meaning: str,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     other = await open_tls(bench, address, client_context)
@@ -98,7 +119,7 @@ async def test_garbage_instead_of_a_handshake_ends_that_connection(
     with trio.fail_after(20):
         while await tcp.receive_some(1000):
             pass
-    assert "TLS" in caplog.text
+    assert meaning in caplog.text
     await bench.echo(other, b"unharmed")
 
 
@@ -150,3 +171,39 @@ async def test_what_is_written_in_a_round_is_one_record(
 
     assert head[0] == 23, "application data"
     assert int.from_bytes(head[3:]) > 5000
+
+
+@pytest.mark.parametrize(
+    ("certificate", "key", "says"),
+    [
+        ("none.pem", "key.pem", r"certificate: '.*/none.pem' cannot be read: No such file or directory"),
+        ("chain.pem", "none.pem", r"key: '.*/none.pem' cannot be read: No such file or directory"),
+        ("chain.pem", "other.pem", r"key: '.*/other.pem': it is not the key of the certificate '.*/chain.pem'"),
+        ("chain.pem", "locked.pem", r"key: '.*/locked.pem': the key has a passphrase; store it without one"),
+        ("chain.pem", "", r"certificate: '.*/chain.pem': it is no certificate in PEM with its key \("),
+        (
+            "text.pem",
+            "key.pem",
+            r"certificate: '.*/text.pem': it is no certificate in PEM with its key in '.*/key.pem' \(",
+        ),
+    ],
+)
+@pytest.mark.parametrize("table", ["tls", "tls.door.native"])
+async def test_what_is_wrong_with_a_certificate_is_named(
+    authority: trustme.CA, tmp_path: Path, certificate: str, key: str, says: str, table: str
+) -> None:
+    issued, other = authority.issue_cert("127.0.0.1"), authority.issue_cert("127.0.0.1")
+    issued.cert_chain_pems[0].write_to_path(tmp_path / "chain.pem")
+    issued.private_key_pem.write_to_path(tmp_path / "key.pem")
+    other.private_key_pem.write_to_path(tmp_path / "other.pem")
+    (tmp_path / "text.pem").write_text("no certificate")
+    locked = load_pem_private_key(issued.private_key_pem.bytes(), None).private_bytes(
+        Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"secret")
+    )
+    (tmp_path / "locked.pem").write_bytes(locked)
+    files = {"certificate": str(tmp_path / certificate), "key": str(tmp_path / key) if key else ""}
+    raw = {"tls": files} if table == "tls" else {"tls": {"door": {"native": files}}}
+    config = convert({"listen": {"native": "127.0.0.1:0"}, **raw}, BrokerConfig)
+    with pytest.raises(ConfigurationError, match=f"^{table}.{says}"):
+        async with open_broker(tmp_path / "data", store="memory", config=config):
+            raise AssertionError("it was taken")

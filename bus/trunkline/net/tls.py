@@ -92,7 +92,7 @@ class TlsTransport(SocketTransport):
         except ssl.SSLZeroReturnError:
             return self.abort()
         except ssl.SSLError as error:
-            return self.fail(RemoteProtocolError(f"TLS: {error.reason or error}"))
+            return self.fail(RemoteProtocolError(f"TLS: {error.reason or error}{_meaning(error.reason)}"))
         finally:
             if self._outgoing.pending and not self.is_closing:
                 super().write(self._outgoing.read())
@@ -103,3 +103,12 @@ class TlsTransport(SocketTransport):
         self._is_ready = True
         if self._plain:
             self._encrypt()
+
+
+def _meaning(reason: str | None) -> str:
+    """What OpenSSL's word for it nearly always means; empty: nobody knows."""
+    if reason in ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "HTTPS_PROXY_REQUEST", "RECORD_LAYER_FAILURE"):
+        return " (the peer does not speak TLS, which this address wants)"
+    if reason is not None and reason.endswith(("UNKNOWN_CA", "CERTIFICATE_UNKNOWN", "BAD_CERTIFICATE")):
+        return " (the peer does not trust our certificate)"
+    return ""
