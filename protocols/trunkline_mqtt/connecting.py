@@ -57,10 +57,10 @@ class ConnectingConnection(PublishingConnection):
         terms = agree(packet, server.settings, server.new_client_id)
         self._check_will(packet.will, terms.level)
         self._check_size(encode(Connack(Reason.SUCCESS, False, terms.properties), terms.level), "CONNECT")
+        self._check_quota(packet, terms)
         older = server.clients.get(terms.client_id)
         if older is not None:
             older.taken_over(self._transport.peer)
-        self._check_quota(packet, terms)
         gate = self._gate(packet, terms)
         try:
             session = self._open_session(packet, terms)

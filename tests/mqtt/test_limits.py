@@ -221,7 +221,9 @@ async def test_a_session_too_many_is_refused(dial: Dial) -> None:
         assert isinstance(answer, Connack)
         assert answer.reason_code == 0x97
         assert "the limit is max_sessions=2" in (answer.properties.reason or "")
-        await dial(address, Connect("c"))
+        clean = await dial(address, Connect("c"))
+        assert await refused(broker, hello(4, "c")) == [Connack(3)]
+        assert await clean.ask(Pingreq()) == Pingresp()  # who is refused takes nothing over
         await first.send(Disconnect())
         assert await first.until_closed() == []
         await dial(address, hello(4, "a"))
