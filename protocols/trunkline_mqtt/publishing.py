@@ -242,8 +242,7 @@ class PublishingConnection(ReleasingConnection):
     def _publish_unlogged(self, packet: Publish, destination: Destination, now: int, headers: Headers) -> None:
         """The topic is the server's own, or its route says that this is not logged: it goes to those who are there."""
         if not destination.key:
-            if packet.qos:
-                self._promise_refusal(packet, Reason.TOPIC_NAME_INVALID)
+            self._drop(packet, destination.topic, Reason.TOPIC_NAME_INVALID)
             return
         if destination.tail is not None:
             destination.tail.offer_unlogged(self._delivery(packet, destination, -1, now, headers))
@@ -266,8 +265,7 @@ class PublishingConnection(ReleasingConnection):
         destination = self._server.destinations[topic]
         key, partition = destination.key, destination.partition
         if code or not key:
-            if packet.qos:
-                self._promise_refusal(packet, code or Reason.TOPIC_NAME_INVALID)
+            self._drop(packet, topic, code or Reason.TOPIC_NAME_INVALID)
             return
         if packet.retain and packet.payload:
             self._check_retained(topic)
@@ -308,6 +306,14 @@ class PublishingConnection(ReleasingConnection):
             return
         if ack:
             self._promise(ack)
+
+    def _drop(self, packet: Publish, topic: str, code: int) -> None:
+        """Store nothing, and say so: in the answer, if the version has words for that, and in the log in any case."""
+        why = "it is not UTF-8, as it says" if code == Reason.PAYLOAD_FORMAT_INVALID else "that is the server's own"
+        who = self._transport.peer, self.client_id[:100]
+        logger.warning("%s: client %r: a message to %r is dropped: %s", *who, topic[:100], why)
+        if packet.qos:
+            self._promise_refusal(packet, code)
 
     def _check_retained(self, topic: str) -> None:
         """End the connection of who would retain on one topic too many: to drop it would be silent before MQTT 5.0."""

@@ -178,8 +178,9 @@ async def test_puback_comes_only_after_the_commit(
 
 
 async def test_dollar_topics_are_acknowledged_but_not_stored(
-    broker: Broker, serve: Serve, transport: RememberingTransport
+    broker: Broker, serve: Serve, transport: RememberingTransport, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """MQTT 3.1.1 has no word for it; the log has."""
     connection = MqttConnection(serve(), transport)
     say(
         connection,
@@ -194,6 +195,8 @@ async def test_dollar_topics_are_acknowledged_but_not_stored(
     assert transport.take() == [Connack(), Puback(1), Puback(2), Puback(3)]
     keys = [record.key async for record in broker.read("mqtt", follow=False)]
     assert keys == [b"t", b"t", None, None, None]
+    for topic in ("$SYS/x", "$SYS/y"):
+        assert f"client 'c': a message to '{topic}' is dropped: that is the server's own" in caplog.text
 
 
 def led_to(topic: HeldTopic) -> Destination:
