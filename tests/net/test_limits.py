@@ -111,6 +111,17 @@ async def test_who_holds_most_goes_when_all_together_hold_too_much(
     await bench.echo(some, b"so am I")
 
 
+async def test_who_held_nothing_at_the_last_look_is_looked_at_once_it_has_sent_more(bench: Bench) -> None:
+    bench.reactor.limits = Limits(max_unfinished_bytes=100_000)
+    client, peer = await bench.connect()
+    for _ in range(2):
+        bench.reactor.check_held()
+    await bench.echo(client, b"more")
+    peer.held = 100_001
+    bench.reactor.check_held()
+    assert await bench.receive_all(client) == b""
+
+
 async def test_who_sends_much_is_looked_at_before_the_sweep(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(net_reactor, "CHECK_BYTES", 1_000_000)
     looked = []

@@ -56,6 +56,8 @@ class Reactor:
         self._transports: set[SocketTransport] = set()
         self._listeners: list[Listener] = []
         self._round_count = 0
+        self._looked_at = self.now  # at what they hold
+        self._holding: set[SocketTransport] = set()  # something, then
         self._unchecked_bytes = 0  # at most so many more are held than at the last look
         self._round_over = Changes()
 
@@ -158,10 +160,19 @@ class Reactor:
         """End who holds most of ``limits.max_unfinished_bytes``, if all together hold more."""
         self._unchecked_bytes = 0
         limit = self.limits.max_unfinished_bytes
-        total = sum([transport.held_bytes for transport in self._transports])
+        # Who held nothing at the last look and has sent nothing since holds nothing: that is most of them.
+        since, self._looked_at = self._looked_at, self.now
+        before, self._holding = self._holding, set()
+        total = 0
+        for transport in self._transports:
+            if transport.last_received >= since or transport in before:
+                held = transport.held_bytes
+                if held:
+                    self._holding.add(transport)
+                    total += held
         if total <= limit:
             return
-        for transport in sorted(self._transports, key=lambda transport: transport.held_bytes, reverse=True):
+        for transport in sorted(self._holding, key=lambda transport: transport.held_bytes, reverse=True):
             held = transport.held_bytes
             transport.fail(
                 RemoteProtocolError(
@@ -201,6 +212,7 @@ class Reactor:
 
     def forget(self, transport: SocketTransport) -> None:
         self._transports.discard(transport)
+        self._holding.discard(transport)
 
     def statistics(self) -> ReactorStatistics:
         return ReactorStatistics(
