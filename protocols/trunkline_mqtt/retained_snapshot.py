@@ -104,6 +104,7 @@ class KeptCopies:
         _, first = next(iter_headers(batches), (0, None))
         start = offset if first is None else min(offset, first.base_offset)
         chunk = _Copies.decode(self._name, start, batches)
+        assert chunk.covers(offset), "else it would be read again and again"
         self._alone.pop(offset // _NEIGHBOURS, None)
         if chunk.size_bytes <= _KEPT_BYTES:
             self._chunks.put(chunk)
