@@ -21,6 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
@@ -164,6 +165,14 @@ def run_test(name: str, ports: list[str]) -> None:
         helper.packet_matches(title, got, expected)
         raise helper.TestError
 
+    started = subprocess.Popen
+
+    def start(command: Sequence[str], **options: Any) -> subprocess.Popen[bytes]:
+        if command[0].endswith("helper.py"):  # a second client, which compares as well
+            command = [sys.executable, str(Path(__file__).resolve()), "--test", *command]
+        return started(command, **options)
+
+    subprocess.Popen = start  # type: ignore[assignment, misc]
     helper.expect_packet = expect_packet
     helper.time = SimpleNamespace(sleep=lambda seconds: time.sleep(max(seconds, STARTING_S)))
     sys.argv = [name, *ports]
