@@ -34,7 +34,7 @@ class MqttSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
       max_topic_aliases: how many a client of MQTT 5.0 may use, and how many are used towards it.
       max_subscriptions: filters of one client; more are refused in SUBACK. Home Assistant has one for each state.
       max_sessions: that outlive their connections; a client that would need one more is refused.
-      max_retained: topics with a retained message; who would retain on one more is refused.
+      max_retained: topics with a retained message, of some 180 bytes each; who would retain on one more is refused.
       sys_interval_s: seconds between two looks at what has changed of ``$SYS``; 0: there are no such topics.
       refused_filters: that nobody may subscribe to, exactly as written here.
       max_keep_alive_s: silence allowed to a client that asks for more or for none, times 1.5 as the standard
@@ -52,7 +52,7 @@ class MqttSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     max_topic_aliases: Annotated[int, msgspec.Meta(ge=0, le=65_535)] = 32
     max_subscriptions: Annotated[int, msgspec.Meta(ge=1)] = 10_000
     max_sessions: Annotated[int, msgspec.Meta(ge=1)] = 1_000_000
-    max_retained: Annotated[int, msgspec.Meta(ge=1)] = 1_000_000
+    max_retained: Annotated[int, msgspec.Meta(ge=1)] = 5_000_000
     max_session_expiry_s: Annotated[int, msgspec.Meta(ge=0)] = 604_800
     max_keep_alive_s: Annotated[int, msgspec.Meta(ge=0, le=65_535)] = 0
     refused_filters: list[str] = []
