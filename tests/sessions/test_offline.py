@@ -15,6 +15,7 @@ from trunkline.broker import Broker
 from trunkline.log import TopicPartition
 from trunkline.partition import Partition
 from trunkline.records import decode_all
+from trunkline.sessions.sessions import LEAVING
 
 pytestmark = pytest.mark.trio
 
@@ -45,6 +46,39 @@ async def test_what_is_kept_of_it_is_what_is_stored(broker: Broker) -> None:
     assert (tail.statistics().subscribers, tail.statistics().filters) == (0, 3), (
         "it stands in the index, and that is all"
     )
+
+
+async def test_a_crowd_that_leaves_is_stored_at_once(broker: Broker) -> None:
+    """One by one they would be sessions in use for a second, and take three times the memory."""
+    peers = [Peer().attach(broker, f"dev{number}", expires_s=3600) for number in range(2 * LEAVING + 3)]
+    await settle(broker)
+    for peer in peers:
+        peer.session.detach()
+    await settle(broker)
+    assert len(broker.sessions._known.in_use) == 3
+    assert len(broker.sessions._known.offline) == 2 * LEAVING
+
+    await stored(broker)
+    assert broker.sessions._known.in_use == {}
+
+
+async def test_who_is_back_or_ended_does_not_leave_with_the_crowd(broker: Broker) -> None:
+    peers = [Peer().attach(broker, f"dev{number}", expires_s=3600) for number in range(LEAVING)]
+    await settle(broker)
+    for peer in peers[1:]:
+        peer.session.detach()
+    broker.sessions.delete("dev1")
+    back = Peer().attach(broker, "dev2", expires_s=3600)
+    peers[0].session.detach()
+    await settle(broker)
+    assert len(broker.sessions._known.in_use) == LEAVING - 1, "too few for a crowd"
+
+    back.session.detach()
+    await settle(broker)
+    Peer().attach(broker, "more", expires_s=3600).session.detach()
+    await settle(broker)
+    assert broker.sessions._known.in_use == {}
+    assert len(broker.sessions._known.offline) == LEAVING
 
 
 async def test_sessions_share_what_says_where_they_follow(broker: Broker) -> None:

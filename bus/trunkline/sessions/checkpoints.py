@@ -4,7 +4,8 @@ What changes makes a session *dirty*; dirty ones are stored once a second, and a
 deliveries, when its definition changes, and when somebody asks. Always at the beginning
 of a round: then no record is between its commit and its delivery, and a position says what was given. All of a round
 share its commit. That somebody comes or goes makes it dirty and no more: devices that wake up, send and leave would
-cost two syncs each, and a crash means that whoever was there is gone. A session that wants little is seldom dirty, but
+cost two syncs each, and a crash means that whoever was there is gone. A crowd that has left is stored together at once,
+since what is stored is all that is kept of them. A session that wants little is seldom dirty, but
 its position must not stay behind for ever, where retention would take it for loss: so all are looked at in turn, and
 stored if the log has gone on a good deal.
 """

@@ -55,6 +55,9 @@ _NOTED_AWAY_MS: Final = 100
 """Who was away for a tenth of its expiry (here ms for each second of it) is stored once it is back: after a crash
 before the next checkpoint the expiry would count from when it left."""
 
+LEAVING: Final = 64
+"""So many who have left share a checkpoint at once: until they are stored they take the memory of sessions in use."""
+
 _CHECKPOINTS, _CHUNKS, _LOOK = "\0checkpoints", "\0chunks", "\0look"  # timers; no session has a NUL in its name
 
 
@@ -70,6 +73,7 @@ class Sessions:
         self._is_loaded = False
         self._known = KnownSessions(self)
         self._followed: tuple[Partition, ...] = ()
+        self._leaving: dict[SessionState, None] = {}  # detached, and not stored since
         self._chunks: dict[Partition, Chunks[Chunk]] = {}
         self._look_at: Iterator[str] = iter(())
         self._end_listeners: list[Callable[[str], None]] = []
@@ -161,6 +165,7 @@ class Sessions:
         state.epoch, state.detached_ms = epoch, 0
         serving = state.serving = Serving(self, state, owner)
         state.hold()
+        self._leaving.pop(state, None)
         self._came_or_went(state)
         if previous is not None:
             self._fence(previous, state, "somebody else has attached to it")
@@ -183,7 +188,12 @@ class Sessions:
                 return
             state.expires_at = trio.current_time() + state.expires_s
             self._timers.set(state.name, state.expires_at)
+        self._leaving[state] = None
         self._came_or_went(state)
+        if len(self._leaving) >= LEAVING:
+            for each in self._leaving:
+                self.checkpoint(each)
+            self._leaving.clear()
 
     def _came_or_went(self, state: SessionState) -> None:
         if state.is_changed:
@@ -268,6 +278,7 @@ class Sessions:
     def _end(self, session: SessionState | OfflineSession) -> None:
         if isinstance(session, SessionState):
             session.serving = None
+            self._leaving.pop(session, None)
         self._known.remove(session)
         session.end()
         self._checkpoints.forget(session)
@@ -324,6 +335,7 @@ class Sessions:
 
     def _stored(self, state: SessionState) -> None:
         """It was given to be stored: with nobody attached, that is all that is kept of it."""
+        self._leaving.pop(state, None)
         if state.serving is None:
             self._known.park(state)
 
