@@ -16,7 +16,7 @@ from typing import Final
 from trunkline.errors import CorruptBatch, OffsetOutOfRange
 from trunkline.live import Chunk, Chunks
 from trunkline.partition import Partition
-from trunkline.records import Record, decode_single, iter_headers
+from trunkline.records import Record, decode_single
 from trunkline_mqtt.message import OutgoingMessage
 from trunkline_mqtt.retained_said import Meanings
 
@@ -101,9 +101,7 @@ class KeptCopies:
 
     def take(self, offset: int, batches: bytes) -> _Copies:
         """What a read at this offset gave: it begins with the whole batch that holds it."""
-        _, first = next(iter_headers(batches), (0, None))
-        start = offset if first is None else min(offset, first.base_offset)
-        chunk = _Copies.decode(self._name, start, batches)
+        chunk = _Copies.decode_whole(self._name, offset, batches)
         assert chunk.covers(offset), "else it would be read again and again"
         self._alone.pop(offset // _NEIGHBOURS, None)
         if chunk.size_bytes <= _KEPT_BYTES:

@@ -19,7 +19,7 @@ from collections.abc import Iterable
 from typing import Final, Generic, Self, TypeVar
 
 from trunkline.errors import TrunklineError
-from trunkline.records import Record, decode_all, decode_readable, iter_headers
+from trunkline.records import Record, decode_all, decode_readable, iter_headers, read_header
 
 __all__ = ["Chunk", "Chunks"]
 
@@ -74,6 +74,12 @@ class Chunk:
                 return cls.decode(name, offset, batches[: first.size_bytes])
         assert last.next_offset > offset
         return cls(offset, last.next_offset, records)
+
+    @classmethod
+    def decode_whole(cls, name: str, offset: int, batches: bytes) -> Self:
+        """Likewise, with what is before ``offset`` in the batch that has it: others want that."""
+        start = min(offset, read_header(batches).base_offset) if batches else offset
+        return cls.decode(name, start, batches)
 
     def covers(self, offset: int) -> bool:
         """It is in here, if it is there at all."""

@@ -14,7 +14,7 @@ from trunkline.errors import BrokerClosing, CorruptLog, OffsetOutOfRange, Sessio
 from trunkline.filters import key_text
 from trunkline.live import Chunk, Delivery
 from trunkline.partition import Partition
-from trunkline.records import Record, read_header
+from trunkline.records import Record
 from trunkline.sessions.owner import SessionOwner
 
 if TYPE_CHECKING:
@@ -177,7 +177,7 @@ class Serving:
                 return None
             if data is None:
                 raise _NeedsRead(partition, offset)
-            chunk = _decoded(partition, offset, data)
+            chunk = Chunk.decode_whole(partition.name, offset, data)
         self._keep(partition, chunk)
         return chunk.at(offset)
 
@@ -190,7 +190,7 @@ class Serving:
     async def _read_waiting(self, partition: Partition, offset: int) -> None:
         """The page is not cached: read in a worker, go on in a round."""
         try:
-            chunk = _decoded(partition, offset, await partition.read(offset, 1))
+            chunk = Chunk.decode_whole(partition.name, offset, await partition.read(offset, 1))
         except (OffsetOutOfRange, UnknownTopic):
             chunk = Chunk(offset, offset + 1, [])
         except BrokerClosing:
@@ -202,11 +202,6 @@ class Serving:
             return
         self._keep(partition, chunk)
         self._home.rounds.call_soon(self._serve)
-
-
-def _decoded(partition: Partition, offset: int, data: bytes) -> Chunk:
-    """The whole batch that has the offset: other sessions want what is before it."""
-    return Chunk.decode(partition.name, min(offset, read_header(data).base_offset) if data else offset, data)
 
 
 def _delivery(partition: Partition, record: Record) -> Delivery:
