@@ -57,6 +57,9 @@ PROPERTIES_HEADER: Final = "amqp.properties"
 
 _OURS: Final = "amqp."
 _NOT_OURS: Final = "amqp.."
+_MQTT_CONTENT_TYPE: Final = "mqtt.content-type"
+_MQTT_RESPONSE_TOPIC: Final = "mqtt.response-topic"
+_MQTT_CORRELATION: Final = "mqtt.correlation"
 _LEFT_OUT: Final = ("amqp.", "mqtt.", "trunkline.")
 _LONGEST_MS: Final = 2**42
 _MAX_TEXT: Final = 255
@@ -180,11 +183,11 @@ def mqtt_headers(properties: Properties, now_ms: int) -> list[Header]:
     """What MQTT has words for too, as a record of its topic says it. Raises AmqpError (406) as ``headers_block``."""
     found: list[Header] = []
     if properties.content_type:
-        found.append(("mqtt.content-type", _bytes(properties.content_type)))
+        found.append((_MQTT_CONTENT_TYPE, _bytes(properties.content_type)))
     if properties.reply_to and not properties.reply_to.startswith(DIRECT_REPLY):
-        found.append(("mqtt.response-topic", _bytes(properties.reply_to.translate(SWAP))))
+        found.append((_MQTT_RESPONSE_TOPIC, _bytes(properties.reply_to.translate(SWAP))))
     if properties.correlation_id:
-        found.append(("mqtt.correlation", _bytes(properties.correlation_id)))
+        found.append((_MQTT_CORRELATION, _bytes(properties.correlation_id)))
     if properties.expiration is not None:
         found.append(("mqtt.expires", b"%d" % (now_ms + _expiration_ms(properties.expiration))))
     return found
@@ -203,7 +206,7 @@ def table_headers(table: Mapping[str, Any]) -> list[Header]:
     """The headers of a message as headers of a record."""
     found: list[Header] = []
     for name, value in table.items():
-        shown = name.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+        shown = _bytes(name).decode("utf-8", "replace")
         found.append((_NOT_OURS + shown[len(_OURS) :] if shown.startswith(_OURS) else shown, header_bytes(value)))
     return found
 
@@ -233,7 +236,7 @@ def record_of(
     origin: tuple[Header, ...] = () if exchange is None else ((EXCHANGE_HEADER, exchange.encode()),)
     properties = prepare(raw).properties
     block = headers_block(raw, properties, now_ms=now_ms, origin=origin, more=more)
-    return routing_key.encode("utf-8", "surrogateescape"), body, block
+    return _bytes(routing_key), body, block
 
 
 # -- the other way ---------------------------------------------------------------------------------
@@ -294,12 +297,12 @@ def _foreign(record: Record) -> bytes:
         table["x-mqtt-publish-qos"] = int(qos)
     priority = texts.get(PRIORITY, "")
     properties = Properties(
-        content_type=_short(texts.get("mqtt.content-type")),
+        content_type=_short(texts.get(_MQTT_CONTENT_TYPE)),
         headers=table or None,
         delivery_mode=_PERSISTENT,
         priority=min(int(priority), 255) if priority.isdecimal() and len(priority) < 4 else None,
-        correlation_id=_short(texts.get("mqtt.correlation")),
-        reply_to=_short(texts.get("mqtt.response-topic", "").translate(SWAP)),
+        correlation_id=_short(texts.get(_MQTT_CORRELATION)),
+        reply_to=_short(texts.get(_MQTT_RESPONSE_TOPIC, "").translate(SWAP)),
         timestamp=max(record.timestamp, 0) // 1000,
     )
     raw = encode_properties(properties)
