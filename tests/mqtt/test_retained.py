@@ -19,6 +19,7 @@ from trunkline.config import BrokerConfig
 from trunkline.filters import filter_problem, matches
 from trunkline.partition import Partition
 from trunkline.records import ConsumerRecord, Header, Record, encode_headers
+from trunkline.topic import Topic
 from trunkline_mqtt import retained_snapshot
 from trunkline_mqtt.bridge import message_of
 from trunkline_mqtt.packets import (
@@ -47,6 +48,15 @@ FILTERS = (
     .map("/".join)
     .filter(lambda text: filter_problem(text) is None)
 )
+
+
+async def open_view(broker: Broker, partitions: int = 1) -> tuple[RetainedView, Topic]:
+    """A view of a new topic ``log``, with its copies in ``copies``; and that topic."""
+    copies = await broker.create_topic("copies", partitions=1, settings={"cleanup.policy": "compact"})
+    log = await broker.create_topic("log", partitions=partitions)
+    view = RetainedView((log,), copies, broker.now_ms)
+    await view.open()
+    return view, log
 
 
 @given(st.lists(st.tuples(TOPICS, st.booleans()), max_size=12), FILTERS)
@@ -335,10 +345,7 @@ async def test_many_are_sent_as_the_client_takes_them(broker: Broker, connect: C
 @pytest.mark.trio
 async def test_one_that_is_replaced_while_it_waits_is_left_to_its_successor(broker: Broker) -> None:
     """No stale message after the newer one, and none twice."""
-    copies = await broker.create_topic("copies", partitions=1, settings={"cleanup.policy": "compact"})
-    log = await broker.create_topic("log", partitions=1)
-    view = RetainedView((log,), copies, broker.now_ms)
-    await view.open()
+    view, _ = await open_view(broker)
     for topic, payload in ((b"a", b"1"), (b"b", b"1"), (b"c", b"1")):
         await broker.publish("log", payload, key=topic, headers=[("mqtt.retain", b"1")])
     snapshot = view.snapshot("#")
@@ -355,10 +362,7 @@ async def test_one_that_is_replaced_while_it_waits_is_left_to_its_successor(brok
 @pytest.mark.trio
 async def test_a_snapshot_is_taken_before_the_copies_are_committed(broker: Broker) -> None:
     """In the round of the commit itself: it is served from memory."""
-    copies = await broker.create_topic("copies", partitions=1, settings={"cleanup.policy": "compact"})
-    log = await broker.create_topic("log", partitions=1)
-    view = RetainedView((log,), copies, broker.now_ms)
-    await view.open()
+    view, log = await open_view(broker)
 
     class Looking:
         def __init__(self) -> None:
@@ -382,10 +386,7 @@ async def test_a_snapshot_is_taken_before_the_copies_are_committed(broker: Broke
 
 @pytest.mark.trio
 async def test_nothing_is_left_out_whose_copy_is_committed_while_the_snapshot_waits(broker: Broker) -> None:
-    copies = await broker.create_topic("copies", partitions=1, settings={"cleanup.policy": "compact"})
-    log = await broker.create_topic("log", partitions=1)
-    view = RetainedView((log,), copies, broker.now_ms)
-    await view.open()
+    view, log = await open_view(broker)
     for number in range(3):
         await broker.publish("log", b"x", key=b"old/%d" % number, headers=[("mqtt.retain", b"1")])
     snapshots: list[RetainedSnapshot | None] = []
@@ -417,10 +418,7 @@ async def test_nothing_is_left_out_whose_copy_is_committed_while_the_snapshot_wa
 @pytest.mark.trio
 async def test_positions_are_written_now_and_then(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("trunkline_mqtt.retained.POSITION_BYTES", 1)
-    copies = await broker.create_topic("copies", partitions=1, settings={"cleanup.policy": "compact"})
-    log = await broker.create_topic("log", partitions=2)
-    view = RetainedView((log,), copies, broker.now_ms)
-    await view.open()
+    _, log = await open_view(broker, partitions=2)
     for number in range(3):
         await broker.publish("log", b"x", key=b"k%d" % number, partition=1)
     await broker.publish("log", b"x", partition=0)
@@ -429,7 +427,7 @@ async def test_positions_are_written_now_and_then(broker: Broker, monkeypatch: p
     latest = {record.key: record.value async for record in broker.read("copies", follow=False)}
     del latest[b"\0" + b"9"]
     assert latest == {b"\0" + b"0": b"1", b"\0" + b"1": b"3"}
-    other = RetainedView((log,), copies, broker.now_ms)
+    other = RetainedView((log,), broker.topic("copies"), broker.now_ms)
     await other._replay()
     assert other._positions == {b"0": 1, b"1": 3}
 
@@ -510,10 +508,7 @@ def test_messages_read_together_are_what_each_would_be_alone() -> None:
 
 async def view_of_four(broker: Broker) -> RetainedView:
     """With ``t/0`` to ``t/3`` retained, and copied."""
-    copies = await broker.create_topic("copies", partitions=1, settings={"cleanup.policy": "compact"})
-    log = await broker.create_topic("log", partitions=1)
-    view = RetainedView((log,), copies, broker.now_ms)
-    await view.open()
+    view, _ = await open_view(broker)
     for number in range(4):
         await broker.publish("log", b"%d" % number, key=b"t/%d" % number, headers=[("mqtt.retain", b"1")])
     await broker.publish("copies", b"0", key=b"\0" + b"9")  # behind the copies
